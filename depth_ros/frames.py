@@ -1,0 +1,113 @@
+"""The small immutable records that travel between codecs, engines and apps.
+
+Stamps are integer nanoseconds. Depth is z along the optical axis in metres, float32, 0 where its mask is False: NaN exists only in messages
+and in files. Poses are (4, 4) float64 and ``T_a_b`` takes points from frame b into frame a.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+
+class Scale(enum.Enum):
+    """What a length in a result means."""
+
+    METRIC = 'metric'
+    FREE = 'free'       # known up to one factor, as from a single moving camera
+
+
+class TrackStatus(enum.Enum):
+    """State of the tracker after a frame."""
+
+    INITIALISING = 'initialising'
+    OK = 'ok'
+    LOST = 'lost'
+
+
+def resize_intrinsics(K: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
+    """Intrinsics (..., 3, 3) [px] of the image resized by (scale_x, scale_y); (0, 0) is a pixel centre: fx' = s fx, cx' = s (cx + 0.5) - 0.5."""
+    shift = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
+    scale = np.diag([scale_x, scale_y, 1.0])
+    return np.linalg.inv(shift) @ scale @ shift @ K
+
+
+@dataclass(frozen=True)
+class CameraFrame:
+    """One image of a calibrated camera, with sensor depth where there is one."""
+
+    stamp: int                              # [ns]
+    frame_id: str                           # optical frame
+    image: np.ndarray                       # (H, W, 3) uint8 RGB
+    K: np.ndarray                           # (3, 3) float64 [px]
+    depth: np.ndarray | None = None         # (H, W) float32 [m], 0 where not valid
+    depth_valid: np.ndarray | None = None   # (H, W) bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) [px]."""
+        return self.image.shape[1], self.image.shape[0]
+
+    def resized(self, width: int, height: int) -> CameraFrame:
+        """The frame at another size: area-averaged colour, nearest depth, intrinsics rescaled."""
+        if self.size == (width, height):
+            return self
+        scale_x, scale_y = width / self.size[0], height / self.size[1]
+        image = cv2.resize(self.image, (width, height), interpolation=cv2.INTER_AREA)
+        depth = valid = None
+        if self.depth is not None:
+            rows, columns = nearest_indices(self.size[1], height), nearest_indices(self.size[0], width)
+            depth, valid = (np.ascontiguousarray(a[rows[:, None], columns]) for a in (self.depth, self.depth_valid))
+        return replace(self, image=image, K=resize_intrinsics(self.K, scale_x, scale_y), depth=depth, depth_valid=valid)
+
+
+def nearest_indices(source: int, target: int) -> np.ndarray:
+    """Index (target,) of the source pixel nearest to each target pixel's centre, for a resize of source to target pixels."""
+    centres = (np.arange(target) + 0.5) * (source / target) - 0.5
+    return np.clip(np.floor(centres + 0.5), 0, source - 1).astype(np.intp)
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """The current frame and the earlier frame that it is compared with, both at the network's size."""
+
+    current: CameraFrame
+    reference: CameraFrame
+
+
+@dataclass(frozen=True)
+class FlowResult:
+    """Optical flow of a pair in both directions, in pixels of its own size, (u, v)."""
+
+    pair: ImagePair
+    flow: np.ndarray        # (H, W, 2) float32, current -> reference
+    backward: np.ndarray    # (H, W, 2) float32, reference -> current
+    error: np.ndarray       # (H, W) float32 [px], forward-backward inconsistency at the current frame's pixels; inf outside
+    valid: np.ndarray       # (H, W) bool, consistent pixels of the current frame
+
+
+@dataclass(frozen=True)
+class TrackResult:
+    """Camera pose after a frame. ``T_odom_cam`` is the last trusted one when the status is LOST."""
+
+    stamp: int                  # [ns]
+    T_odom_cam: np.ndarray      # (4, 4), odom is z-up, cam is optical
+    covariance: np.ndarray      # (6, 6), of (translation [m], rotation [rad]) in the camera frame
+    inlier_ratio: float         # [0, 1]
+    status: TrackStatus
+    scale: Scale
+    is_keyframe: bool = False
+
+
+@dataclass(frozen=True)
+class DepthResult:
+    """Dense depth of one frame at the size that the engine works at."""
+
+    frame: CameraFrame          # the frame that the depth belongs to, at the depth's size
+    depth: np.ndarray           # (H, W) float32 [m] (or the odometry's unit while scale is FREE), 0 where not valid
+    valid: np.ndarray           # (H, W) bool
+    confidence: np.ndarray      # (H, W) float32 in [0, 1]
+    scale: Scale
