@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Matrix = TypeVar('Matrix', np.ndarray, 'Tensor')
 
 
 class Scale(enum.Enum):
@@ -28,11 +34,12 @@ class TrackStatus(enum.Enum):
     LOST = 'lost'
 
 
-def resize_intrinsics(K: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
-    """Intrinsics (..., 3, 3) [px] of the image resized by (scale_x, scale_y); (0, 0) is a pixel centre: fx' = s fx, cx' = s (cx + 0.5) - 0.5."""
-    shift = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
-    scale = np.diag([scale_x, scale_y, 1.0])
-    return np.linalg.inv(shift) @ scale @ shift @ K
+def resize_intrinsics(K: Matrix, scale_x: float, scale_y: float) -> Matrix:
+    """K (..., 3, 3) [px] of an image resized by (scale_x, scale_y), numpy or torch: f' = s f, c' = s (c + 0.5) - 0.5."""
+    rows = [[scale_x, 0.0, 0.5 * scale_x - 0.5], [0.0, scale_y, 0.5 * scale_y - 0.5], [0.0, 0.0, 1.0]]
+    # Nodes that need no network import this module: a tensor brings its own constructor, so torch is not imported here.
+    resize = K.new_tensor(rows) if hasattr(K, 'new_tensor') else np.asarray(rows, dtype=K.dtype)
+    return resize @ K
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from depth_ros.frames import resize_intrinsics
 from depth_ros.geometry import pinhole
 
 K = torch.tensor([[52.0, 0.3, 19.3], [0.0, 54.0, 14.6], [0.0, 0.0, 1.0]], dtype=torch.float64)
@@ -56,18 +57,18 @@ def test_apply_to_grid_is_the_product_at_every_pixel() -> None:
 def test_a_resized_camera_sees_a_point_where_the_resized_image_has_it() -> None:
     # A pixel is an area: its edges, half a pixel from the centres, scale exactly.
     points = torch.tensor([[[0.3, -0.2, 2.0], [-0.5, 0.4, 1.5]]], dtype=torch.float64)
-    small = pinhole.project(points, pinhole.resize_intrinsics(K, 0.4, 0.25))[0]
+    small = pinhole.project(points, resize_intrinsics(K, 0.4, 0.25))[0]
     full = pinhole.project(points, K)[0]
     torch.testing.assert_close(small + 0.5, (full + 0.5) * torch.tensor([0.4, 0.25], dtype=torch.float64))
 
 
 def test_resizing_composes_inverts_and_agrees_between_numpy_and_torch() -> None:
-    there_and_back = pinhole.resize_intrinsics(pinhole.resize_intrinsics(K, 0.5, 0.3), 2.0, 1 / 0.3)
+    there_and_back = resize_intrinsics(resize_intrinsics(K, 0.5, 0.3), 2.0, 1 / 0.3)
     torch.testing.assert_close(there_and_back, K)
-    resized = pinhole.resize_intrinsics(K.numpy(), 0.5, 0.3)
+    resized = resize_intrinsics(K.numpy(), 0.5, 0.3)
     assert isinstance(resized, np.ndarray)
-    np.testing.assert_allclose(resized, pinhole.resize_intrinsics(K, 0.5, 0.3).numpy())
-    assert pinhole.resize_intrinsics(K.expand(2, 3, 3), 0.5, 0.5).shape == (2, 3, 3)
+    np.testing.assert_allclose(resized, resize_intrinsics(K, 0.5, 0.3).numpy())
+    assert resize_intrinsics(K.expand(2, 3, 3), 0.5, 0.5).shape == (2, 3, 3)
 
 
 def test_resizing_an_image_by_areas_moves_a_blob_as_the_intrinsics_say() -> None:
@@ -76,5 +77,5 @@ def test_resizing_an_image_by_areas_moves_a_blob_as_the_intrinsics_say() -> None
     small = cv2.resize(blob, (16, 12), interpolation=cv2.INTER_AREA)
     v, u = np.mgrid[:12, :16]
     centre = np.array([(small * u).sum(), (small * v).sum()]) / small.sum()
-    at = pinhole.resize_intrinsics(np.array([[1.0, 0, 40.2], [0, 1.0, 21.7], [0, 0, 1]]), 0.25, 0.25)
+    at = resize_intrinsics(np.array([[1.0, 0, 40.2], [0, 1.0, 21.7], [0, 0, 1]]), 0.25, 0.25)
     np.testing.assert_allclose(centre, at[:2, 2], atol=1e-3)

@@ -1,18 +1,13 @@
-"""The pinhole camera: pixel grids, lifting, projection, and the one place where intrinsics are resized.
+"""The pinhole camera: pixel grids, lifting and projection.
 
 Pixel (0, 0) is the centre of the first pixel; the camera frame is optical: x right, y down, z forward.
 """
 from __future__ import annotations
 
-from typing import TypeVar
-
-import numpy as np
 import torch
 from torch import Tensor
 
 MIN_DEPTH = 1e-6  # metres: nearer than this, or behind, a point has no pixel
-
-Matrix = TypeVar("Matrix", np.ndarray, Tensor)
 
 
 def pixel_grid(height: int, width: int, like: Tensor | None = None) -> Tensor:
@@ -57,10 +52,3 @@ def dehomogenise(homogeneous: Tensor) -> tuple[Tensor, Tensor]:
     z = homogeneous[..., 2]
     in_front = z > MIN_DEPTH
     return homogeneous[..., :2] / torch.where(in_front, z, 1.0)[..., None], in_front
-
-
-def resize_intrinsics(K: Matrix, scale_x: float, scale_y: float) -> Matrix:
-    """K (..., 3, 3) [px] of an image resized by (scale_x, scale_y), numpy or torch: f' = s f, c' = s (c + 0.5) - 0.5."""
-    rows = [[scale_x, 0.0, 0.5 * scale_x - 0.5], [0.0, scale_y, 0.5 * scale_y - 0.5], [0.0, 0.0, 1.0]]
-    resize = K.new_tensor(rows) if isinstance(K, Tensor) else np.asarray(rows, dtype=K.dtype)
-    return resize @ K
