@@ -1,0 +1,212 @@
+"""Two and more views joined by flow: inverse depth by triangulation, relative pose from the essential matrix.
+
+A pixel p of the current image at inverse depth w is seen in the reference at the homogeneous pixel a + w b with
+a = K R K^-1 p, b = K t and T_ref_cur = (R, t) (Hartley and Zisserman, Multiple View Geometry, section 9.6).
+"""
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from depth_ros.geometry import pinhole
+
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Triangulation:
+    """What flow and motion say about each pixel of the current image."""
+
+    inverse_depth: Tensor   # (..., H, W) [1/m], signed: not positive where the flow contradicts the motion; 0 without parallax
+    parallax: Tensor        # (..., H, W) or (V, ..., H, W) [px m]: shift in the reference for one unit of inverse depth
+    epipolar: Tensor        # as parallax [px]: distance from the flow's end to the pixel's epipolar line
+    derotated: Tensor       # (..., H, W, 2) or with V first [px]: the flow less what the rotation alone makes
+    valid: Tensor           # (..., H, W) bool: positive, in front of a reference, with parallax
+
+
+def triangulate_inverse_depth(flow: Tensor, K: Tensor, T_ref_cur: Tensor) -> Triangulation:
+    """Inverse depth (..., H, W) [1/m] of flow (..., H, W, 2) [px] current -> reference with K (..., 3, 3), T_ref_cur (..., 4, 4) [m].
+
+    The point of the pixel's ray whose image in the reference is nearest to the flow's end, in closed form.
+    """
+    joint = triangulate_jointly(flow[None], K, T_ref_cur[None])
+    return Triangulation(joint.inverse_depth, joint.parallax[0], joint.epipolar[0], joint.derotated[0], joint.valid)
+
+
+def triangulate_jointly(flow: Tensor, K: Tensor, T_ref_cur: Tensor, weight: Tensor | None = None, passes: int = 2) -> Triangulation:
+    """One inverse depth (..., H, W) from flows (V, ..., H, W, 2) to V references with T_ref_cur (V, ..., 4, 4); per-view parts have V first.
+
+    Sums the views' normal equations, each with its weight (V, ..., H, W) (one if not given; not finite flow counts as weight 0).
+    The linear error of a view becomes its error in pixels when divided by the point's depth ratio; that is known from
+    the second pass on (Hartley and Sturm, "Triangulation", section 5.2: iterative linear least squares).
+    """
+    height, width = flow.shape[-3:-1]
+    finite = torch.isfinite(flow).all(-1)
+    weight = finite.to(flow.dtype) if weight is None else torch.where(finite, weight, 0.0)
+    flow = torch.where(finite[..., None], flow, 0.0)
+    infinity = pinhole.apply_to_grid(K @ T_ref_cur[..., :3, :3] @ torch.linalg.inv(K), height, width)
+    epipole = (K @ T_ref_cur[..., :3, 3:])[..., 0][..., None, None, :]
+    end = flow + pinhole.pixel_grid(height, width, like=flow)
+    towards = epipole[..., :2] - end * epipole[..., 2:]               # image motion of the end with inverse depth, times depth ratio
+    offset = end * infinity[..., 2:] - infinity[..., :2]
+    along, power = (towards * offset).sum(-1), (towards * towards).sum(-1)
+    ratio = infinity[..., 2]
+    for _ in range(passes):
+        in_pixels = weight / (ratio * ratio).clamp(min=_TINY)
+        information = (in_pixels * power).sum(0)
+        known = information > _TINY
+        inverse_depth = torch.where(known, (in_pixels * along).sum(0) / torch.where(known, information, 1.0), 0.0)
+        ratio = infinity[..., 2] + inverse_depth * epipole[..., 2]
+    in_front = ratio > pinhole.MIN_DEPTH
+    parallax = torch.where(in_front, power.clamp(min=_TINY).sqrt() / torch.where(in_front, ratio, 1.0), 0.0)
+    at_infinity, _ = pinhole.dehomogenise(infinity)
+    valid = known & (inverse_depth > 0) & (in_front & (weight > 0)).any(0)
+    return Triangulation(inverse_depth, parallax, _epipolar_distance(infinity, epipole, end, at_infinity), end - at_infinity, valid)
+
+
+def _epipolar_distance(infinity: Tensor, epipole: Tensor, end: Tensor, at_infinity: Tensor) -> Tensor:
+    """Distance (...) [px] of pixels end (..., 2) to the line through two homogeneous pixels; to the first where they coincide."""
+    line = torch.linalg.cross(epipole.expand_as(infinity), infinity)
+    squared = (line[..., :2] * line[..., :2]).sum(-1)
+    is_line = squared > _TINY
+    along = ((line[..., :2] * end).sum(-1) + line[..., 2]).abs() / torch.where(is_line, squared, 1.0).sqrt()
+    return torch.where(is_line, along, (end - at_infinity).norm(dim=-1))
+
+
+class TwoViewStatus(enum.Enum):
+    """Whether two views determine their relative pose."""
+
+    OK = "ok"
+    DEGENERATE = "degenerate"    # too few matches, or a rotation explains them: no direction of translation
+
+
+@dataclass(frozen=True)
+class RelativePose:
+    """Relative pose up to scale."""
+
+    T_ref_cur: np.ndarray    # (4, 4) float64, unit translation when OK; when DEGENERATE the best rotation and no translation
+    inliers: np.ndarray      # (H, W) bool: pixels that agree with T_ref_cur
+    parallax: float          # [px] median length of the flow that no rotation explains
+    status: TwoViewStatus
+
+
+@dataclass(frozen=True)
+class TwoViewConfig:
+    """Bounds for essential_from_flow."""
+
+    max_matches: int = 4000        # pixels used, spread evenly over the valid ones
+    min_matches: int = 50
+    threshold: float = 1.0         # [px] Sampson distance of an inlier
+    min_inlier_ratio: float = 0.3
+    min_parallax: float = 0.3      # [px] median parallax below which no direction is trusted
+    min_parallax_to_noise: float = 4.0   # the same as a multiple of the median Sampson distance
+    iterations: int = 10
+    seed: int = 0
+
+
+def essential_from_flow(flow: np.ndarray, K: np.ndarray, valid: np.ndarray, config: TwoViewConfig = TwoViewConfig()) -> RelativePose:
+    """Relative pose from flow (H, W, 2) [px] current -> reference where valid (H, W), one K (3, 3): RANSAC, then Sampson refinement.
+
+    Five-point hypotheses by OpenCV (Nister, PAMI 2004), then Gauss-Newton on rotation and direction with a robust Sampson error.
+    """
+    height, width = flow.shape[:2]
+    v, u = np.nonzero(valid & np.isfinite(flow).all(-1))
+    rng = np.random.default_rng(config.seed)
+    if len(u) > config.max_matches:
+        picked = np.sort(rng.choice(len(u), config.max_matches, replace=False))
+        u, v = u[picked], v[picked]
+    none = np.zeros((height, width), bool)
+    if len(u) < config.min_matches:
+        return RelativePose(np.eye(4), none, 0.0, TwoViewStatus.DEGENERATE)
+    pixels = np.stack([u, v], -1).astype(np.float64)
+    focal = 0.5 * (K[0, 0] + K[1, 1])
+    x_cur, x_ref = _bearings(pixels, K), _bearings(pixels + flow[v, u], K)
+    R_only, residual = _fit_rotation(x_cur, x_ref, config.threshold / focal, config.iterations)
+    R, t = _fit_essential(x_cur, x_ref, config, focal)
+    agree = np.abs(_sampson(R, t, x_cur, x_ref)[0]) * focal < config.threshold
+    parallax = float(np.median(residual[agree])) * focal if agree.any() else 0.0
+    noise = float(np.median(np.abs(_sampson(R, t, x_cur, x_ref)[0]))) * focal
+    grid = pinhole.pixel_grid(height, width).numpy().reshape(-1, 2)
+    everything, ends = _bearings(grid, K), _bearings(grid + np.nan_to_num(flow, posinf=0.0, neginf=0.0).reshape(-1, 2), K)
+    enough = agree.sum() >= max(config.min_matches, config.min_inlier_ratio * len(u))
+    if enough and parallax > max(config.min_parallax, config.min_parallax_to_noise * noise):
+        T, error, status = _pose(R, t), np.abs(_sampson(R, t, everything, ends)[0]), TwoViewStatus.OK
+    else:
+        T, error, status = _pose(R_only, np.zeros(3)), _rotation_residual(R_only, everything, ends), TwoViewStatus.DEGENERATE
+    inliers = valid & (error * focal < config.threshold).reshape(height, width)
+    return RelativePose(T, inliers, parallax, status)
+
+
+def _bearings(pixels: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Rays (N, 3) with z = 1 through pixels (N, 2)."""
+    return np.pad(pixels.astype(np.float64), ((0, 0), (0, 1)), constant_values=1.0) @ np.linalg.inv(K).T
+
+
+def _pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """(4, 4) of a rotation (3, 3) and a translation (3,)."""
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = R, t
+    return T
+
+
+def _rotation_residual(R: np.ndarray, x_cur: np.ndarray, x_ref: np.ndarray) -> np.ndarray:
+    """Distance (N,) on the normalised image plane between rotated rays (N, 3) and where they were seen."""
+    y = x_cur @ R.T
+    return np.linalg.norm(y[:, :2] / np.maximum(y[:, 2:], pinhole.MIN_DEPTH) - x_ref[:, :2], axis=1)
+
+
+def _fit_rotation(x_cur: np.ndarray, x_ref: np.ndarray, scale: float, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation R_ref_cur that best explains the rays alone, and its residuals (N,): Kabsch, reweighted towards the least absolute error."""
+    a = x_cur / np.linalg.norm(x_cur, axis=1, keepdims=True)
+    b = x_ref / np.linalg.norm(x_ref, axis=1, keepdims=True)
+    weight = np.ones(len(a))
+    for _ in range(iterations):
+        U, _, Vt = np.linalg.svd((weight[:, None] * b).T @ a)
+        R = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
+        residual = _rotation_residual(R, x_cur, x_ref)
+        weight = 1.0 / np.maximum(residual, 0.1 * scale)
+    return R, residual
+
+
+def _fit_essential(x_cur: np.ndarray, x_ref: np.ndarray, config: TwoViewConfig, focal: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation (3, 3) and unit direction (3,) of T_ref_cur from rays (N, 3); meaningless where no translation is seen."""
+    threshold = config.threshold / focal
+    a, b = np.ascontiguousarray(x_cur[:, :2]), np.ascontiguousarray(x_ref[:, :2])
+    E, mask = cv2.findEssentialMat(a, b, np.eye(3), method=cv2.USAC_ACCURATE, prob=0.999, threshold=threshold)
+    if E is None or E.shape[0] < 3:
+        return np.eye(3), np.array([0.0, 0.0, 1.0])
+    _, R, t, _ = cv2.recoverPose(E[:3], a, b, np.eye(3), mask=mask)
+    return _refine(R, t[:, 0], x_cur, x_ref, threshold, config.iterations)
+
+
+def _sampson(R: np.ndarray, t: np.ndarray, x_cur: np.ndarray, x_ref: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Signed Sampson distance (N,) on the normalised plane and its Jacobian (N, 6) by (R exp(omega) on the left, t).
+
+    The denominator is held fixed, as in iteratively reweighted least squares (Hartley and Zisserman, section 11.4.3).
+    """
+    y = x_cur @ R.T
+    line_ref, line_cur = np.cross(t, y), np.cross(x_ref, t) @ R
+    scale = np.sqrt((line_ref[:, :2] ** 2).sum(1) + (line_cur[:, :2] ** 2).sum(1)).clip(min=_TINY)
+    by_rotation = np.cross(y, np.cross(x_ref, t))
+    by_translation = np.cross(y, x_ref)
+    return (x_ref * line_ref).sum(1) / scale, np.concatenate([by_rotation, by_translation], 1) / scale[:, None]
+
+
+def _refine(R: np.ndarray, t: np.ndarray, x_cur: np.ndarray, x_ref: np.ndarray, scale: float, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Newton on rotation and direction for the robust (Cauchy) sum of Sampson distances."""
+    for _ in range(iterations):
+        residual, jacobian = _sampson(R, t, x_cur, x_ref)
+        tangent = np.linalg.svd(t[None])[2][1:].T                      # (3, 2): the directions in which a unit vector can move
+        J = np.concatenate([jacobian[:, :3], jacobian[:, 3:] @ tangent], 1)
+        weighted = J / (1 + (2 * residual / scale) ** 2)[:, None]
+        H = weighted.T @ J
+        step = -np.linalg.solve(H + 1e-9 * np.trace(H) * np.eye(5) + _TINY * np.eye(5), weighted.T @ residual)
+        R = cv2.Rodrigues(step[:3])[0] @ R
+        t = t + tangent @ step[3:]
+        t = t / np.linalg.norm(t)
+    return R, t
