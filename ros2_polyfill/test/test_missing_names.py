@@ -1,0 +1,29 @@
+"""A name the polyfill lacks says so, however it is asked for. (There is nothing to test with a full ROS 2.)"""
+import importlib
+
+import pytest
+
+# Seen from the repository root, the distribution's folder is an empty namespace package of the same name.
+if not hasattr(pytest.importorskip('ros2_polyfill'), 'unprovided'):
+    pytest.skip('a full ROS 2 has every name', allow_module_level=True)
+
+MODULES = ['tf2_ros', 'message_filters', 'cv_bridge', 'sensor_msgs_py', 'sensor_msgs_py.point_cloud2']
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_an_attribute_that_is_lacking_says_where_it_exists(name):
+    module = importlib.import_module(name)
+    with pytest.raises(AttributeError, match='no_such_thing.*full ROS 2'):
+        module.no_such_thing
+    assert not hasattr(module, 'no_such_thing')
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_an_import_of_a_lacking_name_says_where_it_exists(name):
+    with pytest.raises(ImportError, match='no_such_thing.*full ROS 2'):
+        exec(f'from {name} import no_such_thing')
+
+
+def test_submodules_are_still_found():
+    from sensor_msgs_py import point_cloud2
+    assert point_cloud2.read_points
