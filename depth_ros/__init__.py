@@ -1,0 +1,1 @@
+"""Live dense depth and camera tracking for robots with one camera."""
