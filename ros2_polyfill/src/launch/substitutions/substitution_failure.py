@@ -1,0 +1,5 @@
+"""The error of substitutions."""
+
+
+class SubstitutionFailure(Exception):
+    """A substitution has no value."""
