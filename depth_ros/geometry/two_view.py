@@ -99,11 +99,11 @@ class RelativePose:
 class TwoViewConfig:
     """Bounds for essential_from_flow."""
 
-    max_matches: int = 4000        # pixels used, spread evenly over the valid ones
+    max_matches: int = 2000        # pixels used, spread evenly over the valid ones
     min_matches: int = 50
     threshold: float = 1.0         # [px] Sampson distance of an inlier
     min_inlier_ratio: float = 0.3
-    min_parallax: float = 0.3      # [px] median parallax below which no direction is trusted
+    min_parallax: float = 1.0      # [px] median parallax below which no direction is trusted
     min_parallax_to_noise: float = 4.0   # the same as a multiple of the median Sampson distance
     iterations: int = 10
     seed: int = 0
@@ -127,7 +127,7 @@ def essential_from_flow(flow: np.ndarray, K: np.ndarray, valid: np.ndarray, conf
     focal = 0.5 * (K[0, 0] + K[1, 1])
     x_cur, x_ref = _bearings(pixels, K), _bearings(pixels + flow[v, u], K)
     R_only, residual = _fit_rotation(x_cur, x_ref, config.threshold / focal, config.iterations)
-    R, t = _fit_essential(x_cur, x_ref, config, focal)
+    R, t = _fit_essential(x_cur, x_ref, R_only, config, focal)
     agree = np.abs(_sampson(R, t, x_cur, x_ref)[0]) * focal < config.threshold
     parallax = float(np.median(residual[agree])) * focal if agree.any() else 0.0
     noise = float(np.median(np.abs(_sampson(R, t, x_cur, x_ref)[0]))) * focal
@@ -173,19 +173,35 @@ def _fit_rotation(x_cur: np.ndarray, x_ref: np.ndarray, scale: float, iterations
     return R, residual
 
 
-def _fit_essential(x_cur: np.ndarray, x_ref: np.ndarray, config: TwoViewConfig, focal: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation (3, 3) and unit direction (3,) of T_ref_cur from rays (N, 3); meaningless where no translation is seen."""
+def _fit_essential(x_cur: np.ndarray, x_ref: np.ndarray, R_only: np.ndarray, config: TwoViewConfig, focal: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation (3, 3) and unit direction (3,) of T_ref_cur from rays (N, 3); meaningless where no translation is seen.
+
+    With little parallax the error has several valleys (sideways, forwards); so it is followed from the five-point hypothesis
+    and from each axis, and the lowest end is taken. Of E's two rotations the one near R_only is meant: the other is half a turn off.
+    """
     threshold = config.threshold / focal
     a, b = np.ascontiguousarray(x_cur[:, :2]), np.ascontiguousarray(x_ref[:, :2])
-    E, mask = cv2.findEssentialMat(a, b, np.eye(3), method=cv2.USAC_ACCURATE, prob=0.999, threshold=threshold)
-    if E is None or E.shape[0] < 3:
-        return np.eye(3), np.array([0.0, 0.0, 1.0])
-    _, R, t, _ = cv2.recoverPose(E[:3], a, b, np.eye(3), mask=mask)
-    return _refine(R, t[:, 0], x_cur, x_ref, threshold, config.iterations)
+    starts = [(R_only, axis) for axis in np.eye(3)]
+    E, _ = cv2.findEssentialMat(a, b, np.eye(3), method=cv2.USAC_DEFAULT, prob=0.999, threshold=threshold)
+    if E is not None and E.shape[0] >= 3:
+        R_1, R_2, t = cv2.decomposeEssentialMat(E[:3])
+        starts.append((max(R_1, R_2, key=lambda R: np.trace(R_only.T @ R)), t[:, 0]))
+    ends = [_refine(R, t, x_cur, x_ref, threshold, config.iterations) for R, t in starts]
+    R, t = min(ends, key=lambda end: np.log1p((2 * _sampson(*end, x_cur, x_ref)[0] / threshold) ** 2).sum())
+    return R, t * _side(R, t, x_cur, x_ref, threshold)
+
+
+def _side(R: np.ndarray, t: np.ndarray, x_cur: np.ndarray, x_ref: np.ndarray, threshold: float) -> float:
+    """+1 if more of the inliers lie in front of the cameras with t than with -t, else -1."""
+    y = x_cur @ R.T
+    moves = t[:2] - x_ref[:, :2] * t[2]
+    shift = x_ref[:, :2] * y[:, 2:] - y[:, :2]
+    inlier = np.abs(_sampson(R, t, x_cur, x_ref)[0]) < threshold
+    return 1.0 if np.sign((moves * shift).sum(1))[inlier].sum() >= 0 else -1.0
 
 
 def _sampson(R: np.ndarray, t: np.ndarray, x_cur: np.ndarray, x_ref: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Signed Sampson distance (N,) on the normalised plane and its Jacobian (N, 6) by (R exp(omega) on the left, t).
+    """Signed Sampson distance (N,) on the normalised plane and its Jacobian (N, 6) by (omega, t), R <- exp(omega) R.
 
     The denominator is held fixed, as in iteratively reweighted least squares (Hartley and Zisserman, section 11.4.3).
     """
