@@ -1,0 +1,92 @@
+"""What the launch files share: the common arguments, and the actions made from them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext
+from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, SetEnvironmentVariable
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.events.process import ProcessExited
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+PACKAGE = 'depth_ros'
+BOOLEANS = ('true', 'false')
+AUTO = ('auto', *BOOLEANS)
+
+
+def share(*parts: str) -> str:
+    """Path of a file that the package installs."""
+    return str(Path(get_package_share_directory(PACKAGE), *parts))
+
+
+def common_arguments(parameters: str) -> list[DeclareLaunchArgument]:
+    """The arguments of every launch file; parameters names its YAML file in config/."""
+    return [
+        DeclareLaunchArgument('bag', default_value='', description='What to replay: empty for live topics, "sample" for the built-in sequence, or the path of '
+                              'a TUM folder, a ROS 1 .bag or a rosbag2'),
+        DeclareLaunchArgument('rate', default_value='1.0', description='Speed of the replay, 1.0 being real time'),
+        DeclareLaunchArgument('loop', default_value='false', choices=BOOLEANS, description='Replay for ever; otherwise the launch ends with the recording'),
+        DeclareLaunchArgument('use_sim_time', default_value='auto', choices=AUTO, description='Follow /clock; auto: only while replaying'),
+        DeclareLaunchArgument('params_file', default_value=share('config', parameters), description='Parameters of the nodes (YAML)'),
+        DeclareLaunchArgument('namespace', default_value='', description='Namespace of the nodes and their relative topics'),
+        DeclareLaunchArgument('rviz', default_value='auto', choices=AUTO, description='Show the result in RViz; auto: only if rviz2 is installed'),
+        DeclareLaunchArgument('log_level', default_value='info', choices=('debug', 'info', 'warn', 'error', 'fatal'), description='Severity from which on nodes log'),
+    ]
+
+
+def topic_argument(name: str, default: str, what: str) -> DeclareLaunchArgument:
+    """An argument for one input topic."""
+    return DeclareLaunchArgument(name, default_value=default, description=f'Input topic: {what}')
+
+
+def transport() -> list[SetEnvironmentVariable]:
+    """Give Fast DDS segments of shared memory that hold whole images, unless the user chose a profile or another middleware."""
+    if 'FASTRTPS_DEFAULT_PROFILES_FILE' in os.environ or os.environ.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp') != 'rmw_fastrtps_cpp':
+        return []
+    return [SetEnvironmentVariable('FASTRTPS_DEFAULT_PROFILES_FILE', share('config', 'fastdds.xml'))]
+
+
+def value(context: LaunchContext, name: str) -> str:
+    """What a launch argument is set to."""
+    return LaunchConfiguration(name).perform(context)
+
+
+def node(context: LaunchContext, executable: str, topics: dict[str, str] | None = None, **parameters: object) -> Node:
+    """A node of the package under the common arguments; topics maps the node's names to ours."""
+    bag, sim_time = value(context, 'bag'), value(context, 'use_sim_time')
+    return Node(
+        package=PACKAGE, executable=executable, name=executable, namespace=value(context, 'namespace'), output='screen',
+        parameters=[value(context, 'params_file'), {'use_sim_time': bool(bag) if sim_time == 'auto' else sim_time == 'true', **parameters}],
+        remappings=list((topics or {}).items()), ros_arguments=['--log-level', value(context, 'log_level')])
+
+
+def player(context: LaunchContext) -> list[Node | RegisterEventHandler]:
+    """The player, whose end ends the launch; nothing when the topics are live."""
+    bag = value(context, 'bag')
+    if not bag:
+        return []
+    path = bag if bag == 'sample' else str(Path(bag).expanduser().absolute())
+    play = node(context, 'player', bag=path, rate=float(value(context, 'rate')), loop=value(context, 'loop') == 'true')
+    return [play, RegisterEventHandler(OnProcessExit(target_action=play, on_exit=_end_with))]
+
+
+def rviz(context: LaunchContext, configuration: str) -> list[Node]:
+    """RViz with a configuration of rviz/, where wanted and installed."""
+    wanted = value(context, 'rviz')
+    if wanted == 'false' or (wanted == 'auto' and shutil.which('rviz2') is None):
+        return []
+    return [Node(package='rviz2', executable='rviz2', name='rviz', namespace=value(context, 'namespace'), arguments=['-d', share('rviz', configuration)], output='log',
+                 parameters=[{'use_sim_time': bool(value(context, 'bag'))}])]
+
+
+def _end_with(event: ProcessExited, context: LaunchContext) -> EmitEvent:
+    """End the launch with the player; a player that failed makes `ros2 launch` fail as well."""
+    if event.returncode > 0:
+        raise RuntimeError(f'the player could not replay {value(context, "bag")}: exit status {event.returncode}')
+    return EmitEvent(event=Shutdown(reason='the recording has ended'))

@@ -1,0 +1,32 @@
+"""Camera tracking and dense depth from a camera or a recording: flow, sparse depth, DeepV2D and RViz."""
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import OpaqueFunction
+
+from depth_ros.ros import launching
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments first, then the graph that they describe."""
+    return LaunchDescription([
+        *launching.common_arguments('deepv2d_slam.yaml'),
+        launching.topic_argument('image_topic', 'camera/rgb/image_color', 'colour image'),
+        launching.topic_argument('camera_info_topic', 'camera/rgb/camera_info', 'calibration of the colour image'),
+        launching.topic_argument('depth_topic', 'camera/depth/image', 'depth registered to the colour image; depth is estimated where nothing publishes it'),
+        launching.topic_argument('scan_topic', 'scan', 'scan of a 2D LiDAR, which gives estimated depth its metric scale'),
+        launching.topic_argument('range_topic', 'range', 'readings of a single rangefinder, to the same end'),
+        *launching.transport(),
+        OpaqueFunction(function=_graph),
+    ])
+
+
+def _graph(context: LaunchContext) -> list:
+    camera = {'image': launching.value(context, 'image_topic'), 'camera_info': launching.value(context, 'camera_info_topic')}
+    ranges = {'scan': launching.value(context, 'scan_topic'), 'range': launching.value(context, 'range_topic')}
+    return [
+        launching.node(context, 'flow', camera),
+        launching.node(context, 'sparse_depth', {'camera_info': camera['camera_info'], **ranges}),
+        launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}),
+        *launching.player(context),
+        *launching.rviz(context, 'deepv2d_slam.rviz'),
+    ]
