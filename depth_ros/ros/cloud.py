@@ -1,0 +1,99 @@
+"""Point clouds, laser scans and single ranges: messages to arrays and back."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+from sensor_msgs.msg import LaserScan, PointCloud2, PointField, Range
+from sensor_msgs_py import point_cloud2
+from std_msgs.msg import Header
+
+from depth_ros.ros.wire import NANOSECONDS, BadMessage, copied, stamp_ns, to_bytes
+
+_FLOATS = {PointField.FLOAT32: 4, PointField.FLOAT64: 8}
+
+
+@dataclass(frozen=True)
+class RangeHits:
+    """The beams of one scan, in its own frame (x forward, beams in the plane z = 0), read by REP 117."""
+
+    ranges: np.ndarray      # (N,) float32 [m]; only those that hit mean a distance
+    angles: np.ndarray      # (N,) float64 [rad], anticlockwise from x
+    hit: np.ndarray         # (N,) bool, range_min <= range <= range_max
+    stamps: np.ndarray      # (N,) int64 [ns], when each beam was measured
+
+    def points(self) -> np.ndarray:
+        """Points (M, 3) float64 [m] of the beams that hit."""
+        ranges, angles = self.ranges[self.hit].astype(np.float64), self.angles[self.hit]
+        return np.stack([ranges * np.cos(angles), ranges * np.sin(angles), np.zeros_like(ranges)], axis=-1)
+
+
+def point_cloud(depth: np.ndarray, valid: np.ndarray, K: np.ndarray, rgb: np.ndarray, header: Header, stride: int = 1) -> PointCloud2:
+    """Organised cloud of every stride-th pixel: depth (H, W) [m], its mask, K (3, 3) [px] and colours (H, W, 3) uint8; NaN where not valid."""
+    rows, columns = np.arange(0, depth.shape[0], stride, dtype=np.float32), np.arange(0, depth.shape[1], stride, dtype=np.float32)
+    z = np.where(valid[::stride, ::stride], depth[::stride, ::stride], np.float32(np.nan))
+    points = np.empty((*z.shape, 3), np.float32)
+    np.multiply(z, ((columns - K[0, 2]) / K[0, 0]).astype(np.float32), out=points[..., 0])
+    np.multiply(z, ((rows - K[1, 2]) / K[1, 1]).astype(np.float32)[:, None], out=points[..., 1])
+    points[..., 2] = z
+    return coloured_cloud(points, rgb[::stride, ::stride], header)
+
+
+def coloured_cloud(points: np.ndarray, rgb: np.ndarray, header: Header) -> PointCloud2:
+    """Cloud of points (N, 3) or, organised, (H, W, 3) [m] with colours of the same shape, uint8; rgb is packed as PCL does, in the bits of a float."""
+    stored = np.empty((*points.shape[:-1], 4), np.float32)
+    stored[..., :3] = points
+    red, green, blue = (rgb[..., channel].astype(np.uint32) for channel in range(3))
+    stored.view(np.uint32)[..., 3] = red << 16 | green << 8 | blue
+    height, width = stored.shape[:2] if stored.ndim == 3 else (1, len(stored))
+    fields = [PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1) for index, name in enumerate(('x', 'y', 'z', 'rgb'))]
+    msg = PointCloud2(header=copied(header), height=height, width=width, fields=fields, is_bigendian=sys.byteorder == 'big',
+                      point_step=16, row_step=16 * width, is_dense=False)
+    msg.data = to_bytes(stored)
+    return msg
+
+
+def cloud_points(msg: PointCloud2, topic: str) -> np.ndarray:
+    """The finite points (N, 3) float32 [m] of a cloud, organised or not, padded or not."""
+    named = {field.name: field for field in msg.fields}
+    axes = [named.get(name) for name in 'xyz']
+    if any(axis is None or axis.datatype not in _FLOATS or axis.offset + _FLOATS[axis.datatype] > msg.point_step for axis in axes):
+        came = [(field.name, field.datatype, field.offset) for field in msg.fields]
+        raise BadMessage(topic, f'fields (name, datatype, offset) {came} in {msg.point_step} bytes', 'x, y, z of type FLOAT32 or FLOAT64')
+    if msg.width == 0 or msg.height == 0:
+        return np.zeros((0, 3), np.float32)    # nothing was hit: not a fault
+    if msg.row_step < msg.width * msg.point_step:
+        raise BadMessage(topic, f'row_step {msg.row_step} for {msg.width} points of {msg.point_step} bytes', f'at least {msg.width * msg.point_step}')
+    if len(msg.data) < msg.row_step * msg.height:
+        raise BadMessage(topic, f'{len(msg.data)} bytes of data', f'{msg.row_step * msg.height} (row_step {msg.row_step}, height {msg.height})')
+    item = point_cloud2.dtype_from_fields([PointField(name=axis.name, offset=axis.offset, datatype=axis.datatype, count=1) for axis in axes], msg.point_step)
+    cloud = np.ndarray((msg.height, msg.width), item.newbyteorder('>' if msg.is_bigendian else '<'), np.frombuffer(msg.data, np.uint8),
+                       strides=(msg.row_step, msg.point_step))
+    points = np.stack([cloud[name].astype(np.float32).ravel() for name in 'xyz'], axis=-1)
+    return points[np.isfinite(points).all(axis=-1)]
+
+
+def scan_hits(msg: LaserScan, topic: str) -> RangeHits:
+    """The beams of a laser scan; -inf (too close), +inf (no return), NaN (bad) and ranges outside the limits are no hits (REP 117)."""
+    ranges = np.array(msg.ranges, np.float32)
+    layout = (msg.angle_min, msg.angle_increment, msg.time_increment)
+    if not np.isfinite(layout).all() or (ranges.size > 1 and msg.angle_increment == 0.0):
+        raise BadMessage(topic, f'angle_min {layout[0]}, angle_increment {layout[1]}, time_increment {layout[2]}', 'finite values, an increment other than 0')
+    beams = np.arange(ranges.size)
+    stamps = stamp_ns(msg.header.stamp) + np.rint(beams * (msg.time_increment * NANOSECONDS)).astype(np.int64)
+    return RangeHits(ranges, msg.angle_min + beams * float(msg.angle_increment), _hit(ranges, msg.range_min, msg.range_max, topic), stamps)
+
+
+def range_hit(msg: Range, topic: str) -> RangeHits:
+    """A rangefinder's reading as one beam along x (REP 117)."""
+    ranges = np.array([msg.range], np.float32)
+    return RangeHits(ranges, np.zeros(1), _hit(ranges, msg.min_range, msg.max_range, topic), np.array([stamp_ns(msg.header.stamp)], np.int64))
+
+
+def _hit(ranges: np.ndarray, nearest: float, farthest: float, topic: str) -> np.ndarray:
+    if not 0.0 <= nearest <= farthest:    # false for NaN too
+        raise BadMessage(topic, f'range limits {nearest} to {farthest}', '0 <= smallest <= largest')
+    # The limits are float32 in the message: compared at that precision, a reading at the very limit stays a hit.
+    return (ranges >= np.float32(nearest)) & (ranges <= np.float32(farthest)) & np.isfinite(ranges)
