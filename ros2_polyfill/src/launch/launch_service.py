@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import threading
 import traceback
@@ -16,9 +17,21 @@ from .events import IncludeLaunchDescription, Shutdown
 from .launch_context import LaunchContext
 from .launch_description import LaunchDescription
 from .launch_description_entity import LaunchDescriptionEntity
+from .substitutions import SubstitutionFailure
 from .utilities import normalize_to_list_of_entities, visit_all_entities_and_collect_futures
 
 _logger = logging.get_logger("launch")
+
+
+def _explain(error: BaseException) -> str:
+    """The error's text; for one raised by a launch file itself, with its kind and place."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(os.path.dirname(__file__))]
+    user = [frame for frame in frames if frame.filename.endswith(".py") and "site-packages" not in frame.filename]
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error}"
+    if isinstance(error, (RuntimeError, SubstitutionFailure)) or not user or user[-1] is not frames[-1]:
+        return str(error) or type(error).__name__
+    return f"{type(error).__name__}: {error} ({user[-1].filename}, line {user[-1].lineno})"
 
 
 class LaunchService:
@@ -145,7 +158,7 @@ class LaunchService:
         trace = "".join(traceback.format_exception(error))
         _logger.debug(trace)
         hint = "" if self._debug else " (see debug for traceback)"
-        message = f"Caught exception in launch{hint}: {error or type(error).__name__}"
+        message = f"Caught exception in launch{hint}: {_explain(error)}"
         _logger.error(message)
         self._return_code = 1
         self._shutdown(message, force_sync=True)

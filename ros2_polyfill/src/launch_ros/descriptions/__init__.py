@@ -1,0 +1,7 @@
+"""Descriptions of parameters, under their second name."""
+from ros2_polyfill import unprovided
+
+from ..parameter_descriptions import Parameter, ParameterFile, ParameterValue
+
+__all__ = ["Parameter", "ParameterFile", "ParameterValue"]
+__getattr__ = unprovided(__name__)
