@@ -1,0 +1,93 @@
+"""The executables: each starts one node, and ends it within seconds of SIGINT or SIGTERM, whatever it is doing."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from depth_ros.ros.managed_node import ManagedNode
+
+_POLL = 0.1     # [s] within which a signal is noticed: Python runs handlers only between two waits of the executor
+
+
+def player() -> None:
+    """Play a recorded sequence."""
+    _main('player_node', 'PlayerNode')
+
+
+def flow() -> None:
+    """Optical flow between the camera's current and an earlier image."""
+    _main('flow_node', 'FlowNode')
+
+
+def sparse_depth() -> None:
+    """Range measurements projected into the camera."""
+    _main('sparse_depth_node', 'SparseDepthNode')
+
+
+def deepv2d() -> None:
+    """Camera tracking and dense depth."""
+    _main('deepv2d_node', 'DeepV2DNode')
+
+
+def _main(module: str, name: str) -> None:
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        sys.exit(0)
+
+    # Set before the imports, which take seconds: a launch may be stopped while it starts.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+    node_class = getattr(importlib.import_module(f'depth_ros.ros.{module}'), name)
+    status = spin(node_class)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A thread that is still in a long computation, or Fast DDS' own, must not hold up or crash the interpreter's exit.
+    os._exit(status)
+
+
+def spin(node_class: type) -> int:
+    """Run a node until a signal comes or it has finished; the exit status."""
+    import rclpy
+    from rclpy.exceptions import ParameterException
+    from rclpy.signals import SignalHandlerOptions
+
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = node_class()
+    except (ValueError, ParameterException) as error:
+        rclpy.logging.get_logger(node_class.__name__).fatal(str(error))
+        return 1
+    status = _run(node)
+    rclpy.try_shutdown()
+    return status
+
+
+def _run(node: ManagedNode) -> int:
+    from rclpy.executors import SingleThreadedExecutor
+
+    stopped = threading.Event()
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
+        if node.in_transition:      # setting up may take long (rendering the sample, loading a model): do not wait for it
+            sys.exit(0)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while not stopped.is_set() and node.exit_status is None:
+            executor.spin_once(timeout_sec=_POLL)
+    except SystemExit:
+        return 0
+    node.trigger_shutdown()
+    executor.shutdown(timeout_sec=1.0)
+    node.destroy_node()
+    return node.exit_status or 0

@@ -1,0 +1,93 @@
+"""A thread that always works on the newest item: freshness beats completeness."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar('Item')
+_LATENCIES = 200    # kept for the percentiles
+_logger = logging.getLogger(__name__)
+
+
+class LatestWorker(Generic[Item]):
+    """Calls `work` in a thread of its own with the newest item put; an item that is overtaken before it was begun counts as dropped.
+
+    An exception of `work` is handed to `on_error`, and the next item is worked on.
+    """
+
+    def __init__(self, name: str, work: Callable[[Item], None], on_error: Callable[[Exception], None]) -> None:
+        self.name = name
+        self.processed = 0
+        self.dropped = 0
+        self._work, self._on_error = work, on_error
+        self._latencies: deque[float] = deque(maxlen=_LATENCIES)
+        self._changed = threading.Condition()
+        self._slot: tuple[float, Item] | None = None
+        self._busy = False
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to work; no effect when running."""
+        if self._thread is None:
+            self._stopping = False
+            self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+            self._thread.start()
+
+    def stop(self, timeout: float = 3.0) -> bool:
+        """Forget the waiting item and end after the one in work; False if that took longer than the timeout [s]."""
+        thread = self._thread
+        if thread is None:
+            return True
+        with self._changed:
+            self._stopping, self._slot = True, None
+            self._changed.notify_all()
+        thread.join(timeout)
+        if thread.is_alive():
+            _logger.warning('%s is still at work after %.1f s', self.name, timeout)
+            return False
+        self._thread = None
+        return True
+
+    def put(self, item: Item) -> None:
+        """Offer an item, in place of one that still waits."""
+        with self._changed:
+            if self._stopping:
+                return
+            self.dropped += self._slot is not None
+            self._slot = (time.monotonic(), item)
+            self._changed.notify_all()
+
+    def wait_idle(self, timeout: float) -> bool:
+        """Wait until nothing waits and nothing is in work; False after the timeout [s]."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._slot is None and not self._busy, timeout)
+
+    def latency(self, percentile: float) -> float:
+        """Percentile in [0, 100] of the last times from put to done [s]; 0 before the first."""
+        with self._changed:
+            values = sorted(self._latencies)
+        return values[min(len(values) - 1, int(len(values) * percentile / 100.0))] if values else 0.0
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._slot is not None or self._stopping)
+                if self._stopping:
+                    return
+                (since, item), self._slot, self._busy = self._slot, None, True
+            try:
+                self._work(item)
+            except Exception as error:      # the thread must outlive a bad frame; the owner reports it
+                self._on_error(error)
+            del item                        # a frame must not live on while waiting for the next
+            with self._changed:
+                self._latencies.append(time.monotonic() - since)
+                self.processed += 1
+                self._busy = False
+                self._changed.notify_all()

@@ -1,0 +1,134 @@
+"""Node parameters: one frozen dataclass a node, declared, checked and changed in one place.
+
+A parameter class is made of :func:`depth_ros.settings.setting` fields and may include engine configurations with :func:`included`; their fields
+become parameters of the node under the same names that the command-line programs use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from depth_ros import settings
+from depth_ros.settings import Setting
+
+Config = TypeVar('Config')
+_INTEGER_LIMIT = 2 ** 62    # of ranges open to one side, within the message's int64
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One parameter: where it lives in the configuration, its default and what is known of it."""
+
+    path: tuple[str, ...]
+    default: Any
+    setting: Setting
+
+
+def included(config_class: type[Config], prefix: str = '', **defaults: Any) -> Config:
+    """A field that includes the settings of another configuration class, with other defaults where given."""
+    return dataclasses.field(default_factory=lambda: config_class(**defaults), metadata={'prefix': prefix})
+
+
+def facts_of(config_class: type) -> dict[str, Fact]:
+    """Every parameter of a configuration class by name, included ones too; ValueError if two share a name."""
+    found: dict[str, Fact] = {}
+    for name, fact in _walk(config_class(), '', ()):
+        if name in found:
+            raise ValueError(f'{config_class.__name__}: parameter {name} is defined by {found[name].path} and {fact.path}')
+        found[name] = fact
+    return found
+
+
+def _walk(config: Any, prefix: str, path: tuple[str, ...]) -> Iterable[tuple[str, Fact]]:
+    for field in dataclasses.fields(config):
+        value, here = getattr(config, field.name), (*path, field.name)
+        if 'prefix' in field.metadata:
+            yield from _walk(value, prefix + field.metadata['prefix'], here)
+        elif 'setting' in field.metadata:
+            yield prefix + field.name, Fact(here, value, field.metadata['setting'])
+
+
+def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    """A checked configuration from values by parameter name, defaults elsewhere; ValueError names the parameter, what came and what was wanted."""
+    facts = facts_of(config_class)
+    unknown = sorted(set(values) - set(facts))
+    if unknown:
+        raise ValueError(f'unknown parameter {", ".join(unknown)}; known are {", ".join(facts)}')
+    for name, value in values.items():
+        reason = _reason_against(facts[name], value)
+        if reason:
+            raise ValueError(f'{name}: {reason}')
+    return _assemble(config_class(), {facts[name].path: type(facts[name].default)(value) for name, value in values.items()})
+
+
+def _assemble(config: Any, values: dict[tuple[str, ...], Any]) -> Any:
+    changes = {path[0]: value for path, value in values.items() if len(path) == 1}
+    for name in {path[0] for path in values if len(path) > 1}:
+        changes[name] = _assemble(getattr(config, name), {path[1:]: value for path, value in values.items() if path[0] == name})
+    changed = dataclasses.replace(config, **changes)
+    settings.check(changed)
+    return changed
+
+
+def _reason_against(fact: Fact, value: Any) -> str | None:
+    kind = type(fact.default)
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        return f'expected {kind.__name__}, got {value!r}'
+    return fact.setting.reason_against(value)
+
+
+def descriptor(fact: Fact, dynamic_typing: bool = False) -> ParameterDescriptor:
+    """What `ros2 param describe` shows of a parameter."""
+    known = fact.setting
+    text = known.description + (f' [{known.unit}]' if known.unit else '')
+    message = ParameterDescriptor(description=text, read_only=known.read_only and not dynamic_typing, dynamic_typing=dynamic_typing)
+    if known.choices:
+        message.additional_constraints = 'one of: ' + ', '.join(known.choices)
+    if known.low is None and known.high is None or dynamic_typing:
+        return message
+    if isinstance(fact.default, int):
+        low, high = (-_INTEGER_LIMIT if known.low is None else int(known.low)), (_INTEGER_LIMIT if known.high is None else int(known.high))
+        message.integer_range = [IntegerRange(from_value=low, to_value=high)]
+    else:
+        low, high = (-sys.float_info.max if known.low is None else float(known.low)), (sys.float_info.max if known.high is None else float(known.high))
+        message.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    return message
+
+
+def declare(node: Node, config_class: type[Config]) -> Config:
+    """Declare every parameter of a configuration class on a node and return its values; ValueError for a bad one.
+
+    A parameter is first declared without a type, so that a whole number for a float (`rate:=2`) is taken and a wrong type named.
+    """
+    values = {}
+    for name, fact in facts_of(config_class).items():
+        given = node.declare_parameter(name, fact.default, descriptor(fact, dynamic_typing=True)).value
+        node.undeclare_parameter(name)
+        reason = _reason_against(fact, given)
+        if reason:
+            raise ValueError(f'parameter {name}: {reason}')
+        values[name] = type(fact.default)(given)
+        node.declare_parameter(name, values[name], descriptor(fact), ignore_override=True)
+    return build(config_class, values)
+
+
+def changed(config: Config, parameters: Iterable[Parameter]) -> Config:
+    """The configuration with parameters changed, those of others left out; ValueError says why one is refused."""
+    facts = facts_of(type(config))
+    values = {name: _get(config, fact.path) for name, fact in facts.items()}
+    return build(type(config), values | {p.name: p.value for p in parameters if p.name in facts})
+
+
+def _get(config: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        config = getattr(config, name)
+    return config

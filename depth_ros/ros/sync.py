@@ -1,0 +1,206 @@
+"""Bringing messages of several topics together by their stamps, bounded in memory and unharmed by a clock that jumps back.
+
+`message_filters` all but stops pairing after such a jump, and it cannot tell "not yet" from "never": these classes can, because on every topic
+stamps only grow until the clock jumps.
+"""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_left, insort
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar('Item')
+
+JUMP_BACK = 1_000_000_000       # [ns] a stamp older than the last one by more than this means a new start, by less a late message
+CAPACITY = 32                   # messages kept of a topic: a second of a camera
+
+
+class Order(enum.Enum):
+    """How a stamp relates to the last one."""
+
+    NEWER = 'newer'
+    LATE = 'late'       # a duplicate, or overtaken
+    JUMP = 'jump'       # the clock went back, as at the wrap of a looping bag
+
+
+class StampOrder:
+    """Sorts the stamps of one topic into newer, late and jump."""
+
+    def __init__(self) -> None:
+        self.last: int | None = None
+
+    def sort(self, stamp: int) -> Order:
+        """The relation of a stamp [ns] to the newest so far, which it becomes unless it is late."""
+        if self.last is not None and self.last - JUMP_BACK <= stamp <= self.last:
+            return Order.LATE
+        jumped = self.last is not None and stamp < self.last
+        self.last = stamp
+        return Order.JUMP if jumped else Order.NEWER
+
+    def forget(self) -> None:
+        """Take any stamp as newer next time."""
+        self.last = None
+
+
+class StampBuffer(Generic[Item]):
+    """The newest items by stamp [ns]; empties itself when the clock jumps back."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._stamps: list[int] = []
+        self._items: dict[int, Item] = {}
+
+    def __len__(self) -> int:
+        return len(self._stamps)
+
+    @property
+    def newest(self) -> int | None:
+        """The newest stamp."""
+        return self._stamps[-1] if self._stamps else None
+
+    def put(self, stamp: int, item: Item) -> None:
+        """Keep an item; the oldest makes room."""
+        if self._stamps and stamp < self._stamps[-1] - JUMP_BACK:
+            self.clear()
+        if stamp not in self._items:
+            insort(self._stamps, stamp)
+        self._items[stamp] = item
+        if len(self._stamps) > self._capacity:
+            del self._items[self._stamps.pop(0)]
+
+    def get(self, stamp: int) -> Item | None:
+        """The item of exactly this stamp."""
+        return self._items.get(stamp)
+
+    def nearest(self, stamp: int, tolerance: int) -> Item | None:
+        """The item whose stamp is nearest, no further than the tolerance [ns]."""
+        at = bisect_left(self._stamps, stamp)
+        near = min(self._stamps[max(at - 1, 0):at + 1], key=lambda s: abs(s - stamp), default=None)
+        return self._items[near] if near is not None and abs(near - stamp) <= tolerance else None
+
+    def stamps(self) -> list[int]:
+        """All stamps, oldest first."""
+        return list(self._stamps)
+
+    def drop(self, stamp: int) -> None:
+        """Forget the item of this stamp."""
+        if self._items.pop(stamp, None) is not None:
+            self._stamps.remove(stamp)
+
+    def drop_until(self, stamp: int) -> int:
+        """Forget this stamp and all older ones; how many that were."""
+        count = bisect_left(self._stamps, stamp + 1)
+        for old in self._stamps[:count]:
+            del self._items[old]
+        del self._stamps[:count]
+        return count
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._stamps.clear()
+        self._items.clear()
+
+
+class PartsBuffer:
+    """Collects the parts of one thing, published on several topics under one stamp."""
+
+    def __init__(self, names: tuple[str, ...], capacity: int = CAPACITY) -> None:
+        self._names = names
+        self._partial: StampBuffer[dict[str, Any]] = StampBuffer(capacity)
+        self.incomplete = 0     # given up because a later one was complete first
+
+    def put(self, name: str, stamp: int, part: Any) -> Mapping[str, Any] | None:
+        """Add a part; all parts by name once the last one is there, else None."""
+        parts = self._partial.get(stamp) or {}
+        parts[name] = part
+        self._partial.put(stamp, parts)
+        if len(parts) < len(self._names):
+            return None
+        self.incomplete += self._partial.drop_until(stamp) - 1
+        return parts
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._partial.clear()
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Messages that belong to one image; None where there is none."""
+
+    stamp: int
+    image: Any
+    depth: Any | None
+    flow: Any | None
+
+
+class FrameMatcher:
+    """Completes each image with the depth nearest in time and the flow of the same stamp, in order of time.
+
+    An image waits only for what can still come: once a later flow is there, its own was skipped, and so is the image; a flow that has been silent for
+    `patience` [s] is not waited for.
+    """
+
+    def __init__(self, depth: bool, flow: bool, tolerance: int, patience: float) -> None:
+        self._wants_depth, self._wants_flow = depth, flow
+        self._tolerance, self._patience = tolerance, patience
+        self._images: StampBuffer[Any] = StampBuffer()
+        self._depths: StampBuffer[Any] = StampBuffer()
+        self._flows: StampBuffer[Any] = StampBuffer()
+        self._flow_heard: float | None = None
+        self.unmatched = 0      # images given up for want of depth
+        self.skipped = 0        # images that the flow did not look at
+
+    def put_image(self, stamp: int, image: Any, now: float) -> list[Matched]:
+        """Add an image; now is a steady time [s]. Returns what became complete."""
+        self._images.put(stamp, image)
+        return self._complete(now)
+
+    def put_depth(self, stamp: int, depth: Any, now: float) -> list[Matched]:
+        """Add a depth image."""
+        self._depths.put(stamp, depth)
+        return self._complete(now)
+
+    def put_flow(self, stamp: int, flow: Any, now: float) -> list[Matched]:
+        """Add the flow of the image of the same stamp."""
+        self._flow_heard = now
+        self._flows.put(stamp, flow)
+        return self._complete(now)
+
+    def flow_silent(self, now: float) -> bool:
+        """Whether no flow came for a while, so that images do not wait for it."""
+        return self._flow_heard is None or now - self._flow_heard > self._patience
+
+    def clear(self) -> None:
+        """Forget everything that waits."""
+        for buffer in (self._images, self._depths, self._flows):
+            buffer.clear()
+
+    def _complete(self, now: float) -> list[Matched]:
+        done = []
+        for stamp in self._images.stamps():
+            flow = self._flows.get(stamp)
+            if self._wants_flow and flow is None:
+                if (self._flows.newest or 0) > stamp:
+                    self.skipped += 1
+                    self._images.drop(stamp)
+                    continue
+                if not self.flow_silent(now):
+                    continue
+            depth = self._depths.nearest(stamp, self._tolerance)
+            if self._wants_depth and depth is None:
+                if (self._depths.newest or 0) > stamp + self._tolerance:
+                    self.unmatched += 1
+                    self._images.drop(stamp)
+                continue
+            done.append(Matched(stamp, self._images.get(stamp), depth, flow))
+            self._images.drop(stamp)
+        if done:
+            # An older image would only arrive at the engine late.
+            self._images.drop_until(done[-1].stamp)
+            self._flows.drop_until(done[-1].stamp)
+            self._depths.drop_until(done[-1].stamp - self._tolerance - 1)
+        return done
