@@ -1,0 +1,106 @@
+"""What tests of nodes share: a DDS domain of their own, an executor that is spun until something is true, and recorders of topics."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import rclpy
+from domain_coordinator import domain_id
+from lifecycle_msgs.srv import ChangeState
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+
+TIMEOUT = 30.0      # [s] a condition may take on a busy machine; met ones return at once
+
+
+class World:
+    """A ROS context in a domain of its own, one executor, and a tester node `tester`."""
+
+    def __init__(self, domain: int) -> None:
+        self.domain = domain
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.tester = self.add(Node('tester', context=self.context))
+
+    def add(self, node: Node) -> Node:
+        """Spin a node along with the others."""
+        self.executor.add_node(node)
+        return node
+
+    def remove(self, node: Node) -> None:
+        """Stop spinning a node and destroy it."""
+        if hasattr(node, 'trigger_shutdown') and node.state != 'finalized':
+            node.trigger_shutdown()
+        self.executor.remove_node(node)
+        node.destroy_node()
+
+    def node(self, node_class: type, **parameters: Any) -> Node:
+        """A node of the package with these parameters, spun with the others."""
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        return self.add(node_class(context=self.context, parameter_overrides=overrides))
+
+    def until(self, condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> Any:
+        """Spin until the condition holds, and return what it gave; fails, naming what was waited for, after the timeout [s]."""
+        deadline = time.monotonic() + timeout
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f'waited {timeout} s in vain for {what}'
+            self.executor.spin_once(timeout_sec=0.05)
+        return value
+
+    def record(self, kind: type, topic: str, qos: QoSProfile | int = 50) -> list:
+        """A list that fills with the messages of a topic."""
+        heard: list = []
+        self.tester.create_subscription(kind, topic, heard.append, qos)
+        return heard
+
+    def publisher(self, kind: type, topic: str, qos: QoSProfile | int = 10) -> Any:
+        """A publisher of the tester; `connected` waits for its listeners."""
+        return self.tester.create_publisher(kind, topic, qos)
+
+    def connected(self, *publishers: Any) -> None:
+        """Wait until each publisher has a subscriber."""
+        self.until(lambda: all(p.get_subscription_count() for p in publishers), f'subscribers of {[p.topic_name for p in publishers]}')
+
+    def change_state(self, node: Node, transition: int) -> ChangeState.Response:
+        """Ask a node for a transition through its service, as a lifecycle manager does."""
+        client = self.tester.create_client(ChangeState, f'{node.get_fully_qualified_name()}/change_state')
+        self.until(client.service_is_ready, 'the change_state service')
+        request = ChangeState.Request()
+        request.transition.id = transition
+        future = client.call_async(request)
+        self.until(future.done, 'the change_state answer')
+        self.tester.destroy_client(client)
+        return future.result()
+
+    def close(self) -> None:
+        """End everything."""
+        for node in self.executor.get_nodes():
+            self.remove(node)
+        self.executor.shutdown()
+        rclpy.shutdown(context=self.context)
+
+
+@contextlib.contextmanager
+def world() -> Iterator[World]:
+    """A world of its own; also the domain of processes that are started in it."""
+    with domain_id() as domain:
+        before = os.environ.get('ROS_DOMAIN_ID')
+        os.environ['ROS_DOMAIN_ID'] = str(domain)
+        os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        made = World(domain)
+        try:
+            yield made
+        finally:
+            made.close()
+            if before is None:
+                del os.environ['ROS_DOMAIN_ID']
+            else:
+                os.environ['ROS_DOMAIN_ID'] = before

@@ -1,0 +1,93 @@
+"""The newest-item thread: nothing stale is worked on, nothing is lost silently."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from depth_ros.ros.latest_worker import LatestWorker
+
+WAIT = 10.0
+
+
+class Gate:
+    """Work that stands still until it is let go, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.begun, self.open, self.seen = threading.Semaphore(0), threading.Semaphore(0), []
+
+    def __call__(self, item: int) -> None:
+        self.begun.release()
+        assert self.open.acquire(timeout=WAIT)
+        self.seen.append(item)
+
+
+@pytest.fixture
+def gate():
+    return Gate()
+
+
+def make(work, on_error=None):
+    worker = LatestWorker('worker', work, on_error or (lambda error: pytest.fail(str(error))))
+    worker.start()
+    return worker
+
+
+def test_overtaken_items_are_dropped_and_counted(gate):
+    worker = make(gate)
+    worker.put(0)
+    assert gate.begun.acquire(timeout=WAIT)
+    for item in range(1, 6):
+        worker.put(item)
+    gate.open.release(2)
+    assert worker.wait_idle(WAIT)
+    assert gate.seen == [0, 5]
+    assert (worker.processed, worker.dropped) == (2, 4)
+    assert 0.0 < worker.latency(50) <= worker.latency(95)
+    assert worker.stop()
+
+
+def test_an_exception_is_reported_and_the_next_item_worked_on():
+    errors = []
+
+    def work(item):
+        if item == 0:
+            raise ZeroDivisionError('nought')
+
+    worker = make(work, errors.append)
+    for item in range(2):
+        worker.put(item)
+        assert worker.wait_idle(WAIT)
+    assert [str(error) for error in errors] == ['nought'] and worker.processed == 2
+    assert worker.stop()
+
+
+def test_stop_forgets_what_waits_and_ends_the_thread(gate):
+    worker = make(gate)
+    worker.put(0)
+    assert gate.begun.acquire(timeout=WAIT)
+    worker.put(1)
+    assert not worker.stop(timeout=0.01)     # still at work: said, not hidden
+    gate.open.release()
+    assert worker.stop(WAIT)
+    assert gate.seen == [0]
+    assert not any(t.name == 'worker' for t in threading.enumerate())
+    worker.put(2)
+    assert gate.seen == [0]
+
+
+def test_the_thread_keeps_no_item_alive():
+    import weakref
+
+    class Thing:
+        pass
+
+    worker = make(lambda thing: None)
+    thing = Thing()
+    alive = weakref.ref(thing)
+    worker.put(thing)
+    assert worker.wait_idle(WAIT)
+    del thing
+    assert alive() is None
+    assert worker.stop()

@@ -1,0 +1,107 @@
+"""Matching by stamps: exactly, nearly, in order, bounded, and after the clock jumped back."""
+
+from __future__ import annotations
+
+import random
+
+from depth_ros.ros.sync import FrameMatcher, Order, PartsBuffer, StampBuffer, StampOrder
+
+MS = 1_000_000
+PERIOD = 33 * MS
+TOLERANCE = 20 * MS
+START = 10 ** 18
+
+
+def stamps(count, start=START):
+    return [start + i * PERIOD for i in range(count)]
+
+
+def matcher(depth=True, flow=True):
+    return FrameMatcher(depth=depth, flow=flow, tolerance=TOLERANCE, patience=1.0)
+
+
+def test_order_tells_late_stamps_from_a_clock_that_jumped_back():
+    order = StampOrder()
+    first, second, third = stamps(3)
+    assert [order.sort(s) for s in (first, third, second, third, first - 2 * 10 ** 9, first)] == [
+        Order.NEWER, Order.NEWER, Order.LATE, Order.LATE, Order.JUMP, Order.NEWER]
+
+
+def test_buffer_finds_the_nearest_within_tolerance_and_stays_bounded():
+    buffer = StampBuffer(capacity=8)
+    for stamp in stamps(100):
+        buffer.put(stamp, stamp)
+    assert len(buffer) == 8
+    newest = stamps(100)[-1]
+    assert buffer.nearest(newest + 5 * MS, TOLERANCE) == newest
+    assert buffer.nearest(newest - 20 * MS, TOLERANCE) == newest - PERIOD
+    assert buffer.nearest(newest + 21 * MS, TOLERANCE) is None
+    assert buffer.nearest(stamps(1)[0], TOLERANCE) is None
+    buffer.put(newest - 60 * 10 ** 9, 'after the jump')
+    assert len(buffer) == 1 and buffer.newest == newest - 60 * 10 ** 9
+
+
+def test_parts_come_together_in_any_order_and_overtaken_ones_are_counted():
+    parts = PartsBuffer(('a', 'b', 'c'))
+    first, second, third = stamps(3)
+    assert parts.put('b', second, 1) is None
+    assert parts.put('a', first, 0) is None
+    assert parts.put('a', second, 2) is None
+    assert parts.put('c', second, 3) == {'a': 2, 'b': 1, 'c': 3}
+    assert parts.incomplete == 1
+    assert parts.put('c', third, 0) is None
+
+
+def test_every_image_is_matched_whatever_the_order_of_arrival():
+    random.seed(0)
+    subject, done = matcher(), []
+    subject.put_flow(START - PERIOD, None, 0.0)
+    arrivals = []
+    for i, stamp in enumerate(stamps(50)):
+        for put, at, delay in (('put_image', stamp, 0.0), ('put_depth', stamp + random.randint(-10, 10) * MS, 0.0), ('put_flow', stamp, 0.02)):
+            arrivals.append((i / 30 + delay + random.uniform(0.0, 0.01), put, at))
+    for now, put, at in sorted(arrivals):
+        done += getattr(subject, put)(at, at, now)
+    assert [m.stamp for m in done] == stamps(50)
+    assert all(m.image == m.stamp == m.flow and abs(m.depth - m.stamp) <= 10 * MS for m in done)
+
+
+def test_an_image_that_the_flow_skipped_is_given_up_and_counted():
+    subject = matcher(depth=False)
+    first, second, third = stamps(3)
+    subject.put_flow(first, 'f', 0.0)
+    assert [m.flow for m in subject.put_image(first, 'i', 0.01)] == ['f']
+    assert subject.put_image(second, 'i', 0.03) == []
+    assert subject.put_image(third, 'i', 0.06) == []
+    assert [m.stamp for m in subject.put_flow(third, 'f', 0.1)] == [third]
+    assert subject.skipped == 1
+
+
+def test_a_flow_that_falls_silent_is_not_waited_for():
+    subject = matcher(depth=False)
+    first, second, third = stamps(3)
+    assert [m.flow for m in subject.put_image(first, 'i', 0.0)] == [None]       # none was ever heard
+    subject.put_flow(first, 'f', 0.02)
+    assert subject.put_image(second, 'i', 0.03) == []
+    assert [m.stamp for m in subject.put_image(third, 'i', 1.5)] == [second, third]
+    assert subject.flow_silent(1.5)
+
+
+def test_an_image_without_depth_is_given_up_once_later_depth_is_there():
+    subject = matcher(flow=False)
+    first, second = stamps(2)
+    assert subject.put_image(first, 'i', 0.0) == []
+    assert subject.put_image(second, 'i', 0.0) == []
+    assert [m.stamp for m in subject.put_depth(second, 'd', 0.0)] == [second]
+    assert subject.unmatched == 1
+
+
+def test_matching_goes_on_after_the_clock_jumped_back():
+    subject, done = matcher(), []
+    subject.put_flow(START - PERIOD, None, 0.0)
+    for lap in range(3):
+        for i, stamp in enumerate(stamps(40)):
+            now = lap * 2.0 + i / 30
+            for put in (subject.put_image, subject.put_depth, subject.put_flow):
+                done += put(stamp, stamp, now)
+    assert [m.stamp for m in done] == stamps(40) * 3
