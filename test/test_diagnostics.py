@@ -1,0 +1,116 @@
+"""Diagnostics: the level, the reasons and the figures, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import pytest
+import ros_support
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.node import Node
+
+from depth_ros.ros.diagnostics import Diagnostics
+from depth_ros.ros.latest_worker import LatestWorker
+
+
+class Bench:
+    """Diagnostics of an active node at a time of the test's choosing."""
+
+    def __init__(self, world):
+        self.time, self.state = 100.0, 'active'
+        self.node = Node('subject', context=world.context)
+        self.diagnostics = Diagnostics(self.node, 2.0, lambda: self.state, lambda: self.time)
+
+    def values(self):
+        return {v.key: v.value for v in self.diagnostics.status().values}
+
+
+@pytest.fixture(scope='module')
+def world():
+    with ros_support.world() as made:
+        yield made
+
+
+@pytest.fixture
+def bench(world):
+    made = Bench(world)
+    yield made
+    made.node.destroy_node()
+
+
+def test_an_input_goes_stale_by_name_and_age_and_recovers(bench):
+    image = bench.diagnostics.input('/image')
+    bench.diagnostics.input('/camera_info', stalls=False)
+    bench.time += 1.9
+    assert bench.diagnostics.status().level == DiagnosticStatus.OK
+    bench.time += 0.6
+    status = bench.diagnostics.status()
+    assert status.level == DiagnosticStatus.STALE and '/image' in status.message and '2.5 s' in status.message and 'camera_info' not in status.message
+    image.tick()
+    assert bench.diagnostics.status().level == DiagnosticStatus.OK
+    bench.time += 3.0
+    assert '/image stalled: last message 3.0 s ago' in bench.diagnostics.status().message
+    bench.state = 'inactive'
+    assert (bench.diagnostics.status().level, bench.diagnostics.status().message) == (DiagnosticStatus.OK, 'inactive')
+
+
+def test_rates_ages_and_counts(bench):
+    image, out = bench.diagnostics.input('/image'), bench.diagnostics.output('/depth')
+    for i in range(61):
+        bench.time = 100.0 + i / 30
+        image.tick()
+        if i % 2:
+            out.tick()
+    bench.time += 0.25
+    values = bench.values()
+    assert values['/image rate in [Hz]'] == '30.0' and values['/depth rate out [Hz]'] == '15.0'
+    assert values['/image age [s]'] == '0.250' and values['/image received'] == '61' and values['/depth published'] == '30'
+    bench.time += 10.0
+    assert bench.values()['/image rate in [Hz]'] == '0.0'
+
+
+def test_a_condition_holds_until_cleared_and_outranks_silence(bench):
+    bench.diagnostics.input('/image')
+    bench.time += 10.0
+    bench.diagnostics.hold('calibration', DiagnosticStatus.ERROR, 'no camera_info on /camera_info')
+    status = bench.diagnostics.status()
+    assert status.level == DiagnosticStatus.ERROR and status.message.startswith('no camera_info') and '/image' in status.message
+    bench.diagnostics.clear('calibration')
+    assert bench.diagnostics.status().level == DiagnosticStatus.STALE
+
+
+def test_a_rejected_message_shows_for_five_seconds_and_stays_counted(bench):
+    image = bench.diagnostics.input('/image', stalls=False)
+    bench.diagnostics.reject(image, "/image: got encoding 'hologram'")
+    assert bench.diagnostics.status().level == DiagnosticStatus.WARN
+    bench.time += 6.0
+    assert bench.diagnostics.status().level == DiagnosticStatus.OK
+    assert bench.values()['/image rejected'] == '1' and 'hologram' in bench.values()['last error']
+
+
+def test_warnings_of_one_trouble_are_five_seconds_apart(bench, monkeypatch):
+    said = []
+    monkeypatch.setattr(bench.node.get_logger(), 'warning', said.append)
+    monkeypatch.setattr(bench.node, 'get_logger', lambda logger=bench.node.get_logger(): logger)
+    for _ in range(100):
+        bench.diagnostics.complain('a', 'a bad image')
+        bench.time += 0.1
+    bench.diagnostics.complain('b', 'a bad scan')
+    assert said == ['a bad image'] * 2 + ['a bad scan']
+
+
+def test_worker_figures_are_told(bench):
+    worker = LatestWorker('worker', lambda item: None, lambda error: pytest.fail(str(error)))
+    bench.diagnostics.watch(worker)
+    worker.start()
+    worker.put(1)
+    assert worker.wait_idle(10.0) and worker.stop()
+    assert bench.values()['processed'] == '1' and bench.values()['dropped'] == '0' and float(bench.values()['latency p95 [ms]']) >= 0.0
+
+
+def test_the_status_is_published_every_second_on_diagnostics(world):
+    heard = world.record(DiagnosticArray, '/diagnostics')
+    node = world.add(Node('speaker', namespace='robot', context=world.context))
+    Diagnostics(node, 2.0, lambda: 'active')
+    world.until(lambda: len(heard) >= 2, 'two statuses')
+    assert heard[0].status[0].name == 'robot/speaker'
+    assert 0.8 < (heard[1].header.stamp.sec - heard[0].header.stamp.sec) + 1e-9 * (heard[1].header.stamp.nanosec - heard[0].header.stamp.nanosec) < 1.5
+    world.remove(node)
