@@ -38,10 +38,10 @@ setup(
     python_requires=">=3.10",
     entry_points={
         "console_scripts": [
-            "player = depth_ros.ros.player_node:main",
-            "flow = depth_ros.ros.flow_node:main",
-            "sparse_depth = depth_ros.ros.sparse_depth_node:main",
-            "deepv2d = depth_ros.ros.deepv2d_node:main",
+            "player = depth_ros.ros.executables:player",
+            "flow = depth_ros.ros.executables:flow",
+            "sparse_depth = depth_ros.ros.executables:sparse_depth",
+            "deepv2d = depth_ros.ros.executables:deepv2d",
             "evaluate = depth_ros.apps.evaluate:main",
             "convert = depth_ros.apps.convert:main",
         ],
