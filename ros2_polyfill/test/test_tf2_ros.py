@@ -9,7 +9,9 @@ import tf2_ros
 from geometry_msgs.msg import TransformStamped
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from rclpy.time import Time
+from rosgraph_msgs.msg import Clock
 from scipy.spatial.transform import Rotation, Slerp
 
 
@@ -192,33 +194,79 @@ def test_a_wait_is_bounded(buffer):
 
 
 @pytest.fixture
-def nodes():
-    """A talking node spun by nobody and a listening node, in a context of their own."""
-    context = rclpy.Context()
-    context.init()
-    made = [rclpy.create_node(name, context=context) for name in ('tf_talker', 'tf_listener')]
+def ros():
+    """The default context: a listener that spins for itself uses no other."""
+    owned = not rclpy.ok()
+    if owned:
+        rclpy.init()
+    yield
+    if owned:
+        rclpy.try_shutdown()
+
+
+@pytest.fixture
+def nodes(ros):
+    """A node that talks and one that listens, spun by nobody."""
+    made = [rclpy.create_node(name) for name in ('tf_talker', 'tf_listener')]
     yield made
     for node in made:
         node.destroy_node()
-    context.try_shutdown()
+
+
+def _spin_until(node, done, act=lambda: None):
+    """Spin the node, doing `act` before each turn, until `done` holds; whether it ever did."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        for _ in range(200):
+            if done():
+                return True
+            act()
+            executor.spin_once(timeout_sec=0.05)
+        return False
+    finally:
+        executor.remove_node(node)
+        executor.shutdown()
 
 
 def test_what_is_broadcast_arrives_in_the_buffer(nodes, buffer):
     talker, hearer = nodes
-    static = tf2_ros.StaticTransformBroadcaster(talker)
+    static, moving = tf2_ros.StaticTransformBroadcaster(talker), tf2_ros.TransformBroadcaster(talker)
     static.sendTransform([_transform('base', 'camera', 0.0, (0, 0, 2)), _transform('base', 'laser', 0.0)])    # before anybody listens
     listener = tf2_ros.TransformListener(buffer, hearer)
-    executor = SingleThreadedExecutor(context=hearer.context)
-    executor.add_node(hearer)
-    moving, possible = tf2_ros.TransformBroadcaster(talker), False
-    for _ in range(200):
-        moving.sendTransform(_transform('odom', 'base', 7.0, (1, 0, 0)))
-        executor.spin_once(timeout_sec=0.05)
-        possible = buffer.can_transform('odom', 'camera', _at(7.0)) and buffer.can_transform('base', 'laser', Time())
-        if possible:
-            break
-    executor.shutdown()
-    assert possible
+    assert _spin_until(hearer, lambda: buffer.can_transform('odom', 'camera', _at(7.0)) and buffer.can_transform('base', 'laser', Time()),
+                       lambda: moving.sendTransform(_transform('odom', 'base', 7.0, (1, 0, 0))))
     found = buffer.lookup_transform('odom', 'camera', _at(7.0)).transform.translation
     assert (found.x, found.z) == (1.0, 2.0)
     listener.unregister()
+
+
+def test_a_listener_with_its_own_thread_serves_a_wait(nodes, buffer):
+    talker, hearer = nodes
+    static = tf2_ros.StaticTransformBroadcaster(talker)
+    listener = tf2_ros.TransformListener(buffer, hearer, spin_thread=True)
+    static.sendTransform(_transform('base', 'camera', 0.0, (0, 0, 2)))
+    found = buffer.lookup_transform('base', 'camera', Time(), timeout=Duration(seconds=20.0))
+    assert found.transform.translation.z == 2.0
+    listener.executor.shutdown()
+    listener.dedicated_listener_thread.join(timeout=20.0)
+    assert not listener.dedicated_listener_thread.is_alive()
+
+
+def test_a_clock_that_jumps_back_clears_the_buffer_of_a_node(ros):
+    node = rclpy.create_node('tf_looping', parameter_overrides=[Parameter('use_sim_time', value=True)])
+    clock, publisher = node.get_clock(), node.create_publisher(Clock, '/clock', 10)
+    buffer = tf2_ros.Buffer(node=node)
+
+    def set_clock(seconds):
+        return _spin_until(node, lambda: clock.now().nanoseconds == _at(seconds).nanoseconds, lambda: publisher.publish(Clock(clock=_at(seconds).to_msg())))
+
+    try:
+        assert set_clock(100.0)
+        buffer.set_transform(_transform('odom', 'base', 100.0), 'test')
+        buffer.set_transform_static(_transform('base', 'camera', 0.0), 'test')
+        assert set_clock(101.0) and buffer.can_transform('odom', 'base', Time())
+        assert set_clock(50.0) and not buffer.can_transform('odom', 'base', Time())
+        assert buffer.can_transform('base', 'camera', Time())
+    finally:
+        node.destroy_node()

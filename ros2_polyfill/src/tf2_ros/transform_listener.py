@@ -49,7 +49,6 @@ class TransformListener:
         if self.executor is not None:
             self.executor.shutdown()
             self.dedicated_listener_thread.join()
-            self.executor = None
         self.node.destroy_subscription(self.tf_sub)
         self.node.destroy_subscription(self.tf_static_sub)
 
