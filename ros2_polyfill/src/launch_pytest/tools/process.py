@@ -43,13 +43,12 @@ async def _wait(context: LaunchContext, process: ExecuteProcess, event_class: ty
         context.unregister_event_handler(handler)
 
 
-def _sync(context: LaunchContext, waiting: Any) -> Any:
-    """Wait from another thread than the launch's."""
+def _sync(waiting: Callable[..., Any], context: LaunchContext, *arguments: Any) -> Any:
+    """Wait from another thread than the launch's; once the launch is over, nothing is left to wait for."""
     loop = context.asyncio_loop
     if loop is None:
-        waiting.close()
-        raise RuntimeError("the launch service does not run")
-    return asyncio.run_coroutine_threadsafe(waiting, loop).result()
+        return asyncio.run(waiting(context, *arguments[:-1], 0.0))
+    return asyncio.run_coroutine_threadsafe(waiting(context, *arguments), loop).result()
 
 
 def _passes(validate: _Validator, text: Callable[[], str]) -> bool:
@@ -106,27 +105,27 @@ async def wait_for_exit(launch_context: LaunchContext, execute_process_action: E
 
 def wait_for_output_sync(launch_context: LaunchContext, execute_process_action: ExecuteProcess, validate_output: _Validator,
                          timeout: float | None = None) -> bool:
-    return _sync(launch_context, wait_for_output(launch_context, execute_process_action, validate_output, timeout))
+    return _sync(wait_for_output, launch_context, execute_process_action, validate_output, timeout)
 
 
 def wait_for_stderr_sync(launch_context: LaunchContext, execute_process_action: ExecuteProcess, validate_output: _Validator,
                          timeout: float | None = None) -> bool:
-    return _sync(launch_context, wait_for_stderr(launch_context, execute_process_action, validate_output, timeout))
+    return _sync(wait_for_stderr, launch_context, execute_process_action, validate_output, timeout)
 
 
 def assert_output_sync(launch_context: LaunchContext, execute_process_action: ExecuteProcess, validate_output: _Validator,
                        timeout: float | None = None) -> None:
-    _sync(launch_context, assert_output(launch_context, execute_process_action, validate_output, timeout))
+    _sync(assert_output, launch_context, execute_process_action, validate_output, timeout)
 
 
 def assert_stderr_sync(launch_context: LaunchContext, execute_process_action: ExecuteProcess, validate_output: _Validator,
                        timeout: float | None = None) -> None:
-    _sync(launch_context, assert_stderr(launch_context, execute_process_action, validate_output, timeout))
+    _sync(assert_stderr, launch_context, execute_process_action, validate_output, timeout)
 
 
 def wait_for_start_sync(launch_context: LaunchContext, execute_process_action: ExecuteProcess, timeout: float | None = None) -> bool:
-    return _sync(launch_context, wait_for_start(launch_context, execute_process_action, timeout))
+    return _sync(wait_for_start, launch_context, execute_process_action, timeout)
 
 
 def wait_for_exit_sync(launch_context: LaunchContext, execute_process_action: ExecuteProcess, timeout: float | None = None) -> bool:
-    return _sync(launch_context, wait_for_exit(launch_context, execute_process_action, timeout))
+    return _sync(wait_for_exit, launch_context, execute_process_action, timeout)
