@@ -2,6 +2,8 @@
 import message_filters
 import pytest
 import rclpy
+from domain_coordinator import domain_id
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time
 from sensor_msgs.msg import Image
@@ -120,24 +122,29 @@ def test_cache_answers_by_time():
     assert cache.getLast() is messages[3]
 
 
-def test_subscriber_passes_on_what_the_topic_carries():
-    context = rclpy.Context()
-    context.init()
-    node = rclpy.create_node('message_filters_contract', context=context)
-    executor = rclpy.executors.SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    try:
-        subscriber = message_filters.Subscriber(node, Image, 'contract/image', qos_profile=qos_profile_sensor_data)
-        assert subscriber.getTopic() == 'contract/image' and subscriber.topic_name == '/contract/image'
-        got = _collect(subscriber)
-        publisher = node.create_publisher(Image, 'contract/image', qos_profile_sensor_data)
-        for _ in range(200):
-            if got:
-                break
-            publisher.publish(_message(5.0, 'mono8'))
-            executor.spin_once(timeout_sec=0.05)
-        assert got and got[0][0].encoding == 'mono8'
-    finally:
-        executor.shutdown()
-        node.destroy_node()
+@pytest.fixture
+def node():
+    """A node in a context and a domain of its own."""
+    with domain_id() as domain:
+        context = rclpy.Context()
+        context.init(domain_id=domain)
+        made = rclpy.create_node('message_filters_contract', context=context)
+        yield made
+        made.destroy_node()
         context.try_shutdown()
+
+
+def test_subscriber_passes_on_what_the_topic_carries(node):
+    subscriber = message_filters.Subscriber(node, Image, 'contract/image', qos_profile=qos_profile_sensor_data)
+    assert subscriber.getTopic() == 'contract/image' and subscriber.topic_name == '/contract/image'
+    got = _collect(subscriber)
+    publisher = node.create_publisher(Image, 'contract/image', qos_profile_sensor_data)
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    for _ in range(200):
+        if got:
+            break
+        publisher.publish(_message(5.0, 'mono8'))
+        executor.spin_once(timeout_sec=0.05)
+    executor.shutdown()
+    assert got and got[0][0].encoding == 'mono8'

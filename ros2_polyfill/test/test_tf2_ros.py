@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rclpy
 import tf2_ros
+from domain_coordinator import domain_id
 from geometry_msgs.msg import TransformStamped
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
@@ -195,12 +196,10 @@ def test_a_wait_is_bounded(buffer):
 
 @pytest.fixture
 def ros():
-    """The default context: a listener that spins for itself uses no other."""
-    owned = not rclpy.ok()
-    if owned:
-        rclpy.init()
-    yield
-    if owned:
+    """The default context (a listener that spins for itself uses no other), in a domain of its own."""
+    with domain_id() as domain:
+        rclpy.init(domain_id=domain)
+        yield
         rclpy.try_shutdown()
 
 
