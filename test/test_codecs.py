@@ -22,7 +22,7 @@ ENCODINGS = {'rgb8': (np.uint8, 3), 'bgr8': (np.uint8, 3), 'rgba8': (np.uint8, 4
              '8UC1': (np.uint8, 1), '8UC3': (np.uint8, 3), 'bayer_rggb8': (np.uint8, 1), 'bayer_bggr8': (np.uint8, 1), 'bayer_gbrg8': (np.uint8, 1),
              'bayer_grbg8': (np.uint8, 1), 'yuv422': (np.uint8, 2), 'uyvy': (np.uint8, 2), 'yuv422_yuy2': (np.uint8, 2), 'yuyv': (np.uint8, 2)}
 DEPTH_ENCODINGS = {'32FC1': (np.float32, 1), '16UC1': (np.uint16, 1)}
-PADDING = 20
+PADDING = 21    # odd, so that no row of a wider type is aligned
 
 
 @pytest.fixture
@@ -192,8 +192,8 @@ def test_compressed_depth_of_either_kind_is_metres(rng):
     found, valid = codecs.depth_array(compressed_depth(millimetres, '16UC1'), '/depth')
     np.testing.assert_allclose(found, depth, atol=6e-4)
     assert not valid[2, 3] and valid.sum() == valid.size - 1
-    # the transport's quantisation of floats: level = a / depth + b
-    a, b = 10_000.0, 3.0
+    # the transport's quantisation of floats: level = a / depth + b, where the largest depth, 10 m, is level 1
+    a, b = 10_000.0, 1.0 - 10_000.0 / 10.0
     level = np.where(depth > 0, np.rint(a / np.maximum(depth, 0.1) + b), 0).astype(np.uint16)
     found, valid = codecs.depth_array(compressed_depth(level, '32FC1', a, b), '/depth')
     np.testing.assert_allclose(found, depth, rtol=8.0 / a)
@@ -266,6 +266,8 @@ def test_calibration_comes_back():
     np.testing.assert_array_equal(np.reshape(info.p, (3, 4)), np.hstack([K, np.zeros((3, 1))]))
     np.testing.assert_array_equal(np.reshape(info.r, (3, 3)), np.eye(3))
     np.testing.assert_array_equal(codecs.camera_matrix(info, SIZE, '/info'), K)
+    info.k[0] = 1.0
+    assert K[0, 0] == 520.9     # the message does not hold the caller's memory
 
 
 def test_rectified_images_use_p_and_an_empty_p_falls_back_to_k():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import sys
 from typing import NamedTuple
@@ -76,13 +77,12 @@ def flow_array(msg: Image, topic: str) -> np.ndarray:
 
 def camera_matrix(info: CameraInfo, size: tuple[int, int], topic: str) -> np.ndarray:
     """K (3, 3) float64 [px] of an image of `size` (width, height): P where it is filled (rectified images), else K; binning and ROI applied."""
-    calibration = (*info.k, *info.p)
-    if not np.isfinite(calibration).all():
-        raise BadMessage(topic, f'a calibration with NaN or inf: K {list(info.k)}, P {list(info.p)}', 'finite values')
-    p = info.p
-    fx, fy, cx, cy = (p[0], p[5], p[2], p[6]) if p[0] != 0.0 else (info.k[0], info.k[4], info.k[2], info.k[5])
-    if info.k[0] <= 0.0 or fx <= 0.0 or fy <= 0.0:
-        raise BadMessage(topic, f'an uncalibrated camera: K {list(info.k)}, P {list(info.p)}', 'positive focal lengths in K[0] and K[4]')
+    k, p = np.asarray(info.k).tolist(), np.asarray(info.p).tolist()
+    if not all(map(math.isfinite, k + p)):
+        raise BadMessage(topic, f'a calibration with NaN or inf: K {k}, P {p}', 'finite values')
+    fx, fy, cx, cy = (p[0], p[5], p[2], p[6]) if p[0] != 0.0 else (k[0], k[4], k[2], k[5])
+    if k[0] <= 0.0 or fx <= 0.0 or fy <= 0.0:
+        raise BadMessage(topic, f'an uncalibrated camera: K {k}, P {p}', 'positive focal lengths in K[0] and K[4]')
     bins = max(info.binning_x, 1), max(info.binning_y, 1)
     window = info.roi.width or info.width, info.roi.height or info.height
     if (window[0] // bins[0], window[1] // bins[1]) != tuple(size):
@@ -110,9 +110,8 @@ def camera_frame(image: Image | CompressedImage, info: CameraInfo, depth: Image 
 def camera_info(K: np.ndarray, size: tuple[int, int], header: Header) -> CameraInfo:
     """Calibration of an undistorted image of `size` (width, height) from K (3, 3) [px] at that size."""
     info = CameraInfo(header=copied(header), width=int(size[0]), height=int(size[1]), distortion_model='plumb_bob', d=[0.0] * 5)
-    info.k = np.asarray(K, np.float64).ravel()
-    info.r = np.eye(3).ravel()
-    info.p = np.hstack([np.asarray(K, np.float64), np.zeros((3, 1))]).ravel()
+    K = np.array(K, np.float64)    # a copy: the message may keep the array it is given
+    info.k, info.r, info.p = K.ravel(), np.eye(3).ravel(), np.hstack([K, np.zeros((3, 1))]).ravel()
     return info
 
 
@@ -140,7 +139,7 @@ def _image(pixels: np.ndarray, encoding: str, header: Header) -> Image:
 
 
 def _pixels(msg: Image, topic: str, dtype: type, channels: int) -> np.ndarray:
-    """The pixels (H, W) or (H, W, channels) in native byte order, without a copy unless the bytes must be swapped."""
+    """The pixels (H, W) or (H, W, channels) in native byte order, without a copy unless bytes must be swapped or rows aligned."""
     item = np.dtype(dtype)
     row = msg.width * channels * item.itemsize
     if msg.width == 0 or msg.height == 0:
@@ -157,7 +156,7 @@ def _pixels(msg: Image, topic: str, dtype: type, channels: int) -> np.ndarray:
     if channels > 1:
         shape, strides = (*shape, channels), (*strides, item.itemsize)
     pixels = np.ndarray(shape, item, np.frombuffer(msg.data, np.uint8), strides=strides)
-    return pixels if item.isnative else pixels.astype(dtype)
+    return pixels if item.isnative and msg.step % item.itemsize == 0 else pixels.astype(dtype)
 
 
 def _masked(depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
