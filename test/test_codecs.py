@@ -328,3 +328,22 @@ def test_a_frame_names_the_topic_that_is_at_fault():
         codecs.camera_frame(image, CameraInfo(), None, topics)
     with pytest.raises(BadMessage, match='^/rgb: .*frame_id'):
         codecs.camera_frame(codecs.rgb_image(np.zeros((HEIGHT, WIDTH, 3), np.uint8), nameless), codecs.camera_info(K, SIZE, nameless), None, topics)
+
+
+@pytest.mark.parametrize('decode', [codecs.image_array, codecs.depth_array, codecs.flow_array])
+def test_whatever_comes_is_decoded_or_refused_and_never_read_beyond_its_end(rng, decode):
+    encodings = [*ENCODINGS, *DEPTH_ENCODINGS, '32FC2', 'nonsense']
+    outcomes = {'decoded': 0, 'refused': 0}
+    for _ in range(3000):
+        height, width, step, size = (int(v) for v in rng.integers(0, [8, 12, 100, 700]))
+        msg = Image(height=height, width=width, step=step, encoding=str(rng.choice(encodings)), is_bigendian=int(rng.integers(0, 3)),
+                    data=array.array('B', rng.bytes(size)))
+        try:
+            result = decode(msg, '/topic')
+        except BadMessage:
+            outcomes['refused'] += 1
+            continue
+        outcomes['decoded'] += 1
+        assert size >= step * height > 0
+        assert (result[0] if isinstance(result, tuple) else result).shape[:2] == (height, width)
+    assert min(outcomes.values()) > 5
