@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import sys
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from sensor_msgs.msg import LaserScan, PointCloud2, PointField, Range
 from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 
-from depth_ros.ros.wire import NANOSECONDS, BadMessage, copied, stamp_ns, to_bytes
+from depth_ros.ros.wire import NANOSECONDS, BadMessage, copied, stamp_ns
 
 _FLOATS = {PointField.FLOAT32: 4, PointField.FLOAT64: 8}
 
@@ -32,27 +33,44 @@ class RangeHits:
 
 def point_cloud(depth: np.ndarray, valid: np.ndarray, K: np.ndarray, rgb: np.ndarray, header: Header, stride: int = 1) -> PointCloud2:
     """Organised cloud of every stride-th pixel: depth (H, W) [m], its mask, K (3, 3) [px] and colours (H, W, 3) uint8; NaN where not valid."""
-    rows, columns = np.arange(0, depth.shape[0], stride, dtype=np.float32), np.arange(0, depth.shape[1], stride, dtype=np.float32)
-    z = np.where(valid[::stride, ::stride], depth[::stride, ::stride], np.float32(np.nan))
-    points = np.empty((*z.shape, 3), np.float32)
-    np.multiply(z, ((columns - K[0, 2]) / K[0, 0]).astype(np.float32), out=points[..., 0])
-    np.multiply(z, ((rows - K[1, 2]) / K[1, 1]).astype(np.float32)[:, None], out=points[..., 1])
-    points[..., 2] = z
-    return coloured_cloud(points, rgb[::stride, ::stride], header)
+    depth, valid = depth[::stride, ::stride], valid[::stride, ::stride]
+    x_of_z = ((np.arange(depth.shape[1]) * stride - K[0, 2]) / K[0, 0]).astype(np.float32)
+    y_of_z = ((np.arange(depth.shape[0]) * stride - K[1, 2]) / K[1, 1]).astype(np.float32)[:, None]
+    msg, stored = _empty_cloud(depth.shape, header)
+    z = stored[..., 2]
+    z.fill(np.nan)
+    np.copyto(z, depth, where=valid)
+    np.multiply(z, x_of_z, out=stored[..., 0])
+    np.multiply(z, y_of_z, out=stored[..., 1])
+    _pack_colours(rgb[::stride, ::stride], stored)
+    return msg
 
 
 def coloured_cloud(points: np.ndarray, rgb: np.ndarray, header: Header) -> PointCloud2:
-    """Cloud of points (N, 3) or, organised, (H, W, 3) [m] with colours of the same shape, uint8; rgb is packed as PCL does, in the bits of a float."""
-    stored = np.empty((*points.shape[:-1], 4), np.float32)
+    """Cloud of points (N, 3) or, organised, (H, W, 3) [m] with colours of the same shape, uint8."""
+    msg, stored = _empty_cloud(points.shape[:-1], header)
     stored[..., :3] = points
-    red, green, blue = (rgb[..., channel].astype(np.uint32) for channel in range(3))
-    stored.view(np.uint32)[..., 3] = red << 16 | green << 8 | blue
-    height, width = stored.shape[:2] if stored.ndim == 3 else (1, len(stored))
+    _pack_colours(rgb, stored)
+    return msg
+
+
+def _empty_cloud(shape: tuple[int, ...], header: Header) -> tuple[PointCloud2, np.ndarray]:
+    """A cloud of x, y, z, rgb and its memory as an array (*shape, 4) float32: large clouds are written in place, once."""
+    height, width = shape if len(shape) == 2 else (1, shape[0])
     fields = [PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1) for index, name in enumerate(('x', 'y', 'z', 'rgb'))]
     msg = PointCloud2(header=copied(header), height=height, width=width, fields=fields, is_bigendian=sys.byteorder == 'big',
                       point_step=16, row_step=16 * width, is_dense=False)
-    msg.data = to_bytes(stored)
-    return msg
+    msg.data = array.array('B', [0]) * (16 * height * width)
+    return msg, np.frombuffer(msg.data, np.float32).reshape(*shape, 4)
+
+
+def _pack_colours(rgb: np.ndarray, stored: np.ndarray) -> None:
+    """Write colours (..., 3) uint8 as PCL packs them: red, green and blue in the lower bits of the fourth float."""
+    packed = stored.view(np.uint32)[..., 3]
+    packed[...] = rgb[..., 0]
+    for channel in (1, 2):
+        packed <<= 8
+        packed |= rgb[..., channel]
 
 
 def cloud_points(msg: PointCloud2, topic: str) -> np.ndarray:
@@ -71,7 +89,7 @@ def cloud_points(msg: PointCloud2, topic: str) -> np.ndarray:
     item = point_cloud2.dtype_from_fields([PointField(name=axis.name, offset=axis.offset, datatype=axis.datatype, count=1) for axis in axes], msg.point_step)
     cloud = np.ndarray((msg.height, msg.width), item.newbyteorder('>' if msg.is_bigendian else '<'), np.frombuffer(msg.data, np.uint8),
                        strides=(msg.row_step, msg.point_step))
-    points = np.stack([cloud[name].astype(np.float32).ravel() for name in 'xyz'], axis=-1)
+    points = np.stack([cloud[name].astype(np.float32, copy=False) for name in 'xyz'], axis=-1)
     return points[np.isfinite(points).all(axis=-1)]
 
 
