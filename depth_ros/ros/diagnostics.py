@@ -125,9 +125,9 @@ class Diagnostics:
         self._warn(name, reason)
 
     def reject(self, flow: Flow, reason: str) -> None:
-        """Count a message that was refused and say why."""
+        """Count a message that was refused and say why; the reason names the topic."""
         flow.rejected += 1
-        self.complain(flow.topic, f'{flow.topic}: {reason}')
+        self.complain(flow.topic, reason)
 
     def _warn(self, name: str, reason: str) -> None:
         with self._lock:
