@@ -90,6 +90,7 @@ async def _start(service: launch.LaunchService, ready: ReadyToTest, shutdown_whe
     await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
     if not event.is_set():
         waiting.cancel()
+        service._launch_pytest_task = None      # reported here
         raise RuntimeError(f"{where}: the launch ended before it was ready to test, return code '{task.result()}'")
 
 
