@@ -26,7 +26,8 @@ from depth_ros import files
 from depth_ros.apps import scoring
 from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine
 from depth_ros.frames import Scale
-from depth_ros.learning.tum import Trajectory, open_sequence, read_trajectory
+from depth_ros.learning.trajectory import Trajectory, read_trajectory
+from depth_ros.learning.tum import open_sequence
 
 HERE = Path(__file__).resolve().parent
 PEERS = ('open3d_hybrid', 'opencv_rgbd')

@@ -18,7 +18,8 @@ from depth_ros.apps import options, plots, scoring
 from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine
 from depth_ros.frames import CameraFrame, DepthResult, Scale, TrackResult, TrackStatus
 from depth_ros.learning import metrics
-from depth_ros.learning.tum import Trajectory, open_sequence, read_trajectory, write_trajectory
+from depth_ros.learning.trajectory import Trajectory, read_trajectory, write_trajectory
+from depth_ros.learning.tum import open_sequence
 
 CONFIDENT = 0.5         # a DepthResult calls a pixel confident from here on
 SCORED_RANGE = (1 / 3, 8.0)  # [m] predictions are clipped to it before scoring, as in data/README.md

@@ -9,7 +9,7 @@ from evo.core import metrics, sync
 from evo.core.trajectory import PoseTrajectory3D
 
 from depth_ros.frames import Scale
-from depth_ros.learning.tum import Trajectory
+from depth_ros.learning.trajectory import Trajectory
 
 MAX_STAMP_DIFFERENCE = 0.01  # [s] between an estimate and the reference pose that it is compared with
 
