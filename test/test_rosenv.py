@@ -27,7 +27,7 @@ case "$*" in
     -) exec %(python)s - ;;
     "-m venv"*) mkdir -p "${!#}/bin" "${!#}/share"; cp "$0" "${!#}/bin/python"; note venv ;;
     "-m pip"*) note pip ;;
-    *colcon_core*) while [[ $1 != --install-base ]]; do shift; done; mkdir -p "$2"; echo 'export PYTHONPATH=/built' >"$2/local_setup.bash"; note colcon ;;
+    *colcon_core*) while [[ $1 != --install-base ]]; do shift; done; mkdir -p "$2"; echo 'export PYTHONPATH=/built' >"$2/local_setup.sh"; note colcon ;;
     *) exec %(python)s "$@" ;;
 esac
 """
@@ -55,7 +55,7 @@ class Tree:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    folder = tmp_path / "a checkout"
+    folder = tmp_path / "checkout"
     folder.mkdir()
     for name in ("rosenv", "setup.py", "setup.cfg", "package.xml", "requirements.txt", "launch", "ros2_polyfill/pyproject.toml", "ros2_polyfill/interfaces"):
         source, target = ROOT / name, folder / name
@@ -216,6 +216,12 @@ def test_says_that_no_python_runs(tree: Tree) -> None:
     os.unlink(Path(tree.environment["PATH"]) / "python3")
     done = tree.call("true")
     assert done.returncode == 1 and "python3 does not run" in done.stderr
+
+
+def test_refuses_a_path_that_colcon_cannot_build_in(tree: Tree) -> None:
+    tree.folder = tree.folder.rename(tree.folder.with_name("with space"))
+    done = tree.call("true")
+    assert done.returncode == 1 and "a space or colon" in done.stderr and tree.calls() == []
 
 
 def test_the_launch_folder_does_not_hide_the_launch_package(monkeypatch: pytest.MonkeyPatch) -> None:
