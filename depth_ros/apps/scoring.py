@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from evo.core import metrics, sync
+from evo.core.geometry import GeometryException
 from evo.core.trajectory import PoseTrajectory3D
 
 from depth_ros.frames import Scale
@@ -34,13 +35,19 @@ def tracking(estimate: Trajectory, reference: Trajectory, scale: Scale) -> Track
 
     Raises ValueError if fewer than three poses can be associated or the trajectory is shorter than one second.
     """
-    truth, track = sync.associate_trajectories(_evo(reference), _evo(estimate), MAX_STAMP_DIFFERENCE)
+    try:
+        truth, track = sync.associate_trajectories(_evo(reference), _evo(estimate), max_diff=MAX_STAMP_DIFFERENCE)
+    except sync.SyncException as error:
+        raise ValueError(f'no pose lies within {MAX_STAMP_DIFFERENCE} s of the reference: do both use the same clock?') from error
     if truth.num_poses < 3:
-        raise ValueError(f'expected at least 3 poses within {MAX_STAMP_DIFFERENCE} s of the reference, got {truth.num_poses}: do both use the same clock?')
+        raise ValueError(f'expected at least 3 poses within {MAX_STAMP_DIFFERENCE} s of the reference, got {truth.num_poses}')
     frames_per_second = max(1, round(1.0 / float(np.median(np.diff(truth.timestamps)))))
     if truth.num_poses <= frames_per_second:
         raise ValueError(f'expected a trajectory longer than 1 s, got {truth.num_poses} poses at {frames_per_second} Hz')
-    track.align(truth, correct_scale=scale is Scale.FREE)
+    try:
+        track.align(truth, correct_scale=scale is Scale.FREE)
+    except GeometryException as error:
+        raise ValueError(f'cannot align the trajectory with the reference, one of them does not move enough: {error}') from error
     relative = {}
     for part in (metrics.PoseRelation.translation_part, metrics.PoseRelation.rotation_angle_deg):
         rpe = metrics.RPE(part, delta=frames_per_second, delta_unit=metrics.Unit.frames, all_pairs=True)
