@@ -13,6 +13,8 @@ def shared(folder: str) -> list[tuple[str, list[str]]]:
     """(destination, files) of a folder and its sub-folders, as data_files wants them."""
     by_folder: dict[str, list[str]] = {}
     for path in sorted(filter(isfile, glob(join(folder, "**"), recursive=True))):
+        if path.endswith(".pyc"):
+            continue
         by_folder.setdefault(join(SHARE, path.rpartition("/")[0]), []).append(path)
     return list(by_folder.items())
 

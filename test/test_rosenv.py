@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+BASE = sys._base_executable      # without the packages of the environment that the tests run in
 FRESH = ["venv", "pip", "colcon", "pip", "colcon"]      # the wheels, tf2_msgs, the polyfill, depth_ros
-TOOLS = "bash cat cp cut date dirname env find flock mkdir mv readlink rm sed sha256sum sleep sort tail tee true uname wc".split()
+TOOLS = "bash cat chmod cp cut date dirname env find flock mkdir mv readlink rm sed sha256sum sleep sort tail tee true uname wc".split()
 
 # Stands in for python3 and, copied into .venv, for its Python: whatever runs code on standard input gets the real one.
 PYTHON = """#!/bin/bash
@@ -25,7 +26,7 @@ note() {
 }
 case "$*" in
     -) exec %(python)s - ;;
-    "-m venv"*) mkdir -p "${!#}/bin" "${!#}/share"; cp "$0" "${!#}/bin/python"; note venv ;;
+    "-m venv"*) mkdir -p "${!#}"/{bin,share,lib/python3.12/site-packages}; cp "$0" "${!#}/bin/python"; note venv ;;
     "-m pip"*) note pip ;;
     *colcon_core*) while [[ $1 != --install-base ]]; do shift; done; mkdir -p "$2"; echo 'export PYTHONPATH=/built' >"$2/local_setup.sh"; note colcon ;;
     *) exec %(python)s "$@" ;;
@@ -69,7 +70,7 @@ def tree(tmp_path: Path) -> Tree:
     for tool in TOOLS:
         (tools / tool).symlink_to(shutil.which(tool))
     for name in ("python3", "c++"):
-        _program(tools / name, PYTHON % {"python": sys.executable})
+        _program(tools / name, PYTHON % {"python": BASE})
     return Tree(folder, {"PATH": str(tools), "HOME": str(tmp_path), "CALLS": str(tmp_path / "calls"), "_ROS_WHEELS_BOOTSTRAP_COMPLETE": "1"})
 
 
@@ -112,6 +113,38 @@ def test_keeps_the_users_discovery_range_and_drops_another_ros(tree: Tree) -> No
     assert done.stdout == f"SUBNET|{tree.folder}/.venv|/built\n"
 
 
+@pytest.fixture
+def full_ros(tree: Tree, tmp_path: Path) -> dict[str, str]:
+    """The variables of a sourced distribution, as far as rosenv looks at it."""
+    packages = tmp_path / "opt/ros/packages"
+    for name in ("launch_ros", "rclpy", "numpy", "cv2"):
+        (packages / name).mkdir(parents=True)
+        (packages / name / "__init__.py").touch()
+    (packages / "numpy-1.26.4.dist-info").mkdir()
+    (packages / "numpy-1.26.4.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.26.4\n")
+    tools = Path(tree.environment["PATH"])
+    _program(tools / "ros2", f"#!{tools}/python3\n")
+    return {"ROS_DISTRO": "kilted", "AMENT_PREFIX_PATH": "/opt/ros", "PYTHONPATH": str(packages)}
+
+
+def test_uses_a_sourced_ros_and_adds_what_it_lacks(tree: Tree, full_ros: dict[str, str]) -> None:
+    show = ("bash", "-c", 'echo "$ROS_DISTRO|$AMENT_PREFIX_PATH|$PYTHONPATH"')
+    first, second = tree.call(*show, **full_ros), tree.call(*show, **full_ros)
+    state = tree.folder / ".rosenv/kilted"
+    assert first.stdout == second.stdout == f"kilted|/opt/ros|/built:{state}/venv/lib/python3.12/site-packages:{full_ros['PYTHONPATH']}\n", first.stderr
+    assert tree.calls() == ["venv", "pip", "colcon"]
+    assert not (tree.folder / ".venv").exists()
+    missing, constraints = (state / "missing.txt").read_text(), (state / "constraints.txt").read_text().splitlines()
+    assert "torch==" in missing and "numpy" not in missing and "opencv" not in missing and "ros-" not in missing
+    assert "numpy==1.26.4" in constraints and len([line for line in constraints if line.startswith("numpy==")]) == 1
+
+
+def test_a_sourced_ros_without_opencv_is_told_to_run_rosdep(tree: Tree, full_ros: dict[str, str]) -> None:
+    shutil.rmtree(Path(full_ros["PYTHONPATH"]) / "cv2")
+    done = tree.call("true", **full_ros)
+    assert done.returncode != 0 and "has no cv2" in done.stderr and "rosdep install" in done.stderr
+
+
 @pytest.mark.parametrize(("failing", "title", "repair"), [
     (2, "installing the pinned wheels", FRESH),
     (3, "building the messages of tf2_msgs", FRESH[2:]),
@@ -141,7 +174,7 @@ def test_a_half_made_venv_is_made_anew(tree: Tree, failing: int) -> None:
 def test_ctrl_c_leaves_what_the_next_call_repairs(tree: Tree, tmp_path: Path) -> None:
     waiting = tmp_path / "waiting"
     os.mkfifo(waiting)
-    _program(tmp_path / "bin/python3", (PYTHON % {"python": sys.executable}).replace("note venv", f"note venv; echo >'{waiting}'; sleep 60"))
+    _program(tmp_path / "bin/python3", (PYTHON % {"python": BASE}).replace("note venv", f"note venv; echo >'{waiting}'; sleep 60"))
     process = subprocess.Popen(
         [tree.folder / "rosenv", "true"], env=tree.environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
@@ -149,7 +182,7 @@ def test_ctrl_c_leaves_what_the_next_call_repairs(tree: Tree, tmp_path: Path) ->
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=20)
     assert process.returncode != 0 and "interrupted while installing the pinned wheels" in told
-    _program(tmp_path / "bin/python3", PYTHON % {"python": sys.executable})
+    _program(tmp_path / "bin/python3", PYTHON % {"python": BASE})
     tree.calls()
     assert tree.call("true").returncode == 0
     assert tree.calls() == FRESH
@@ -206,7 +239,7 @@ def test_says_which_python_it_needs(tree: Tree, tmp_path: Path, version: tuple[i
     number = ".".join(map(str, version))
     old = tmp_path / "old_python"
     pretend = f"import sys, platform; sys.version_info = ({version[0]}, {version[1]}, {version[2]}); platform.python_version = lambda: '{number}'"
-    _program(old, f'#!/bin/bash\nexec {sys.executable} -c "{pretend}; exec(sys.stdin.read())"\n')
+    _program(old, f'#!/bin/bash\nexec {BASE} -c "{pretend}; exec(sys.stdin.read())"\n')
     done = tree.call("true", ROSENV_PYTHON=str(old))
     assert done.returncode == 1 and "needs CPython 3.10, 3.11 or 3.12" in done.stderr and f"is CPython {number}" in done.stderr
     assert tree.calls() == []
