@@ -1,0 +1,28 @@
+"""A 2D laser scan cut out of a depth image, for recordings that have none."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from depth_ros.learning.sequences import Mount, Scan
+
+FRAME_ID = 'scan_from_depth'
+RANGE_LIMITS = 0.3, 10.0            # [m]
+INCREMENT = math.radians(0.5)
+# The laser looks along the optical axis with its beams in the plane y = 0: x forward is the camera's z, y left its -x, z up its -y.
+_R_CAM_LASER = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
+MOUNT = Mount(FRAME_ID, np.hstack([np.zeros(3), Rotation.from_matrix(_R_CAM_LASER).as_quat()]))
+
+
+def cut(depth: np.ndarray, K: np.ndarray, stamp: int) -> Scan:
+    """The scan of a laser at the camera's centre, from depth (H, W) [m] with NaN and K (3, 3) [px]: z is sampled at the nearest pixel of each beam."""
+    left, right = math.atan2(K[0, 2], K[0, 0]), math.atan2(depth.shape[1] - 1 - K[0, 2], K[0, 0])
+    count = int((left + right) / INCREMENT) + 1
+    angles = -right + INCREMENT * np.arange(count)
+    columns = np.rint(K[0, 2] - K[0, 0] * np.tan(angles)).astype(int).clip(0, depth.shape[1] - 1)
+    row = int(np.clip(round(K[1, 2]), 0, depth.shape[0] - 1))
+    ranges = (depth[row, columns] / np.cos(angles)).astype(np.float32)
+    return Scan(stamp, FRAME_ID, float(angles[0]), float(angles[-1]), INCREMENT, 0.0, 0.0, *RANGE_LIMITS, ranges)
