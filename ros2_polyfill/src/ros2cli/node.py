@@ -16,8 +16,8 @@ from rclpy.exceptions import InvalidTopicNameException
 
 from .errors import CommandError
 
-_QUIET = 1.0      # [s] without change after which the graph counts as known; on a busy machine announcements come about 0.5 s apart
-_EMPTY = 3.0      # [s] the same while nothing at all has been found
+_ANNOUNCED = 3.2      # [s] participants announce themselves every 3 s; a newcomer may not hear of an old one before
+_QUIET = 0.5          # [s] without change after which the graph counts as known, once that time is over
 _Result = TypeVar("_Result")
 
 
@@ -52,14 +52,14 @@ def wait_until(node: Node, look: Callable[[], _Result], seconds: float) -> _Resu
 
 
 def settled(node: Node, look: Callable[[], _Result], seconds: float) -> _Result:
-    """Look at the graph until it has not changed for a while, for at most so long; the last finding."""
+    """Look at the graph until all have announced themselves and it changes no more, for at most so long; the last finding."""
     start = changed = time.monotonic()
     found = look()
-    while time.monotonic() - changed < (_QUIET if found else _EMPTY) and time.monotonic() - start < seconds:
+    while (now := time.monotonic()) < min(start + seconds, max(start + _ANNOUNCED, changed + _QUIET)):
         _spin(node, 0.05)
-        now = look()
-        if now != found:
-            found, changed = now, time.monotonic()
+        latest = look()
+        if latest != found:
+            found, changed = latest, now
     return found
 
 

@@ -13,7 +13,7 @@ from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 from ..errors import CommandError
 from ..interfaces import get_interface, is_message, to_yaml
-from ..node import direct_node, full_name, is_hidden, matching_qos, settled, wait_until
+from ..node import direct_node, full_name, is_hidden, matching_qos, node_names, settled, wait_until
 from ..parsers import VerbParser, add_discovery, positive_int
 
 
@@ -97,7 +97,7 @@ def _info(arguments: argparse.Namespace) -> None:
         topic = full_name(node, arguments.topic_name)
         if not wait_until(node, lambda: _kinds(node, topic), arguments.spin_time):
             raise CommandError(f"Unknown topic '{arguments.topic_name}'")
-        settled(node, lambda: (node.count_publishers(topic), node.count_subscribers(topic)), arguments.spin_time)
+        settled(node, lambda: (node.count_publishers(topic), node.count_subscribers(topic), node_names(node)), arguments.spin_time)
         kinds = _kinds(node, topic)
         print(f"Type: {kinds[0] if len(kinds) == 1 else kinds}")
         for label, count, endpoints in (("Publisher", node.count_publishers, node.get_publishers_info_by_topic),
