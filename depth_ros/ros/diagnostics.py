@@ -104,11 +104,12 @@ class Diagnostics:
         with self._lock:
             self._values[name] = str(value)
 
-    def hold(self, name: str, level: int, reason: str) -> None:
-        """Set a condition, which stays until `clear`."""
+    def hold(self, name: str, level: int, reason: str, logged: bool = False) -> None:
+        """Set a condition, which stays until `clear`; logged: the log has it already."""
         with self._lock:
             self._conditions[name] = (level, reason)
-        self._warn(name, reason)
+        if not logged:
+            self._warn(name, reason)
 
     def clear(self, name: str) -> None:
         """End a condition."""
@@ -117,12 +118,12 @@ class Diagnostics:
                 self._conditions.pop(name, None)
                 self._warned.pop(name, None)
 
-    def complain(self, name: str, reason: str) -> None:
-        """Tell of an event, such as a message that was refused."""
+    def complain(self, name: str, reason: str, details: str = '') -> None:
+        """Tell of an event, such as a message that was refused; the details go to the log only."""
         with self._lock:
             self._complaints[name] = (self._now(), reason)
             self._last_error = reason
-        self._warn(name, reason)
+        self._warn(name, details or reason)
 
     def reject(self, flow: Flow, reason: str) -> None:
         """Count a message that was refused and say why; the reason names the topic."""

@@ -178,7 +178,7 @@ class ManagedNode(LifecycleNode):
             reason = f'cannot {transition}: {error}'
             expected = isinstance(error, (ValueError, OSError))
             self.get_logger().error(reason if expected else f'{reason}\n{traceback.format_exc()}')
-            self.diagnostics.hold('transition', diagnostics.ERROR, reason)
+            self.diagnostics.hold('transition', diagnostics.ERROR, reason, logged=True)
             return False
         finally:
             self.in_transition = False
@@ -233,5 +233,5 @@ class ManagedNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _on_work_error(self, error: Exception) -> None:
-        self.get_logger().error(''.join(traceback.format_exception(error)))
-        self.diagnostics.complain('work', f'{type(error).__name__}: {error}')
+        trace = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
+        self.diagnostics.complain('work', f'{type(error).__name__}: {error}', details=trace)

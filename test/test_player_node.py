@@ -1,0 +1,168 @@
+"""The player: the same messages as were recorded, bit for bit, none lost, in any order of starting; bad recordings end it with one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import ros_support
+from geometry_msgs.msg import PoseStamped
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, LaserScan
+from tf2_msgs.msg import TFMessage
+
+from depth_ros.learning.tum import open_sequence
+from depth_ros.ros import codecs
+from depth_ros.ros.managed_node import SENSOR_QOS
+from depth_ros.ros.player_node import PlayerNode
+
+FRAMES = 12
+START = 1_000_000_000
+LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+@pytest.fixture(scope='module')
+def world():
+    with ros_support.world() as made:
+        yield made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A TUM folder of 12 frames of 64 x 48 pixels at 50 Hz."""
+    rng = np.random.default_rng(0)
+    for name in ('rgb', 'depth'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'calibration.yaml').write_text('fx: 50.0\nfy: 51.0\ncx: 31.5\ncy: 23.5\nwidth: 64\nheight: 48\nframe_id: lens\n')
+    for i in range(FRAMES):
+        cv2.imwrite(str(tmp_path / f'rgb/{i}.png'), rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+        cv2.imwrite(str(tmp_path / f'depth/{i}.png'), rng.integers(0, 3, (48, 64), dtype=np.uint16) * 5001)
+    stamps = [f'{START + i * 0.02:.6f}' for i in range(FRAMES)]
+    for name in ('rgb', 'depth'):
+        (tmp_path / f'{name}.txt').write_text(''.join(f'{s} {name}/{i}.png\n' for i, s in enumerate(stamps)))
+    (tmp_path / 'groundtruth.txt').write_text(''.join(f'{s} {0.1 * i} 0 1 0 0 0 1\n' for i, s in enumerate(stamps)))
+    return tmp_path
+
+
+class Audience:
+    """Everything that a player says, heard as the nodes hear it."""
+
+    def __init__(self, world):
+        self.images = world.record(Image, 'camera/rgb/image_color', SENSOR_QOS)
+        self.infos = world.record(CameraInfo, 'camera/rgb/camera_info', SENSOR_QOS)
+        self.depths = world.record(Image, 'camera/depth/image', SENSOR_QOS)
+        self.scans = world.record(LaserScan, 'scan', SENSOR_QOS)
+        self.truth = world.record(PoseStamped, 'ground_truth/pose', 100)
+        self.clock = world.record(Clock, '/clock', 1000)
+        self.static = world.record(TFMessage, '/tf_static', LATCHED)
+
+
+@pytest.fixture
+def audience(world):
+    before = list(world.tester.subscriptions)
+    yield Audience(world)
+    for subscription in list(world.tester.subscriptions):
+        if subscription not in before:
+            world.tester.destroy_subscription(subscription)
+
+
+@pytest.fixture
+def play(world):
+    nodes = []
+
+    def make(folder, **parameters):
+        nodes.append(world.node(PlayerNode, bag=str(folder), **{'linger': 0.2, **parameters}))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        world.remove(node)
+
+
+def stamp(message):
+    return codecs.stamp_ns(message.header.stamp)
+
+
+def test_the_messages_are_the_recording_bit_for_bit(world, folder, audience, play):
+    node = play(folder)
+    world.until(lambda: node.exit_status is not None, 'the end of the recording')
+    assert node.exit_status == 0
+    sequence = open_sequence(folder)
+    expected = sequence.colour_stamps.tolist()
+    assert [stamp(m) for m in audience.images] == [stamp(m) for m in audience.infos] == [stamp(m) for m in audience.depths] == expected
+    assert [stamp(m) for m in audience.truth] == expected
+    for index, frame in enumerate(sequence):
+        image, depth = audience.images[index], audience.depths[index]
+        assert (image.encoding, depth.encoding, image.header.frame_id, depth.header.frame_id) == ('rgb8', '32FC1', 'lens', 'lens')
+        assert bytes(image.data) == frame.image.tobytes()
+        assert bytes(depth.data) == sequence.read_depth(index).tobytes()
+        assert np.isnan(np.frombuffer(depth.data, np.float32)).any()
+        rebuilt = codecs.camera_frame(image, audience.infos[index], depth)
+        assert rebuilt.stamp == frame.stamp and (rebuilt.K == frame.K).all() and (rebuilt.depth == frame.depth).all()
+    assert [m.pose.position.x for m in audience.truth] == [0.1 * i for i in range(FRAMES)]
+    assert audience.truth[0].header.frame_id == 'world'
+
+
+def test_clock_scan_and_its_frame(world, folder, audience, play):
+    node = play(folder)
+    world.until(lambda: node.exit_status is not None and audience.static, 'the end of the recording')
+    times = [codecs.stamp_ns(m.clock) for m in audience.clock]
+    assert times == sorted(times) and set(open_sequence(folder).colour_stamps) <= set(times)
+    assert [round((stamp(s) - stamp(audience.scans[0])) * 1e-8) for s in audience.scans] == [0, 1, 2]      # 10 Hz
+    transform = audience.static[-1].transforms[0]
+    assert transform.header.frame_id == 'lens' and transform.child_frame_id == audience.scans[0].header.frame_id
+
+
+def test_nothing_is_played_before_somebody_listens(world, folder, play):
+    node = play(folder)
+    values = lambda: {v.key: v.value for v in node.diagnostics.status().values}
+    world.until(lambda: values().get('waiting for subscribers') == '0 of 1', 'the player to wait')
+    late = Audience(world)
+    world.until(lambda: node.exit_status is not None, 'the end of the recording')
+    assert len(late.images) == len(late.depths) == len(late.infos) == FRAMES
+
+
+def test_without_an_audience_it_plays_after_the_time_out(world, folder, play):
+    node = play(folder, wait_for_subscribers=5, wait_timeout=0.3)
+    world.until(lambda: node.exit_status == 0, 'the end of the recording')
+
+
+def test_a_loop_goes_round_with_stamps_that_jump_back(world, folder, audience, play):
+    node = play(folder, loop=True, rate=4.0)
+    world.until(lambda: len(audience.images) >= 2 * FRAMES + 3, 'two wraps')
+    expected = open_sequence(folder).colour_stamps.tolist()
+    assert [stamp(m) for m in audience.images][:2 * FRAMES + 3] == expected * 2 + expected[:3]
+    times = [codecs.stamp_ns(m.clock) for m in audience.clock]
+    assert sum(b < a for a, b in zip(times, times[1:])) == 2
+    assert node.exit_status is None
+
+
+def test_deactivating_pauses_and_nothing_is_lost(world, folder, audience, play):
+    node = play(folder)
+    world.until(lambda: len(audience.images) >= 3, 'the first images')
+    node.trigger_deactivate()
+    assert node.state == 'inactive'
+    node.trigger_activate()
+    world.until(lambda: node.exit_status == 0, 'the end of the recording')
+    assert len(audience.images) == len(audience.depths) == FRAMES
+
+
+def test_an_image_damaged_half_way_ends_it_after_those_before(world, folder, audience, play):
+    damaged = folder / 'rgb/7.png'
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    node = play(folder)
+    world.until(lambda: node.exit_status is not None, 'the end')
+    assert node.exit_status == 1 and len(audience.images) == 7
+
+
+@pytest.mark.parametrize('bag', ['/nowhere/at/all', 'empty'])
+def test_a_bad_recording_is_one_line_and_status_one(world, tmp_path, bag):
+    code = 'import sys; from depth_ros.ros import executables; executables.player()'
+    path = bag if bag.startswith('/') else str(tmp_path)
+    done = subprocess.run([sys.executable, '-c', code, '--ros-args', '-p', f'bag:={path}'], capture_output=True, text=True, timeout=60)
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    assert done.returncode == 1 and len(lines) == 1 and path in lines[0], lines
