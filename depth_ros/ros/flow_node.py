@@ -1,0 +1,67 @@
+"""`flow`: optical flow between the camera's current image and an earlier one, in both directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sensor_msgs.msg import CompressedImage, Image
+
+from depth_ros.engines.flow import FlowConfig, FlowEngine
+from depth_ros.engines.pairing import Pairing, PairingConfig, displacement
+from depth_ros.ros import bundle, params
+from depth_ros.ros.camera import CameraConfig, CameraInput
+from depth_ros.ros.managed_node import ManagedNode
+
+
+@dataclass(frozen=True)
+class FlowNodeConfig(CameraConfig):
+    """Parameters of `flow`."""
+
+    flow: FlowConfig = params.included(FlowConfig)
+    pairing: PairingConfig = params.included(PairingConfig)
+
+
+class FlowNode(ManagedNode):
+    """Pairs the newest image with the reference and publishes the flow bundle."""
+
+    config_class = FlowNodeConfig
+    config: FlowNodeConfig
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('flow', **options)
+
+    def setup(self) -> None:
+        """Make the engine and the publishers."""
+        self._make_engine()
+        self._bundle = {name: self.publisher(kind, f'flow/{name}') for name, kind in bundle.TOPICS.items()}
+
+    def start(self) -> None:
+        """Begin with the next image as the reference."""
+        self._pairing.reset()
+        newest = self.worker(self._work)
+        # A clock that jumps back needs nothing more: pairing starts anew by itself.
+        self._camera = CameraInput(self, newest.put, on_jump=lambda: None)
+
+    def reconfigured(self) -> None:
+        """Begin anew with the new settings."""
+        self._make_engine()
+
+    def _make_engine(self) -> None:
+        self._engine, self._pairing = FlowEngine(self.config.flow), Pairing(self.config.pairing)
+
+    def _work(self, image: Image | CompressedImage) -> None:
+        engine, pairing = self._engine, self._pairing       # a parameter may change meanwhile
+        frame = self._camera.frame(image)
+        if frame is None:
+            return
+        pair = pairing.pair(frame.resized(engine.config.width, engine.config.height))
+        if pair is None:
+            self.diagnostics.value('pairing restarted', pairing.restarted.value)
+            return
+        result = engine.step(pair)
+        # Read before `update`: the pair is what is published, not what follows it.
+        self.diagnostics.value('displacement [share of width]', f'{displacement(result):.3f}')
+        self.diagnostics.value('consistent pixels [share]', f'{result.valid.mean():.2f}')
+        pairing.update(result)
+        bundle.publish(self, self._bundle, result)
