@@ -57,6 +57,13 @@ def test_output_of_a_terminal_is_a_terminal_s(run_launch):
     assert plain.get_stdout().split() == ['False'] and terminal.get_stdout().split() == ['True']
 
 
+def test_a_character_may_arrive_in_two_halves(run_launch, capfd):
+    source = 'import os, sys, time; os.write(1, b"gr\\xc3"); time.sleep(0.2); os.write(1, b"\\xbcn\\n")'
+    process = ExecuteProcess(cmd=python(source), cached_output=True, output='screen')
+    assert run_launch(process) == 0
+    assert process.get_stdout() == 'grün\n' and '] grün\n' in ''.join(capfd.readouterr())
+
+
 def test_a_process_is_respawned(run_launch, tmp_path):
     source = f'import pathlib; p = pathlib.Path({str(tmp_path / "count")!r}); p.write_text(p.read_text() + "x" if p.exists() else "x")'
     assert run_launch(ExecuteProcess(cmd=python(source), respawn=True, respawn_delay=0.05, respawn_max_retries=2)) == 0

@@ -7,7 +7,8 @@ import pytest
 if not hasattr(pytest.importorskip('ros2_polyfill'), 'unprovided'):
     pytest.skip('a full ROS 2 has every name', allow_module_level=True)
 
-MODULES = ['tf2_ros', 'message_filters', 'cv_bridge', 'sensor_msgs_py', 'sensor_msgs_py.point_cloud2']
+MODULES = ['tf2_ros', 'message_filters', 'cv_bridge', 'sensor_msgs_py', 'sensor_msgs_py.point_cloud2', 'launch', 'launch.actions', 'launch.substitutions',
+           'launch_ros', 'launch_ros.actions', 'launch_pytest', 'launch_pytest.tools', 'ros2cli']
 
 
 @pytest.mark.parametrize('name', MODULES)
@@ -27,3 +28,9 @@ def test_an_import_of_a_lacking_name_says_where_it_exists(name):
 def test_submodules_are_still_found():
     from sensor_msgs_py import point_cloud2
     assert point_cloud2.read_points
+
+
+@pytest.mark.parametrize('name', ['launch.frontend', 'launch_ros.event_handlers'])
+def test_a_submodule_that_is_lacking_says_where_it_exists(name):
+    with pytest.raises(ModuleNotFoundError, match=f'{name}.*full ROS 2'):
+        importlib.import_module(name)

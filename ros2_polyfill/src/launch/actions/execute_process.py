@@ -258,11 +258,11 @@ class ExecuteProcess(Action):
     def _event_arguments(self) -> dict[str, Any]:
         return {key: self._details[key] for key in ("action", "name", "cmd", "cwd", "env", "pid")}
 
-    def _on_output(self, context: LaunchContext, fd: int, data: bytes, lines: list[str]) -> None:
+    def _on_output(self, context: LaunchContext, fd: int, data: bytes, text: str, lines: list[str]) -> None:
         for line in lines:
             self._line_loggers[fd].info("%s", self._output_format.format(line=line, this=self))
         if self._cached:
-            self._texts[fd].write(data.decode(errors="replace"))
+            self._texts[fd].write(text)
         if data:
             event_class = ProcessStdout if fd == 1 else ProcessStderr
             context.emit_event_sync(event_class(text=data, **self._event_arguments()))

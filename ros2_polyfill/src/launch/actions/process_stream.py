@@ -10,11 +10,11 @@ from typing import Callable
 
 from ..launch_context import LaunchContext
 
-_Callback = Callable[[LaunchContext, int, bytes, "list[str]"], None]
+_Callback = Callable[[LaunchContext, int, bytes, str, "list[str]"], None]
 
 
 class OutputStream:
-    """A pipe or pseudo-terminal; calls back with the bytes as they come and with the lines that they complete."""
+    """A pipe or pseudo-terminal; calls back with the bytes as they come, their text and the lines that they complete."""
 
     def __init__(self, fd: int, emulate_tty: bool, callback: _Callback, context: LaunchContext) -> None:
         self._fd, self._callback, self._context = fd, callback, context
@@ -43,7 +43,7 @@ class OutputStream:
                 pass
         self._stop()
         if self._partial:
-            self._callback(self._context, self._fd, b"", [self._partial])
+            self._callback(self._context, self._fd, b"", "", [self._partial])
             self._partial = ""
 
     def _read(self) -> bool:
@@ -56,8 +56,9 @@ class OutputStream:
         if not data:
             self._stop()
             return False
-        *lines, self._partial = (self._partial + self._decoder.decode(data)).split("\n")
-        self._callback(self._context, self._fd, data, [line.rstrip("\r") for line in lines])
+        text = self._decoder.decode(data)      # a character may be split between two reads
+        *lines, self._partial = (self._partial + text).split("\n")
+        self._callback(self._context, self._fd, data, text, [line.rstrip("\r") for line in lines])
         return True
 
     def _stop(self) -> None:

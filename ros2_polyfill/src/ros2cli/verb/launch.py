@@ -37,7 +37,10 @@ def main(words: Sequence[str]) -> int:
                                    noninteractive=arguments.noninteractive)
     include = launch.actions.IncludeLaunchDescription(AnyLaunchDescriptionSource(path), launch_arguments=pairs)
     service.include_launch_description(launch.LaunchDescription([include]))
-    return service.run()
+    try:
+        return service.run()
+    except KeyboardInterrupt:      # before the first process, or after the last
+        return 0
 
 
 def _find(words: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
@@ -71,7 +74,7 @@ def _parse_arguments(words: Sequence[str]) -> list[tuple[str, str]]:
     pairs: dict[str, str] = {}
     for word in words:
         name, sign, value = word.partition(":=")
-        if not sign or not name:
+        if not sign or not name or not value:
             raise CommandError(f"malformed launch argument '{word}', expected format '<name>:=<value>'")
         pairs[name] = value
     return list(pairs.items())
