@@ -18,18 +18,18 @@ BASE = sys._base_executable      # without the packages of the environment that 
 FRESH = ["venv", "pip", "colcon", "pip", "colcon"]      # the wheels, tf2_msgs, the polyfill, depth_ros
 TOOLS = "bash cat chmod cp cut date dirname env find flock mkdir mv readlink rm sed sha256sum sleep sort tail tee true uname wc".split()
 
-# Stands in for python3 and, copied into .venv, for its Python: whatever runs code on standard input gets the real one.
+# Stands in for python3 and, copied into .venv, for its Python: code goes to the real one, without its site-packages.
 PYTHON = """#!/bin/bash
 note() {
     echo "$1" >>"$CALLS"
     if [[ $(wc -l <"$CALLS") == "${FAIL_AT:-}" ]]; then echo "no space left on device"; exit 1; fi
 }
 case "$*" in
-    -) exec %(python)s - ;;
+    *get_include*) echo /numpy/include ;;
     "-m venv"*) mkdir -p "${!#}"/{bin,share,lib/python3.12/site-packages}; cp "$0" "${!#}/bin/python"; note venv ;;
     "-m pip"*) note pip ;;
     *colcon_core*) while [[ $1 != --install-base ]]; do shift; done; mkdir -p "$2"; echo 'export PYTHONPATH=/built' >"$2/local_setup.sh"; note colcon ;;
-    *) exec %(python)s "$@" ;;
+    *) exec %(python)s -S "$@" ;;
 esac
 """
 
