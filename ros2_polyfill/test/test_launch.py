@@ -180,6 +180,16 @@ def test_the_folder_of_the_including_file_comes_back(run_launch, seen, launch_fi
     assert seen == [str(tmp_path / 'other')]
 
 
+def test_looking_for_arguments_does_not_fix_the_path_of_an_include(run_launch, seen, launch_file, tmp_path):
+    other = tmp_path / 'other.launch.py'
+    other.write_text(LAUNCH_FILE.replace("LaunchConfiguration('needed'), ' '", "'other ', LaunchConfiguration('needed'), ' '"))
+    path = [str(tmp_path), '/', LaunchConfiguration('which', default='included'), '.launch.py']
+    include = IncludeLaunchDescription(PythonLaunchDescriptionSource(path), launch_arguments=[('needed', 'x')])
+    assert 'needed' not in [argument.name for argument in LaunchDescription([include]).get_launch_arguments()]
+    assert run_launch(include, seen.value('result'), which='other') == 0
+    assert seen == [f'other x default {tmp_path}']
+
+
 @pytest.mark.parametrize('source', ['', 'raise ValueError("broken on purpose")', 'def generate_launch_description(:'])
 def test_a_broken_launch_file_fails_the_launch(run_launch, tmp_path, source, capfd):
     (tmp_path / 'broken.launch.py').write_text(source)

@@ -17,6 +17,7 @@ class LaunchDescriptionSource:
         self._description = launch_description
         self._location = normalize_to_list_of_substitutions(location)
         self._expanded: str | None = None
+        self._preview: tuple[str, LaunchDescription] | None = None
         self._method = method
 
     @property
@@ -33,16 +34,25 @@ class LaunchDescriptionSource:
         if self._expanded is None:
             self._expanded = perform_substitutions(context, self._location)
         if self._description is None:
-            self._description = self._get_launch_description(os.path.abspath(self._expanded))
+            self._description = self._load(os.path.abspath(self._expanded))
         return self._description
 
     def try_get_launch_description_without_context(self) -> LaunchDescription | None:
-        """The description if its path needs no running launch, else None."""
+        """The description if its path needs no running launch, else None; a launch may still find another path."""
         from .substitutions import SubstitutionFailure
+        if self._description is not None:
+            return self._description
         try:
-            return self.get_launch_description(LaunchContext())
+            path = perform_substitutions(LaunchContext(), self._location)
         except SubstitutionFailure:
             return None
+        return self._load(os.path.abspath(path))
+
+    def _load(self, path: str) -> LaunchDescription:
+        """Load a file, or give what was loaded from the same one before."""
+        if self._preview is None or self._preview[0] != path:
+            self._preview = (path, self._get_launch_description(path))
+        return self._preview[1]
 
     def _get_launch_description(self, location: str) -> LaunchDescription:
         raise NotImplementedError
