@@ -1,0 +1,172 @@
+"""Procedural surfaces for the synthetic rooms, baked once into mip-mapped tiles that repeat without a seam.
+
+Each surface has structure at many scales and real corners, as optical flow needs it at every distance. Sampling is band-limited by the footprint of
+a pixel (L. Williams, "Pyramidal parametrics", SIGGRAPH 1983).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+TILE = 1024     # texels along a side of a tile; a power of two
+LEVELS = 9      # of the pyramid, the coarsest of TILE / 256 texels
+
+
+class Textures:
+    """A pyramid of tiles (N, TILE, TILE, 3), sampled by index, place and scale."""
+
+    def __init__(self, tiles: Tensor, metres: Sequence[float]) -> None:
+        """Tiles (N, TILE, TILE, 3) in [0, 1], row 0 on top, and the side of each [m]."""
+        self.metres = tiles.new_tensor(metres)
+        parts, level = [], tiles.movedim(-1, 1)
+        for _ in range(LEVELS):
+            rounded = (level * 255.0).round().to(torch.uint8).movedim(1, -1)
+            # Four bytes make one integer, so that a texel costs one look-up.
+            parts.append(F.pad(rounded, (0, 1)).contiguous().view(torch.int32).flatten())
+            level = F.avg_pool2d(level, 2)
+        self._texels = torch.cat(parts)
+        sides = [TILE >> i for i in range(LEVELS)]
+        starts = [0]
+        for side in sides[:-1]:
+            starts.append(starts[-1] + len(tiles) * side * side)
+        self._sides, self._starts = torch.tensor(sides), torch.tensor(starts)
+
+    def to(self, device: torch.device | str) -> Textures:
+        """The same on another device."""
+        moved = object.__new__(Textures)
+        for name, value in vars(self).items():
+            setattr(moved, name, value.to(device))
+        return moved
+
+    def sample(self, index: Tensor, u: Tensor, v: Tensor, footprint: Tensor) -> Tensor:
+        """Colours (P, 3) in [0, 1] of tiles index (P,) at u right, v up (P,) [m], averaged over about `footprint` (P,) [m]."""
+        side = self.metres[index]
+        level = torch.log2(footprint * TILE / side).clamp(0.0, LEVELS - 1.001)
+        fine = level.floor()
+        x, y = u / side, -v / side
+        x, y = x - x.floor(), y - y.floor()
+        near, far = (self._bilinear(index, x, y, fine.long() + i) for i in (0, 1))
+        return torch.lerp(near, far, (level - fine)[:, None]) / 255.0
+
+    def _bilinear(self, index: Tensor, x: Tensor, y: Tensor, level: Tensor) -> Tensor:
+        """Colours (P, 3) in [0, 255] at x, y (P,) in [0, 1)."""
+        side = self._sides[level]
+        start = self._starts[level] + index * side * side
+        px, py = x * side - 0.5, y * side - 0.5
+        left, top = px.floor(), py.floor()
+        wx, wy = (px - left)[:, None], (py - top)[:, None]
+        columns = [(left.long() + i) & (side - 1) for i in (0, 1)]      # sides are powers of two: the mask wraps around
+        rows = [start + ((top.long() + i) & (side - 1)) * side for i in (0, 1)]
+        above, below = (torch.lerp(self._texel(row + columns[0]), self._texel(row + columns[1]), wx) for row in rows)
+        return torch.lerp(above, below, wy)
+
+    def _texel(self, at: Tensor) -> Tensor:
+        return self._texels[at].view(torch.uint8).view(-1, 4)[:, :3].float()
+
+
+class Painter:
+    """Paints tiles (TILE, TILE, 3) in [0, 1] from one random generator."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._y, self._x = torch.meshgrid(*[(torch.arange(TILE) + 0.5) / TILE] * 2, indexing='ij')
+
+    def random(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1)."""
+        return torch.rand(*shape, generator=self._generator)
+
+    def noise(self, rows: int, columns: int) -> Tensor:
+        """Smooth periodic noise (TILE, TILE) of unit range, with so many cells down and across (powers of two)."""
+        grid = F.pad(self.random(rows, columns)[None, None] - 0.5, (2, 2, 2, 2), mode='circular')
+        sy, sx = TILE // rows, TILE // columns
+        big = F.interpolate(grid, scale_factor=(sy, sx), mode='bicubic')[0, 0]
+        return big[2 * sy:2 * sy + TILE, 2 * sx:2 * sx + TILE]
+
+    def fractal(self, first: int = 4, last: int = 256, stretch: int = 1) -> Tensor:
+        """Noise (TILE, TILE) of about unit range from `first` to `last` cells a side, coarse and fine alike; stretched along the rows."""
+        octaves = [self.noise(n, max(n // stretch, 2)) for n in (2 ** i for i in range(int(math.log2(first)), int(math.log2(last)) + 1))]
+        return sum(octaves) / len(octaves) ** 0.5
+
+    def bricks(self, rows: int, columns: int, base: Sequence[float], joint: Sequence[float], spread: float, gap: float = 0.004, stretch: int = 1) -> Tensor:
+        """Courses of bricks, planks or tiles, each of its own shade, with joints of `gap` of the tile's side; every other course moved by half."""
+        row = (self._y * rows).floor()
+        across = self._x * columns + 0.5 * (row % 2)
+        column = across.floor() % columns
+        shade = self.random(rows, columns)[row.long(), column.long()] - 0.5
+        edge_y = torch.minimum(self._y * rows - row, row + 1 - self._y * rows) / rows
+        edge_x = torch.minimum(across - across.floor(), across.floor() + 1 - across) / columns
+        face = torch.tensor(base) + (spread * shade + 0.35 * self.fractal(8, 256, stretch))[..., None]
+        return torch.where((torch.minimum(edge_x, edge_y) < gap)[..., None], torch.tensor(joint) + 0.15 * self.fractal(64, 256)[..., None], face)
+
+    def books(self, shelves: int) -> Tensor:
+        """Rows of standing books between boards."""
+        tile = torch.tensor([0.28, 0.2, 0.13]).expand(TILE, TILE, 3).clone() + 0.1 * self.fractal(8, 128, 8)[..., None]
+        height = TILE // shelves
+        for shelf in range(shelves):
+            x = 0
+            while x < TILE - 12:
+                width = min(int(16 + 36 * self.random(1)), TILE - x)
+                top = int(height * (0.12 + 0.25 * self.random(1)))
+                rows = slice(shelf * height + top, (shelf + 1) * height - height // 14)
+                tile[rows, x:x + width - 2] = self.colour(0.6)
+                label = shelf * height + top + int(height * 0.15 + height * 0.3 * self.random(1))
+                tile[label:label + height // 8, x + 3:x + width - 5] = self.colour(0.4)
+                x += width
+        return tile + 0.12 * self.fractal(32, 512)[..., None]
+
+    def colour(self, chroma: float) -> Tensor:
+        """A random colour (3,), grey for a chroma of 0."""
+        grey, colour = 0.1 + 0.8 * self.random(1), self.random(3)
+        return (1.0 - chroma) * grey + chroma * colour
+
+    def shapes(self, count: int, background: Sequence[float], contrast: float, chroma: float) -> Tensor:
+        """Overlapping rectangles and discs of many sizes, as on posters and parcels."""
+        tile = torch.tensor(background).expand(TILE, TILE, 3).clone() + 0.25 * self.fractal(2, 32)[..., None]
+        for _ in range(count):
+            x, y, size, aspect, kind = self.random(5).tolist()
+            half_y = max(int((0.015 + 0.16 * size ** 2) * TILE), 2)
+            disc = kind >= 0.7
+            half_x = half_y if disc else int(half_y * (0.4 + aspect)) + 1
+            dy, dx = torch.arange(-half_y, half_y), torch.arange(-half_x, half_x)
+            rows, columns = ((int(y * TILE) + dy) % TILE)[:, None], (int(x * TILE) + dx) % TILE
+            inside = ((dx ** 2 + (dy ** 2)[:, None] < half_y ** 2) | (not disc))[..., None]
+            below = tile[rows, columns]
+            tile[rows, columns] = torch.where(inside, torch.lerp(below, self.colour(chroma).expand_as(below), contrast), below)
+        return tile + 0.12 * self.fractal(16, 512)[..., None]
+
+    def marble(self, base: Sequence[float], amplitude: float) -> Tensor:
+        """Patches with sharp borders over soft noise."""
+        soft = self.fractal(4, 128)
+        patches = torch.sign(self.fractal(8, 64)) * 0.5
+        return torch.tensor(base) + amplitude * (soft + patches)[..., None]
+
+
+# What the rooms are made of: (name, side of a tile [m], how to paint it).
+MATERIALS: tuple[tuple[str, float, Callable[[Painter], Tensor]], ...] = (
+    ('planks', 2.4, lambda p: p.bricks(16, 2, (0.55, 0.4, 0.26), (0.22, 0.15, 0.1), 0.26, 0.0012, stretch=16)),
+    ('brick', 2.0, lambda p: p.bricks(24, 8, (0.72, 0.63, 0.54), (0.88, 0.84, 0.8), 0.34, 0.003)),
+    ('wallpaper', 2.0, lambda p: p.shapes(420, (0.66, 0.72, 0.68), 0.35, 0.2)),
+    ('ceiling', 2.4, lambda p: p.bricks(4, 4, (0.86, 0.86, 0.84), (0.6, 0.6, 0.6), 0.06, 0.003)),
+    ('books', 1.2, lambda p: p.books(4)),
+    ('poster', 0.9, lambda p: p.shapes(90, (0.85, 0.82, 0.7), 0.85, 0.7)),
+    ('picture', 1.1, lambda p: p.shapes(160, (0.2, 0.3, 0.5), 0.75, 0.6)),
+    ('parcel', 0.8, lambda p: p.shapes(36, (0.78, 0.6, 0.4), 0.5, 0.3)),
+    ('crate', 0.9, lambda p: p.bricks(8, 2, (0.7, 0.52, 0.3), (0.25, 0.17, 0.1), 0.3, 0.005, stretch=8)),
+    ('table', 1.3, lambda p: p.bricks(16, 2, (0.45, 0.28, 0.17), (0.3, 0.18, 0.1), 0.14, 0.001, stretch=16)),
+    ('fabric', 0.8, lambda p: p.marble((0.36, 0.48, 0.66), 0.26)),
+    ('stone', 0.8, lambda p: p.marble((0.56, 0.56, 0.54), 0.25)),
+    ('ball', 0.8, lambda p: p.shapes(110, (0.75, 0.25, 0.2), 0.9, 0.8)),
+)
+NAMES = tuple(name for name, _, _ in MATERIALS)
+
+
+def bake(seed: int) -> Textures:
+    """The tiles of all MATERIALS, deterministic from the seed."""
+    painter = Painter(torch.Generator().manual_seed(seed))
+    tiles = torch.stack([paint(painter).clamp(0.02, 0.98) for _, _, paint in MATERIALS])
+    return Textures(tiles, [metres for _, metres, _ in MATERIALS])

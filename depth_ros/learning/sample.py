@@ -1,0 +1,205 @@
+"""The built-in sequence `sample`: a robot drives in an arc through a furnished room, its camera turned half aside; rendered once for each user.
+
+640 x 480 at 30 Hz, RGB and exact depth, a 2D laser at 10 Hz below the camera, ground truth in a z-up world.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from depth_ros import files
+from depth_ros.geometry import se3
+from depth_ros.learning import synthetic
+from depth_ros.learning.materials import NAMES, bake
+from depth_ros.learning.sequences import DEFAULT_FRAME_ID, ColourEvent, DepthEvent, Event, Mount, PoseEvent, Scan, ScanEvent, camera_matrix
+from depth_ros.learning.trajectory import NANOSECONDS, pose_matrices, pose_rows
+from depth_ros.learning.tum_writer import TumWriter
+
+_LOG = logging.getLogger(__name__)
+_FORMAT = 1             # raise it whenever what is rendered changes
+_BATCH = 4              # images rendered together
+# Optical axes (x right, y down, z forward) in a body that looks along its x, z up.
+_R_BODY_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """All that decides the sequence."""
+
+    seed: int = 7
+    frames: int = 312
+    rate: float = 30.0              # [Hz]
+    width: int = 640                # [px]
+    height: int = 480
+    focal: float = 525.0            # [px]
+    start: int = 1_700_000_000      # [s], stamp of the first frame
+    radius: float = 2.05            # [m] of the arc
+    speed: float = 0.42             # [m/s], reached after `ramp`
+    ramp: float = 1.0               # [s]
+    camera_height: float = 0.72     # [m]
+    camera_yaw: float = 65.0        # [deg] to the left of the way ahead: parallax needs motion across the view
+    camera_pitch: float = 11.0      # [deg] down
+    laser_height: float = 0.24      # [m]
+    laser_every: int = 3            # frames
+    laser_beams: int = 360
+    laser_range: tuple[float, float] = (0.12, 10.0)     # [m]
+
+
+def sample_folder(settings: SampleSettings = SampleSettings()) -> Path:
+    """The TUM folder of the sample in the user's cache, rendered now if it is not there (well under a minute, about 80 MB)."""
+    key = hashlib.sha256(json.dumps([_FORMAT, asdict(settings)], sort_keys=True).encode()).hexdigest()[:12]
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'depth_ros'
+    folder = cache / f'sample-{key}'
+    if not folder.exists():
+        _LOG.info('rendering the sample sequence into %s', folder)
+        with files.whole(folder) as partial:
+            write_sample(partial, settings)
+        for outdated in cache.glob('sample-*'):
+            if outdated != folder:
+                shutil.rmtree(outdated, ignore_errors=True)
+    return folder
+
+
+def write_sample(folder: Path, settings: SampleSettings = SampleSettings(), device: str = 'cpu') -> None:
+    """Render the sequence as a TUM folder at a path that does not exist yet."""
+    K = sample_matrix(settings)
+    writer = TumWriter(folder, K, (settings.width, settings.height), DEFAULT_FRAME_ID, laser_mount(settings), lossless=False)
+    with tqdm(total=settings.frames, desc='rendering the sample', unit='frame', disable=None) as progress:
+        for event in sample_events(settings, device):
+            writer.add(event)
+            progress.update(isinstance(event, ColourEvent))
+    writer.close()
+
+
+def sample_matrix(settings: SampleSettings) -> np.ndarray:
+    """K (3, 3) [px]."""
+    return camera_matrix(settings.focal, settings.focal, (settings.width - 1) / 2, (settings.height - 1) / 2)
+
+
+def sample_events(settings: SampleSettings, device: str = 'cpu') -> Iterator[Event]:
+    """Everything that the robot records, in the order of its stamps."""
+    scene = sample_scene(settings.seed).to(device)
+    stamps = [settings.start * NANOSECONDS + round(i * NANOSECONDS / settings.rate) for i in range(settings.frames)]
+    rows = pose_rows(camera_poses(settings))
+    poses = torch.tensor(pose_matrices(rows), dtype=torch.float32, device=device)      # of the very rows that are recorded
+    K = torch.tensor(sample_matrix(settings), dtype=torch.float32, device=device)
+    T_cam_laser = torch.tensor(laser_mount(settings).T_cam_laser, dtype=torch.float32, device=device)
+    for first in range(0, settings.frames, _BATCH):
+        batch = poses[first:first + _BATCH]
+        images = synthetic.render(scene, batch, K, settings.height, settings.width)
+        for i, (image, depth, row, stamp) in enumerate(zip(images.image.cpu().numpy(), images.depth.cpu().numpy(), rows[first:], stamps[first:]), first):
+            yield PoseEvent(stamp, row)
+            if i % settings.laser_every == 0:
+                yield ScanEvent(stamp, _scan(scene, batch[i - first:i - first + 1] @ T_cam_laser, stamp, settings))
+            yield DepthEvent(stamp, np.where(np.isfinite(depth), depth, np.float32(np.nan)))
+            yield ColourEvent(stamp, image)
+
+
+def _scan(scene: synthetic.Scene, T_world_laser: torch.Tensor, stamp: int, settings: SampleSettings) -> Scan:
+    step = np.float32(2.0 * math.pi / settings.laser_beams)
+    first = np.float32(-math.pi)
+    angles = first + step * np.arange(settings.laser_beams, dtype=np.float32)
+    near, far = (np.float32(r) for r in settings.laser_range)
+    ranges = synthetic.scan(scene, T_world_laser, torch.from_numpy(angles).to(T_world_laser.device))[0].cpu().numpy()
+    ranges = np.where(ranges < near, np.float32(-np.inf), np.where(ranges > far, np.float32(np.inf), ranges))      # REP 117
+    return Scan(stamp, 'laser', float(first), float(angles[-1]), float(step), 0.0, float(np.float32(settings.laser_every / settings.rate)),
+                float(near), float(far), ranges)
+
+
+def body_poses(settings: SampleSettings) -> np.ndarray:
+    """T_world_body (N, 4, 4) of the robot: a soft start, then an arc to the left, with a little swaying as on a real floor."""
+    t = np.arange(settings.frames) / settings.rate
+    way = settings.speed * np.where(t < settings.ramp, t ** 2 / (2.0 * settings.ramp), t - settings.ramp / 2.0)
+    angle = way / settings.radius - 1.9
+    share = np.minimum(t / settings.ramp, 1.0)                                          # it does not sway before it moves
+    roll, pitch = (np.radians(a) * share * np.sin(2.0 * np.pi * f * t + p) for a, f, p in ((0.35, 0.9, 0.3), (0.45, 1.3, 1.1)))
+    T = np.tile(np.eye(4), (settings.frames, 1, 1))
+    T[:, :3, :3] = Rotation.from_euler('ZYX', np.stack([angle + np.pi / 2, pitch, roll], 1)).as_matrix()
+    T[:, 0, 3], T[:, 1, 3] = 0.1 + settings.radius * np.cos(angle), settings.radius * np.sin(angle)
+    T[:, 2, 3] = 0.0015 * share * np.sin(2.0 * np.pi * 2.1 * t)
+    return T
+
+
+def _T_body_cam(settings: SampleSettings) -> np.ndarray:
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_euler('ZY', [settings.camera_yaw, settings.camera_pitch], degrees=True).as_matrix() @ _R_BODY_OPTICAL
+    T[:3, 3] = 0.1, 0.0, settings.camera_height
+    return T
+
+
+def camera_poses(settings: SampleSettings) -> np.ndarray:
+    """T_world_cam (N, 4, 4), cam is optical."""
+    return body_poses(settings) @ _T_body_cam(settings)
+
+
+def laser_mount(settings: SampleSettings) -> Mount:
+    """The laser looks ahead, level with the robot, below the camera."""
+    T_body_laser = np.eye(4)
+    T_body_laser[:3, 3] = 0.1, 0.0, settings.laser_height
+    T_cam_laser = se3.inverse(torch.from_numpy(_T_body_cam(settings))).numpy() @ T_body_laser
+    return Mount('laser', pose_rows(T_cam_laser[None])[0])
+
+
+def sample_scene(seed: int) -> synthetic.Scene:
+    """A room of 6.8 x 5.6 x 2.6 m with furniture in its middle and along its walls."""
+    kinds, poses, halves, materials = zip(*_furniture())
+    T = np.stack(poses)[None]
+    faces = torch.tensor([[NAMES.index(n) for n in names] for names in materials])[None]
+    return synthetic.Scene(tuple(kinds), torch.tensor(T, dtype=torch.float32), torch.tensor(np.array(halves), dtype=torch.float32)[None], faces, bake(seed))
+
+
+def _furniture() -> Iterator[tuple[int, np.ndarray, tuple[float, float, float], tuple[str, ...]]]:
+    """(kind, T_world_self, half extents, six materials) of everything in the room."""
+    walls = ('brick', 'wallpaper', 'wallpaper', 'brick')
+    yield synthetic.ROOM, _place(0.0, 0.0, 1.3), (3.4, 2.8, 1.3), (*walls, 'planks', 'ceiling')
+    # In the middle: a table with things on and under it.
+    yield _box(0.05, 0.0, 0.74, 1.2, 0.8, 0.04, 12.0, 'table')
+    for x, y in ((-0.5, -0.3), (0.5, -0.3), (0.5, 0.3), (-0.5, 0.3)):
+        turned = _place(0.05, 0.0, 0.36, 12.0) @ _place(x, y, 0.0)
+        yield synthetic.BOX, turned, (0.03, 0.03, 0.36), ('table',) * 6
+    yield _box(-0.25, 0.1, 0.89, 0.34, 0.26, 0.26, 35.0, 'parcel')
+    yield _box(0.4, -0.12, 0.83, 0.3, 0.22, 0.14, -20.0, 'picture')
+    yield synthetic.SPHERE, _place(0.1, 0.16, 0.89), (0.13,) * 3, ('ball',) * 6
+    yield _box(-0.1, -0.05, 0.2, 0.5, 0.4, 0.4, 5.0, 'crate')
+    # Around it: stools, parcels, a column.
+    yield synthetic.CYLINDER, _place(-0.85, 0.62, 0.23), (0.2, 0.2, 0.23), ('fabric',) * 6
+    yield synthetic.CYLINDER, _place(0.75, -0.72, 0.2), (0.18, 0.18, 0.2), ('stone',) * 6
+    yield synthetic.CYLINDER, _place(-1.9, -1.6, 1.3), (0.16, 0.16, 1.3), ('stone',) * 6
+    yield _box(-1.0, -0.6, 0.25, 0.5, 0.45, 0.5, 25.0, 'parcel')
+    yield _box(-0.95, -0.55, 0.62, 0.32, 0.3, 0.24, -10.0, 'crate')
+    # Along the walls: shelves, a cupboard, a sofa, posters.
+    yield _box(-3.2, 0.3, 1.0, 0.36, 1.3, 2.0, 0.0, 'books')
+    yield _box(-3.1, -1.5, 0.55, 0.56, 1.0, 1.1, 0.0, 'crate')
+    yield _box(-1.6, 2.6, 1.0, 1.3, 0.36, 2.0, 0.0, 'books')
+    yield _box(0.6, 2.42, 0.22, 1.7, 0.75, 0.44, 0.0, 'fabric')
+    yield _box(0.6, 2.7, 0.5, 1.7, 0.2, 1.0, 0.0, 'fabric')
+    yield _box(2.6, 2.35, 0.4, 0.7, 0.7, 0.8, 15.0, 'parcel')
+    yield _box(-2.9, 2.3, 0.45, 0.6, 0.6, 0.9, -8.0, 'crate')
+    for x, y, width, depth, name in ((0.2, 2.79, 0.9, 0.03, 'poster'), (1.5, 2.79, 1.1, 0.03, 'picture'), (-3.39, 1.6, 0.03, 0.9, 'poster'),
+                                     (-3.39, -1.5, 0.03, 1.1, 'picture'), (-0.4, -2.79, 1.1, 0.03, 'poster'), (3.39, 0.4, 0.03, 1.1, 'picture')):
+        yield _box(x, y, 1.65, width, depth, 0.75, 0.0, name)
+
+
+def _place(x: float, y: float, z: float, yaw: float = 0.0) -> np.ndarray:
+    """T (4, 4) of something at x, y, z [m], turned by yaw [deg]."""
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_euler('Z', yaw, degrees=True).as_matrix()
+    T[:3, 3] = x, y, z
+    return T
+
+
+def _box(x: float, y: float, z: float, width: float, depth: float, height: float, yaw: float, material: str) -> tuple:
+    return synthetic.BOX, _place(x, y, z, yaw), (width / 2, depth / 2, height / 2), (material,) * 6
