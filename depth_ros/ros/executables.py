@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -68,6 +69,20 @@ def spin(node_class: type) -> int:
     return status
 
 
+class _ToRos(logging.Handler):
+    """Brings what the engines log into the node's log."""
+
+    def __init__(self, node: ManagedNode) -> None:
+        super().__init__(logging.INFO)
+        self._logger = node.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log at the same severity, under a name of the module's."""
+        child = self._logger.get_child(record.name.rpartition('.')[2])
+        say = child.error if record.levelno >= logging.ERROR else child.warning if record.levelno >= logging.WARNING else child.info
+        say(record.getMessage())
+
+
 def _run(node: ManagedNode) -> int:
     from rclpy.executors import SingleThreadedExecutor
 
@@ -80,6 +95,9 @@ def _run(node: ManagedNode) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, leave)
+    log = logging.getLogger('depth_ros')
+    log.setLevel(logging.INFO)
+    log.addHandler(_ToRos(node))
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:

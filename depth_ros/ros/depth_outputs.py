@@ -1,0 +1,122 @@
+"""What a node with depth publishes: the depth image, its calibration, its points, and the map that grows of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from depth_ros.engines.voxel_map import VoxelMap, write_ply
+from depth_ros.frames import DepthResult
+from depth_ros.ros import cloud, codecs
+from depth_ros.ros.managed_node import LATCHED_QOS, ManagedNode
+from depth_ros.settings import setting
+
+
+@dataclass(frozen=True)
+class DepthOutputConfig:
+    """Parameters of a node that publishes depth."""
+
+    min_confidence: float = setting(0.0, 'confidence from which on depth is published', '', low=0.0, high=1.0)
+    points_rate: float = setting(10.0, 'highest rate of the point cloud', 'Hz', low=0.1, high=100.0)
+    points_stride: int = setting(2, 'every so many pixels and rows become a point', 'px', low=1, high=64)
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """Parameters of a node that publishes a map."""
+
+    map_rate: float = setting(0.5, 'highest rate of the map', 'Hz', low=0.01, high=10.0)
+    map_voxel: float = setting(0.03, 'edge of the cubes that the map has one point for', 'm', low=0.002, high=10.0, read_only=True)
+    map_points: int = setting(500_000, 'most points of the map; those unseen for longest make room', low=1000, high=20_000_000, read_only=True)
+    map_confidence: float = setting(0.5, 'confidence from which on depth enters the map', '', low=0.0, high=1.0)
+    map_stride: int = setting(4, 'every so many pixels and rows enter the map', 'px', low=1, high=64)
+
+
+class Throttle:
+    """True at most `rate` times a second."""
+
+    def __init__(self) -> None:
+        self._at = -1.0e9
+
+    def due(self, rate: float) -> bool:
+        """Whether the period is over; begins the next one if so."""
+        now = time.monotonic()
+        if now - self._at < 1.0 / rate:
+            return False
+        self._at = now
+        return True
+
+
+class DepthOutputs:
+    """Publishers of one node under `prefix`. Only what somebody listens to is made."""
+
+    def __init__(self, node: ManagedNode, prefix: str) -> None:
+        self._node = node
+        self._image = node.publisher(Image, f'{prefix}/depth/image')
+        self._info = node.publisher(CameraInfo, f'{prefix}/depth/camera_info')
+        self._points = node.publisher(PointCloud2, f'{prefix}/points')
+        self._throttle = Throttle()
+
+    def publish(self, result: DepthResult, config: DepthOutputConfig) -> None:
+        """Publish depth with the stamp and the frame of the image it belongs to; NaN where it is not valid or not confident enough."""
+        frame, header = result.frame, codecs.make_header(result.frame.stamp, result.frame.frame_id)
+        valid = result.valid & (result.confidence >= config.min_confidence)
+        if self._info.get_subscription_count():
+            self._node.tell(self._info, codecs.camera_info(frame.K, frame.size, header))
+        if self._image.get_subscription_count():
+            self._node.tell(self._image, codecs.depth_image(result.depth, valid, header))
+        if self._points.get_subscription_count() and self._throttle.due(config.points_rate):
+            self._node.tell(self._points, cloud.point_cloud(result.depth, valid, frame.K, frame.image, header, config.points_stride))
+
+
+class MapOutput:
+    """Grows a map of depth with known poses and publishes it, latched, when it changed. Safe across threads."""
+
+    def __init__(self, node: ManagedNode, config: MapConfig, topic: str) -> None:
+        self._node = node
+        self._publisher = node.publisher(PointCloud2, topic, LATCHED_QOS)
+        self._map = VoxelMap(config.map_voxel, config.map_points)
+        self._lock = threading.Lock()
+        self._throttle = Throttle()
+        self._changed = False
+
+    def add(self, result: DepthResult, T_map_cam: np.ndarray, config: MapConfig) -> None:
+        """Add the confident depth of a frame at its pose (4, 4)."""
+        stride, frame = config.map_stride, result.frame
+        rows, columns = np.nonzero((result.valid & (result.confidence >= config.map_confidence))[::stride, ::stride])
+        rows, columns = rows * stride, columns * stride
+        depth = result.depth[rows, columns].astype(np.float64)
+        rays = np.stack([(columns - frame.K[0, 2]) / frame.K[0, 0], (rows - frame.K[1, 2]) / frame.K[1, 1], np.ones(len(rows))], axis=1)
+        points = (rays * depth[:, None]) @ T_map_cam[:3, :3].T + T_map_cam[:3, 3]
+        with self._lock:
+            self._map.add(points, frame.image[rows, columns])
+            self._changed = True
+
+    def publish(self, stamp: int, frame_id: str, config: MapConfig) -> None:
+        """Publish the map if it changed, somebody listens and the last time is long enough ago."""
+        if not self._changed or not self._publisher.get_subscription_count() or not self._throttle.due(config.map_rate):
+            return
+        points, colours = self._snapshot()
+        self._changed = False
+        self._node.tell(self._publisher, cloud.coloured_cloud(points, colours, codecs.make_header(stamp, frame_id)))
+
+    def save(self, path: Path) -> int:
+        """Write the map as PLY; how many points it has."""
+        points, colours = self._snapshot()
+        write_ply(path, points, colours)
+        return len(points)
+
+    def clear(self) -> None:
+        """Forget the map."""
+        with self._lock:
+            self._map.clear()
+            self._changed = True
+
+    def _snapshot(self) -> tuple[np.ndarray, np.ndarray]:
+        with self._lock:
+            return self._map.arrays()

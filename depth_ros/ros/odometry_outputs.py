@@ -1,0 +1,141 @@
+"""What a tracker tells the robot: odometry with covariance and twist, the transform of its camera or base, and the path so far."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from nav_msgs.msg import Odometry, Path
+from rclpy.duration import Duration
+from rclpy.time import Time
+from scipy.spatial.transform import Rotation
+from std_msgs.msg import Header
+from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformListener
+
+from depth_ros.frames import TrackResult, TrackStatus
+from depth_ros.ros import codecs, diagnostics, poses
+from depth_ros.ros.managed_node import ManagedNode, NodeConfig
+from depth_ros.ros.trail import Trail
+from depth_ros.settings import setting
+
+UNKNOWN_VARIANCE = 1.0e6    # of a pose that must not be trusted, [m^2] and [rad^2]
+_PATH_PERIOD = 0.5          # [s]
+_MAX_TWIST_GAP = 500_000_000    # [ns] between two poses that still tell a velocity
+
+
+@dataclass(frozen=True)
+class OdometryConfig:
+    """Parameters of a node that publishes odometry."""
+
+    odom_frame: str = setting('odom', 'the fixed frame, z up', read_only=True)
+    base_frame: str = setting('', "the robot's frame; empty: odometry and TF are of the camera. Else TF must know the camera in it", read_only=True)
+    publish_tf: bool = setting(True, 'publish odom -> camera (or base) on /tf', read_only=True)
+    tf_timeout: float = setting(0.2, 'longest wait for a transform', 's', low=0.0, high=10.0)
+    path_poses: int = setting(1000, 'most poses of the published path, spread over the drive', low=2, high=100_000)
+    trajectory_poses: int = setting(200_000, 'most poses kept for the path and for save_trajectory; older ones are thinned out', low=100, high=10_000_000, read_only=True)
+
+
+class OdometryOutputs:
+    """Publishers of one node under `prefix`; call `publish` with every result, from one thread."""
+
+    def __init__(self, node: ManagedNode, config: OdometryConfig, prefix: str) -> None:
+        self._node, self._config = node, config
+        self._odometry = node.publisher(Odometry, f'{prefix}/odometry')
+        self._path = node.publisher(Path, f'{prefix}/path')
+        self._broadcaster = TransformBroadcaster(node) if config.publish_tf else None
+        self._buffer = self._listener = None
+        if config.base_frame:
+            self._buffer = Buffer(node=node)
+            self._listener = TransformListener(self._buffer, node)
+        self.trail = Trail(config.trajectory_poses)
+        self._T_base_cam: np.ndarray | None = None
+        self._T_odom_engine: np.ndarray | None = None   # brings the tracker's own level start to where the robot says the camera sits
+        self._previous: tuple[int, np.ndarray] | None = None
+        self._interval = 0.0    # [s] between the last two poses
+        self._path_at = 0.0
+
+    def publish(self, track: TrackResult, camera_frame: str) -> np.ndarray | None:
+        """Publish a result; T_odom_cam (4, 4) as published, or None where TF does not tell where the camera is."""
+        if not self._place(camera_frame, track.T_odom_cam):
+            return None
+        T_odom_cam = self._T_odom_engine @ track.T_odom_cam
+        lost = track.status is TrackStatus.LOST
+        header = codecs.make_header(track.stamp, self._config.odom_frame)
+        child = self._config.base_frame or camera_frame
+        T_odom_child, covariance = T_odom_cam @ np.linalg.inv(self._T_base_cam), _moved(track.covariance, self._T_base_cam)
+        if lost:
+            covariance, self._previous = np.eye(6) * UNKNOWN_VARIANCE, None
+        twist = self._twist(track.stamp, T_odom_child) if not lost else None
+        message = poses.odometry(T_odom_child, covariance, header, child, twist)
+        if twist is not None:
+            message.twist.covariance = (2.0 * covariance / self._interval ** 2).ravel()
+        self._node.tell(self._odometry, message)
+        if not lost:
+            self.trail.add(track.stamp, T_odom_cam)
+            if self._broadcaster is not None:
+                self._broadcaster.sendTransform(poses.transform(T_odom_child, header, child))
+        self._publish_path(header)
+        return T_odom_cam
+
+    def restart(self) -> None:
+        """The clock jumped back: begin a new path, forget transforms and velocity; the pose goes on."""
+        self.trail.clear()
+        self._previous = None
+        if self._buffer is not None:
+            self._buffer.clear()
+
+    def relocate(self) -> None:
+        """Tracking starts at its origin again: look up where the camera sits on the robot once more."""
+        self.restart()
+        self._T_base_cam = self._T_odom_engine = None
+
+    def close(self) -> None:
+        """Take back what the node does not close by itself."""
+        if self._broadcaster is not None:
+            self._node.destroy_publisher(self._broadcaster.pub_tf)
+        if self._listener is not None:
+            self._listener.unregister()
+
+    def _place(self, camera_frame: str, T_engine_cam: np.ndarray) -> bool:
+        """Learn once where the camera sits, and that the robot stands at odom's origin now; odometry of the camera itself needs neither."""
+        if self._T_base_cam is not None:
+            return True
+        base = self._config.base_frame
+        if not base:
+            self._T_base_cam = self._T_odom_engine = np.eye(4)
+            return True
+        try:
+            found = self._buffer.lookup_transform(base, camera_frame, Time(), Duration(seconds=self._config.tf_timeout))
+        except TransformException as error:
+            self._node.diagnostics.hold('tf', diagnostics.ERROR, f'no transform from {camera_frame} to base_frame {base}, so no odometry: {error}')
+            return False
+        self._node.diagnostics.clear('tf')
+        self._T_base_cam = poses.matrix(found)
+        self._T_odom_engine = self._T_base_cam @ np.linalg.inv(T_engine_cam)
+        return True
+
+    def _twist(self, stamp: int, T_odom_child: np.ndarray) -> np.ndarray | None:
+        """Velocity (6,) [m/s, rad/s] along the child's axes, from the last two poses."""
+        previous, self._previous = self._previous, (stamp, T_odom_child)
+        if previous is None or not 0 < stamp - previous[0] <= _MAX_TWIST_GAP:
+            return None
+        self._interval = (stamp - previous[0]) * 1e-9
+        R_child_odom = T_odom_child[:3, :3].T
+        turned = Rotation.from_matrix(previous[1][:3, :3].T @ T_odom_child[:3, :3]).as_rotvec()
+        return np.hstack([R_child_odom @ (T_odom_child[:3, 3] - previous[1][:3, 3]), turned]) / self._interval
+
+    def _publish_path(self, header: Header) -> None:
+        now = time.monotonic()
+        if now - self._path_at < _PATH_PERIOD or not self._path.get_subscription_count():
+            return
+        self._path_at = now
+        self._node.tell(self._path, poses.path(self.trail.poses(self._config.path_poses), header))
+
+
+def _moved(covariance: np.ndarray, T_base_cam: np.ndarray) -> np.ndarray:
+    """Covariance (6, 6) of (translation, rotation) in the camera frame, of the base frame: Sigma_base = Ad(T_base_cam) Sigma_cam Ad^T."""
+    R, t = T_base_cam[:3, :3], T_base_cam[:3, 3]
+    hat = np.array([[0.0, -t[2], t[1]], [t[2], 0.0, -t[0]], [-t[1], t[0], 0.0]])
+    adjoint = np.block([[R, hat @ R], [np.zeros((3, 3)), R]])
+    return adjoint @ covariance @ adjoint.T
