@@ -1,0 +1,187 @@
+"""Align one frame with remembered ones by robust Gauss-Newton on dense flow and, where both have it, depth.
+
+The residuals are those of geometry.gauss_newton (DeepV2D's layer) with a third row: the depth measured where the flow ends, against the
+depth of the moved point. Iteratively reweighted with Cauchy weights.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+
+from depth_ros import settings
+from depth_ros.engines.flow import consistency_error, pixel_grid
+from depth_ros.engines.keyframes import DepthMap, View
+from depth_ros.frames import FlowResult
+from depth_ros.geometry import gauss_newton, se3
+from depth_ros.geometry.gauss_newton import Damping, SolveStatus
+from depth_ros.settings import setting
+
+MIN_DEPTH = 0.1             # [m] nearer depth is not trusted (SYSTEMS section 2)
+FLOW_CAUCHY = 1.0           # of the flow's noise: beyond it a residual loses weight
+DEPTH_CAUCHY = 2.8          # of the depth's noise
+DAMPING = Damping(absolute=1e-3, relative=1e-6)     # weights are inverse variances, so this is far weaker than any real evidence
+CORRELATED = 8.0            # grid points that share a DIS patch and its error: the covariance must not count them as independent
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """Weights and effort of the alignment."""
+
+    grid_stride: int = setting(4, 'distance between the pixels that tracking uses', 'px', 1, 32)
+    steps: int = setting(6, 'most Gauss-Newton steps a frame', '', 1, 50)
+    flow_noise: float = setting(0.3, 'standard deviation of good flow', 'px', 0.01, 10.0)
+    max_inconsistency: float = setting(2.0, 'forward-backward error from which flow is ignored', 'px', 0.1, 20.0)
+    depth_noise: float = setting(0.0014, 'standard deviation of sensor depth at 1 m; grows with its square', 'm', 1e-5, 1.0)
+    depth_noise_floor: float = setting(0.0007, 'smallest standard deviation of sensor depth', 'm', 0.0, 1.0)
+    min_texture: float = setting(0.5, 'image gradient below which flow is ignored', 'grey levels/px', 0.0, 100.0)
+    max_residual: float = setting(3.0, 'largest distance of an inlier from where its motion puts it', 'px', 0.1, 50.0)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Grid points of a source view with depth and where flow finds them in a target view; torch, N points."""
+
+    source: View
+    target: View
+    points: torch.Tensor        # (N, 3) [m], source camera
+    pixels: torch.Tensor        # (N, 2) [px], target image
+    confidence: torch.Tensor    # (N,) [0, 1], 0 where not valid
+    flow_variance: torch.Tensor     # (N,) [px^2]
+    depth: torch.Tensor         # (N,) [m] measured by the target at pixels
+    depth_information: torch.Tensor     # (N,) [1/m^2], 0 where the target measured none
+    candidates: int             # points that have depth and texture, whatever their flow
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The pose found, and how far it can be trusted."""
+
+    T_odom_cam: np.ndarray      # (4, 4)
+    covariance: np.ndarray      # (6, 6) of (translation [m], rotation [rad]), camera frame
+    inlier_ratio: float         # of the best pair's candidates
+    inliers: int
+    status: SolveStatus
+
+
+def matches(source: View, target: View, forward: np.ndarray, backward: np.ndarray, config: AlignmentConfig) -> Matches | None:
+    """Matches along flow `forward` (H, W, 2) source -> target, checked against `backward`; None without depth in the source."""
+    if source.depth is None:
+        return None
+    grid, rays = _grid(source.frame.size, tuple(source.frame.K.ravel()), config.grid_stride)
+    at = _slice(config.grid_stride)
+    ahead = forward[at]
+    error = consistency_error(ahead, backward, grid)
+    depth, ends = source.depth.depth[at], grid + ahead
+    usable = source.depth.valid[at] & (depth > MIN_DEPTH) & (source.texture[at] > config.min_texture)
+    confidence = np.where(usable & (error < config.max_inconsistency), 1 / (1 + (error / 0.5) ** 2), 0)
+    parallax = source.frame.K[0, 0] * np.linalg.norm(source.T_odom_cam[:3, 3] - target.T_odom_cam[:3, 3])
+    sigma = _sigma(source.depth, depth, at, config)
+    variance = config.flow_noise ** 2 + (parallax * sigma / np.maximum(depth, MIN_DEPTH) ** 2) ** 2
+    seen, information = _depth_at(target.depth, ends, config)
+    flat = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)).flatten(0, 1)
+            for a in (depth[..., None] * rays, ends, confidence, variance, seen, information)]
+    return Matches(source, target, *flat, candidates=int(usable.sum()))
+
+
+def pair_matches(current: View, reference: View, result: FlowResult, config: AlignmentConfig) -> list[Matches]:
+    """Matches of a pair in each direction whose source has depth."""
+    both = (matches(current, reference, result.flow, result.backward, config), matches(reference, current, result.backward, result.flow, config))
+    return [m for m in both if m is not None]
+
+
+@torch.inference_mode()
+def align(current: View, T_odom_cam: np.ndarray, given: Sequence[Matches], config: AlignmentConfig) -> Alignment:
+    """The pose of `current` that agrees best with matches from it and to it, started from T_odom_cam; all other poses stay."""
+    others = list({id(v): v for m in given for v in (m.source, m.target) if v is not current}.values())
+    index = {id(v): i for i, v in enumerate(others)} | {id(current): len(others)}
+    source, target = (torch.tensor([index[id(v)] for v in views]) for views in ([m.source for m in given], [m.target for m in given]))
+    poses = se3.inverse(torch.from_numpy(np.stack([v.T_odom_cam for v in others] + [T_odom_cam])))
+    system = _System(given, config)
+    free = slice(6 * len(others), None)
+    for _ in range(config.steps):
+        motion = gauss_newton.relative_motion(poses, source, target)
+        H, b = gauss_newton.assemble(*system.linearise(motion), motion, source, target, len(poses))
+        step = gauss_newton.solve_damped(H[free, free], b[free], DAMPING, clip=0.5)
+        poses[-1] = se3.exp(step.xi) @ poses[-1]
+        if float(step.xi.abs().max()) < 1e-5:
+            break
+    return system.judge(poses[-1], H[free, free], step.status)
+
+
+class _System:
+    """The stacked matches of one alignment, with what their last linearisation found."""
+
+    def __init__(self, given: Sequence[Matches], config: AlignmentConfig) -> None:
+        self.config = config
+        self.candidates = torch.tensor([m.candidates for m in given])
+        self.K = torch.from_numpy(np.stack([m.target.frame.K for m in given])).float()
+        self.points, self.pixels, self.confidence, self.variance, self.depth, self.information = (
+            torch.stack([getattr(m, name) for m in given])
+            for name in ('points', 'pixels', 'confidence', 'flow_variance', 'depth', 'depth_information'))
+
+    def linearise(self, T_target_source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every edge's normal equations (E, 6, 6), (E, 6) in float64 about its relative motion (E, 4, 4)."""
+        moved = se3.transform(T_target_source.float(), self.points)
+        X, Y, Z = moved.unbind(-1)
+        inverse_z = 1 / Z.clamp(min=MIN_DEPTH)
+        f, c = self.K[:, (0, 1), (0, 1)], self.K[:, :2, 2]
+        u = self.pixels[..., 0] - (f[:, :1] * X * inverse_z + c[:, :1])
+        v = self.pixels[..., 1] - (f[:, 1:] * Y * inverse_z + c[:, 1:])
+        z = self.depth - Z
+        self.squared_residual = u * u + v * v
+        w_flow = self.confidence * (Z > MIN_DEPTH) / (self.variance + self.squared_residual / FLOW_CAUCHY ** 2)
+        w_depth = self.confidence * self.information / (1 + z * z * self.information / DEPTH_CAUCHY ** 2)
+        self.squared_error = (w_flow * self.squared_residual).sum() + (w_depth * z * z).sum()
+        self.evidence = 2 * self.confidence.sum() + (self.confidence * (self.information > 0)).sum()
+        J = gauss_newton.point_jacobian(moved, self.K)
+        H, b = gauss_newton.normal_equations(J, torch.stack([u, v, z], -2), torch.stack([w_flow, w_flow, w_depth], -2))
+        return H.double(), b.double()
+
+    def judge(self, T_cam_odom: torch.Tensor, H: torch.Tensor, status: SolveStatus) -> Alignment:
+        """The result; its covariance is the inverse information scaled by the residual variance."""
+        inlier = (self.confidence > 0) & (self.squared_residual < self.config.max_residual ** 2)
+        counts = inlier.sum(-1)
+        ratio = (counts / self.candidates.clamp(min=1)).max()
+        variance = CORRELATED * float(self.squared_error / self.evidence.clamp(min=1))
+        covariance = variance * np.linalg.inv(H.numpy() + DAMPING.absolute * np.eye(6))
+        T_odom_cam = se3.inverse(T_cam_odom).numpy()
+        finite = np.isfinite(T_odom_cam).all() and np.isfinite(covariance).all()
+        return Alignment(T_odom_cam, covariance, float(ratio), int(counts.max()), status if finite else SolveStatus.SINGULAR)
+
+
+@lru_cache(maxsize=8)
+def _grid(size: tuple[int, int], K: tuple[float, ...], stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Grid pixels (h, w, 2) and the rays (h, w, 3) with z = 1 through them."""
+    grid = pixel_grid(*size, stride, stride // 2)
+    ones = np.ones_like(grid[..., :1])
+    return grid, (np.concatenate([grid, ones], axis=-1) @ np.linalg.inv(np.array(K).reshape(3, 3)).T).astype(np.float32)
+
+
+def _slice(stride: int) -> tuple[slice, slice]:
+    """Where the grid's pixels lie in an image."""
+    return (slice(stride // 2, None, stride),) * 2
+
+
+def _sigma(depth_map: DepthMap, depth: np.ndarray, at: tuple[slice, slice], config: AlignmentConfig) -> np.ndarray:
+    """Standard deviation [m] of the grid's depths: given, or a Kinect's, which grows with the square of depth."""
+    if depth_map.sigma is not None:
+        return depth_map.sigma[at]
+    return config.depth_noise_floor + config.depth_noise * depth * depth
+
+
+def _depth_at(depth_map: DepthMap | None, pixels: np.ndarray, config: AlignmentConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Depth [m] nearest to pixels (h, w, 2) and its information [1/m^2], 0 where there is none."""
+    if depth_map is None:
+        return np.zeros(pixels.shape[:2], np.float32), np.zeros(pixels.shape[:2], np.float32)
+    depth = cv2.remap(np.where(depth_map.valid, depth_map.depth, 0), pixels, None, cv2.INTER_NEAREST)
+    if depth_map.sigma is None:
+        sigma = config.depth_noise_floor + config.depth_noise * depth * depth
+    else:
+        sigma = cv2.remap(depth_map.sigma, pixels, None, cv2.INTER_NEAREST)
+    present = (depth > MIN_DEPTH) & (sigma > 0)
+    return depth, np.where(present, 1 / np.where(present, sigma, 1) ** 2, 0)

@@ -1,0 +1,90 @@
+"""Dense optical flow of an image pair in both directions, with its forward-backward consistency.
+
+DIS flow: T. Kroeger, R. Timofte, D. Dai, L. Van Gool, "Fast optical flow using dense inverse search", ECCV 2016, as in OpenCV.
+"""
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from depth_ros import settings
+from depth_ros.frames import FlowResult, ImagePair
+from depth_ros.settings import setting
+
+PRESETS = {'ultrafast': cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, 'fast': cv2.DISOPTICAL_FLOW_PRESET_FAST, 'medium': cv2.DISOPTICAL_FLOW_PRESET_MEDIUM}
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Size and effort of the flow. The defaults of the four knobs are what tracking and depth measured best on for their time."""
+
+    width: int = setting(320, 'image width that flow is computed at', 'px', 64, 1920)
+    height: int = setting(240, 'image height that flow is computed at', 'px', 48, 1200)
+    preset: str = setting('tuned', "OpenCV's preset of DIS, or tuned: the four settings below", choices=('tuned', *PRESETS))
+    finest_scale: int = setting(1, 'pyramid level at which DIS stops, 0 is full size', '', 0, 4)
+    patch_stride: int = setting(4, 'distance between DIS patches (8 px wide)', 'px', 1, 8)
+    descent_iterations: int = setting(12, 'descent steps a patch', '', 1, 100)
+    refinement_iterations: int = setting(0, 'variational refinement steps a level', '', 0, 20)
+    consistency: float = setting(1.0, 'largest forward-backward error of a valid pixel', 'px', 0.01, 20.0)
+
+
+class FlowEngine:
+    """Flow by DIS. The two directions run side by side, each on its own matcher, for a matcher is not re-entrant."""
+
+    def __init__(self, config: FlowConfig = FlowConfig()) -> None:
+        settings.check(config)
+        self.config = config
+        self._matchers = _matcher(config), _matcher(config)
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix='flow')
+
+    def step(self, pair: ImagePair) -> FlowResult:
+        """Flow of both directions at the pair's own size; the two images must be of one size."""
+        if pair.current.size != pair.reference.size:
+            raise ValueError(f'expected two images of one size, got {pair.current.size} and {pair.reference.size}')
+        current, reference = grey(pair.current.image), grey(pair.reference.image)
+        backward = self._beside.submit(self._matchers[1].calc, reference, current, None)
+        forward = self._matchers[0].calc(current, reference, None)
+        error = consistency_error(forward, backward.result())
+        return FlowResult(pair, forward, backward.result(), error, error < self.config.consistency)
+
+    def match(self, source: np.ndarray, target: np.ndarray, initial: np.ndarray | None = None) -> np.ndarray:
+        """Flow (H, W, 2) [px] of one direction between grey images (H, W) uint8, started from `initial` if given."""
+        return self._matchers[0].calc(source, target, None if initial is None else initial.astype(np.float32))
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """Luma (H, W) uint8 of an RGB image (H, W, 3) uint8."""
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def pixel_grid(width: int, height: int, stride: int = 1, first: int = 0) -> np.ndarray:
+    """Pixels (h, w, 2) float32 as (u, v) of every `stride`th column and row from `first` on."""
+    u, v = np.meshgrid(np.arange(first, width, stride, dtype=np.float32), np.arange(first, height, stride, dtype=np.float32))
+    return np.stack([u, v], axis=-1)
+
+
+def consistency_error(flow: np.ndarray, backward: np.ndarray, pixels: np.ndarray | None = None) -> np.ndarray:
+    """|flow + backward at its end| (h, w) float32 [px] of flow (h, w, 2) at `pixels` (all by default); inf where it ends outside.
+
+    The same measure as warp.forward_backward_error, on arrays through OpenCV's sampler: ten times faster, which every frame gains from.
+    """
+    height, width = backward.shape[:2]
+    ends = flow + (pixel_grid(width, height) if pixels is None else pixels)
+    returned = cv2.remap(backward, ends, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    error = cv2.magnitude(*cv2.split(flow + returned))
+    u, v = ends[..., 0], ends[..., 1]
+    inside = (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
+    return np.where(inside, error, np.float32(np.inf))
+
+
+def _matcher(config: FlowConfig) -> cv2.DISOpticalFlow:
+    matcher = cv2.DISOpticalFlow.create(PRESETS.get(config.preset, cv2.DISOPTICAL_FLOW_PRESET_FAST))
+    if config.preset == 'tuned':
+        matcher.setFinestScale(config.finest_scale)
+        matcher.setPatchStride(config.patch_stride)
+        matcher.setGradientDescentIterations(config.descent_iterations)
+        matcher.setVariationalRefinementIterations(config.refinement_iterations)
+    return matcher
