@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cv2
+import numpy as np
 import rclpy
 from domain_coordinator import domain_id
 from lifecycle_msgs.srv import ChangeState
@@ -16,7 +18,11 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CameraInfo, Image
 
+from depth_ros.ros import codecs
+
+STEP = 33_000_000   # [ns] between two images
 TIMEOUT = 30.0      # [s] a condition may take on a busy machine; met ones return at once
 
 
@@ -86,6 +92,65 @@ class World:
             self.remove(node)
         self.executor.shutdown()
         rclpy.shutdown(context=self.context)
+
+
+class Camera:
+    """A camera of the tester: a textured wall that moves sideways in front of it, `speed` [px] an image."""
+
+    def __init__(self, world: World, size: tuple[int, int] = (320, 240), speed: int = 2, depth: float | None = None) -> None:
+        self.world, self.size, self.speed, self.depth = world, size, speed, depth
+        self.K = np.array([[300.0, 0.0, size[0] / 2 - 0.5], [0.0, 300.0, size[1] / 2 - 0.5], [0.0, 0.0, 1.0]])
+        self.images = world.publisher(Image, 'image')
+        self.infos = world.publisher(CameraInfo, 'camera_info')
+        self.depths = world.publisher(Image, 'depth')
+        rng = np.random.default_rng(7)
+        noise = rng.integers(0, 255, (size[1], 4 * size[0], 3), dtype=np.uint8)
+        self.wall = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.0), None, 0, 255, cv2.NORM_MINMAX)
+        self.index, self.stamp = 0, 10 ** 18
+        self.shots: dict[int, int] = {}     # index by stamp
+
+    def close(self) -> None:
+        """Take back the publishers."""
+        for publisher in (self.images, self.infos, self.depths):
+            self.world.tester.destroy_publisher(publisher)
+
+    def picture(self, index: int) -> np.ndarray:
+        """The image (H, W, 3) of an index; they come again after a while."""
+        at = self.speed * index % (3 * self.size[0])
+        return np.ascontiguousarray(self.wall[:, at:at + self.size[0]])
+
+    def message(self, stamp: int | None = None) -> Image:
+        """The image of the current index."""
+        return codecs.rgb_image(self.picture(self.index), self.header(stamp))
+
+    def header(self, stamp: int | None = None) -> Any:
+        """Header of the current image."""
+        return codecs.make_header(self.stamp if stamp is None else stamp, 'camera')
+
+    def shoot(self, info: bool = True, image: Image | None = None) -> int:
+        """Publish the next image with its calibration, and depth if there is a sensor; its stamp."""
+        self.index, self.stamp = self.index + 1, self.stamp + STEP
+        self.shots[self.stamp] = self.index
+        if info:
+            self.infos.publish(codecs.camera_info(self.K, self.size, self.header()))
+        if self.depth is not None:
+            depth = np.full(self.size[::-1], self.depth, np.float32)
+            self.depths.publish(codecs.depth_image(depth, depth > 0.0, self.header()))
+        self.images.publish(self.message() if image is None else image)
+        return self.stamp
+
+    def run(self, condition: Callable[[], Any], what: str, every: float = 0.05, **options: Any) -> Any:
+        """Shoot an image every so many seconds until the condition holds."""
+        due = time.monotonic()
+
+        def shoot_and_ask() -> Any:
+            nonlocal due
+            if time.monotonic() >= due:
+                due = time.monotonic() + every
+                self.shoot(**options)
+            return condition()
+
+        return self.world.until(shoot_and_ask, what)
 
 
 @contextlib.contextmanager

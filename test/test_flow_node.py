@@ -1,0 +1,122 @@
+"""The flow node over DDS: the bundle's parts agree with each other and with the images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import ros_support
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, Image, TimeReference
+
+from depth_ros.ros import codecs
+from depth_ros.ros.flow_node import FlowNode
+
+KINDS = {'image': Image, 'reference_image': Image, 'flow': Image, 'backward': Image, 'camera_info': CameraInfo, 'reference': TimeReference}
+
+
+@pytest.fixture(scope='module')
+def world():
+    with ros_support.world() as made:
+        yield made
+
+
+@pytest.fixture
+def camera(world):
+    made = ros_support.Camera(world, size=(320, 240))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(world, camera):
+    nodes = []
+
+    def make(**parameters):
+        nodes.append(world.node(FlowNode, **parameters))
+        world.connected(camera.images, camera.infos)
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        world.remove(node)
+
+
+@pytest.fixture
+def bundles(world):
+    """Messages by topic and stamp."""
+    heard = {name: {} for name in KINDS}
+    subscriptions = []
+    for name, kind in KINDS.items():
+        def take(message, name=name):
+            heard[name][codecs.stamp_ns(message.header.stamp)] = message
+        subscriptions.append(world.tester.create_subscription(kind, f'flow/{name}', take, 10))
+    yield heard
+    for subscription in subscriptions:
+        world.tester.destroy_subscription(subscription)
+
+
+def complete(bundles):
+    return sorted(set.intersection(*(set(messages) for messages in bundles.values())))
+
+
+def test_the_bundle_tells_how_the_image_moved_since_its_reference(world, camera, start, bundles):
+    start(width=160, height=120)
+    camera.run(lambda: len(complete(bundles)) >= 5, 'five bundles')
+    for stamp in complete(bundles):
+        parts = {name: bundles[name][stamp] for name in KINDS}
+        reference = codecs.stamp_ns(parts['reference'].time_ref)
+        assert reference < stamp and parts['reference'].source == 'flow'
+        assert {m.header.frame_id for m in parts.values()} == {'camera'}
+        flow, backward = codecs.flow_array(parts['flow'], ''), codecs.flow_array(parts['backward'], '')
+        moved = camera.speed * (camera.shots[stamp] - camera.shots[reference]) / 2      # at half the size; what moved left was further right before
+        inner = (slice(20, -20), slice(30, -30))
+        assert np.abs(np.median(flow[inner], axis=(0, 1)) - [moved, 0.0]).max() < 0.1
+        assert np.abs(np.median(backward[inner], axis=(0, 1)) + [moved, 0.0]).max() < 0.1
+        K = codecs.camera_matrix(parts['camera_info'], (160, 120), '')
+        assert K[0, 0] == 150.0 and K[0, 2] == pytest.approx(0.5 * (camera.K[0, 2] + 0.5) - 0.5)
+        for name, at in (('image', stamp), ('reference_image', reference)):
+            half = camera.picture(camera.shots[at]).reshape(120, 2, 160, 2, 3).mean((1, 3))
+            assert np.abs(codecs.image_array(parts[name], '').astype(float) - half).max() <= 1.0
+
+
+def test_references_change_as_the_image_moves_on(world, camera, start, bundles):
+    camera.speed = 8
+    start()
+    references = lambda: {codecs.stamp_ns(m.time_ref) for m in bundles['reference'].values()}
+    camera.run(lambda: len(references()) >= 4, 'a fourth reference')
+
+
+def test_large_messages_are_not_made_for_nobody(world, camera, start):
+    node = start()
+    heard = world.record(TimeReference, 'flow/reference')
+    camera.run(lambda: len(heard) >= 3, 'bundles')
+    published = {v.key for v in node.diagnostics.status().values if 'published' in v.key}
+    assert published == {'/flow/reference published'}
+
+
+def test_a_new_size_holds_from_the_next_pair_on(world, camera, start, bundles):
+    node = start(width=160, height=120)
+    camera.run(lambda: bundles['flow'], 'flow')
+    assert node.set_parameters([Parameter('width', value=80), Parameter('height', value=60)])[0].successful
+    camera.run(lambda: any(m.width == 80 for m in bundles['flow'].values()), 'flow of the new size')
+    refused = node.set_parameters([Parameter('preset', value='psychic')])[0]
+    assert not refused.successful and 'tuned, ultrafast, fast, medium' in refused.reason
+
+
+def test_compressed_images_serve_as_well(world, camera, start, bundles):
+    import cv2
+    from sensor_msgs.msg import CompressedImage
+    compressed = world.publisher(CompressedImage, 'image/compressed')
+    nodes = world.node(FlowNode, image_transport='compressed')
+    world.connected(compressed, camera.infos)
+
+    def shoot():
+        camera.index, camera.stamp = camera.index + 1, camera.stamp + ros_support.STEP
+        camera.infos.publish(codecs.camera_info(camera.K, camera.size, camera.header()))
+        data = cv2.imencode('.png', cv2.cvtColor(camera.picture(camera.index), cv2.COLOR_RGB2BGR))[1].tobytes()
+        compressed.publish(CompressedImage(header=camera.header(), format='rgb8; png compressed bgr8', data=data))
+        return bundles['flow']
+
+    world.until(shoot, 'flow')
+    world.remove(nodes)
+    world.tester.destroy_publisher(compressed)
