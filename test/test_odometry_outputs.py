@@ -1,0 +1,167 @@
+"""Odometry, TF, twist and path as a robot reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import ros_support
+from nav_msgs.msg import Odometry, Path
+from scipy.spatial.transform import Rotation
+from tf2_msgs.msg import TFMessage
+from tf2_ros import StaticTransformBroadcaster
+
+from depth_ros.frames import Scale, TrackResult, TrackStatus
+from depth_ros.ros import codecs, params, poses
+from depth_ros.ros.managed_node import ManagedNode, NodeConfig
+from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE, OdometryConfig, OdometryOutputs
+
+STEP = 40_000_000
+
+
+@dataclass(frozen=True)
+class Config(NodeConfig):
+    odometry: OdometryConfig = params.included(OdometryConfig)
+
+
+class Teller(ManagedNode):
+    config_class = Config
+
+    def __init__(self, **options):
+        self.outputs = None
+        super().__init__('teller', **options)
+
+    def setup(self):
+        self.outputs = OdometryOutputs(self, self.config.odometry, 'deepv2d')
+
+    def teardown(self):
+        if self.outputs is not None:
+            self.outputs.close()
+            self.outputs = None
+
+
+def rigid(translation, rotvec):
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = Rotation.from_rotvec(rotvec).as_matrix(), translation
+    return T
+
+
+LEVEL = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]])     # an optical frame looking along +x
+COVARIANCE = np.diag([1e-4, 2e-4, 3e-4, 1e-5, 2e-5, 3e-5])
+
+
+def track(index, T, status=TrackStatus.OK):
+    return TrackResult(10 ** 18 + index * STEP, T, COVARIANCE, 0.9, status, Scale.METRIC)
+
+
+@pytest.fixture(scope='module')
+def world():
+    with ros_support.world() as made:
+        yield made
+
+
+class Bench:
+    def __init__(self, world, **parameters):
+        self.world = world
+        self.odometry = world.record(Odometry, 'deepv2d/odometry')
+        self.tf = world.record(TFMessage, '/tf')
+        self.path = world.record(Path, 'deepv2d/path')
+        self.node = world.node(Teller, **parameters)
+        world.until(lambda: self.node.state == 'active', 'the node')
+        publishers = [p for p in self.node.publishers if p.topic_name in ('/deepv2d/odometry', '/deepv2d/path', '/tf')]
+        world.connected(*publishers)
+
+    def tell(self, *tracks):
+        count = len(self.odometry) + len(tracks)
+        found = [self.node.outputs.publish(t, 'lens') for t in tracks]
+        self.world.until(lambda: len(self.odometry) >= count, 'the odometry')
+        return found
+
+
+@pytest.fixture
+def bench(world):
+    made = []
+
+    def make(**parameters):
+        made.append(Bench(world, **parameters))
+        return made[-1]
+
+    yield make
+    for one in made:
+        world.remove(one.node)
+        for subscription in list(world.tester.subscriptions):
+            world.tester.destroy_subscription(subscription)
+
+
+def test_odometry_of_the_camera_and_its_transform_agree(bench):
+    one = bench()
+    T = LEVEL @ rigid([0.1, 0.2, 0.3], [0.2, -0.1, 0.4])
+    one.tell(track(0, LEVEL), track(1, T))
+    message = one.odometry[-1]
+    assert (message.header.frame_id, message.child_frame_id) == ('odom', 'lens')
+    assert codecs.stamp_ns(message.header.stamp) == 10 ** 18 + STEP
+    np.testing.assert_allclose(poses.matrix(message), T, atol=1e-12)
+    one.world.until(lambda: len(one.tf) >= 2, 'the transforms')
+    transform = one.tf[-1].transforms[0]
+    assert (transform.header.frame_id, transform.child_frame_id, transform.header.stamp) == ('odom', 'lens', message.header.stamp)
+    np.testing.assert_allclose(poses.matrix(transform), T, atol=1e-12)
+
+
+def test_twist_takes_one_pose_to_the_next(bench):
+    one = bench()
+    before, after = LEVEL @ rigid([0.1, 0.2, 0.3], [0.2, -0.1, 0.4]), LEVEL @ rigid([0.15, 0.18, 0.32], [0.25, -0.12, 0.41])
+    one.tell(track(0, before), track(1, after))
+    twist, dt = one.odometry[-1].twist.twist, STEP * 1e-9
+    linear, angular = (np.array([v.x, v.y, v.z]) for v in (twist.linear, twist.angular))
+    np.testing.assert_allclose(after[:3, 3] - after[:3, :3] @ linear * dt, before[:3, 3], atol=1e-9)
+    np.testing.assert_allclose(after[:3, :3] @ Rotation.from_rotvec(-angular * dt).as_matrix(), before[:3, :3], atol=1e-9)
+    assert one.odometry[0].twist.covariance[0] > 1e3       # nothing is known of the first one's
+    assert 0.0 < one.odometry[-1].twist.covariance[0] < 10.0
+
+
+def test_with_a_base_frame_the_robot_stands_at_the_origin_first(world, bench):
+    T_base_cam = rigid([0.3, 0.0, 0.5], [0.0, 0.2, 0.0]) @ LEVEL
+    static = StaticTransformBroadcaster(world.tester)
+    static.sendTransform(poses.transform(T_base_cam, codecs.make_header(0, 'base_link'), 'lens'))
+    one = bench(base_frame='base_link', tf_timeout=0.0)
+    motion = rigid([0.05, -0.02, 0.2], [0.01, 0.3, -0.02])      # of the camera, in its own frame
+    world.until(lambda: one.node.outputs.publish(track(0, LEVEL), 'lens') is not None, 'the transform of the camera')
+    world.until(lambda: one.odometry, 'the first odometry')
+    one.tell(track(1, LEVEL @ motion))
+    assert one.odometry[-1].child_frame_id == 'base_link'
+    np.testing.assert_allclose(poses.matrix(one.odometry[0]), np.eye(4), atol=1e-9)
+    np.testing.assert_allclose(poses.matrix(one.odometry[-1]), T_base_cam @ motion @ np.linalg.inv(T_base_cam), atol=1e-9)
+    # The camera's translation variance grows by its lever arm times the rotation variance in the base frame.
+    assert np.trace(np.reshape(one.odometry[-1].pose.covariance, (6, 6))[:3, :3]) > np.trace(COVARIANCE[:3, :3])
+    world.tester.destroy_publisher(static.pub_tf)
+
+
+def test_an_unknown_base_is_told_and_nothing_is_assumed(bench):
+    one = bench(base_frame='nowhere', tf_timeout=0.0)
+    assert one.node.outputs.publish(track(0, LEVEL), 'lens') is None
+    assert 'nowhere' in one.node.diagnostics.status().message and 'lens' in one.node.diagnostics.status().message
+    assert one.odometry == [] and one.tf == []
+
+
+def test_lost_means_large_covariance_and_no_transform(bench):
+    one = bench()
+    one.tell(track(0, LEVEL), track(1, LEVEL, TrackStatus.LOST), track(2, LEVEL))
+    one.world.until(lambda: len(one.tf) >= 2, 'the transforms')
+    assert [np.reshape(m.pose.covariance, (6, 6))[0, 0] >= UNKNOWN_VARIANCE for m in one.odometry] == [False, True, False]
+    assert len(one.tf) == 2 and len(one.node.outputs.trail) == 2
+    assert one.odometry[-1].twist.covariance[0] > 1e3      # no velocity over the gap
+
+
+def test_the_path_is_bounded_and_begins_anew_after_a_jump(bench):
+    one = bench(path_poses=5)
+    for index in range(20):
+        one.tell(track(index, LEVEL @ rigid([0, 0, index], [0, 0, 0])))
+    one.node.outputs._path_at = 0.0
+    one.tell(track(20, LEVEL @ rigid([0, 0, 20.0], [0, 0, 0])))
+    one.world.until(lambda: one.path and len(one.path[-1].poses) == 5, 'the path')
+    assert one.path[-1].header.frame_id == 'odom' and [p.pose.position.x for p in one.path[-1].poses] == [0, 5, 10, 15, 20]
+    one.node.outputs.restart()
+    one.node.outputs._path_at = 0.0
+    one.tell(track(-1000, LEVEL))
+    one.world.until(lambda: len(one.path[-1].poses) == 1, 'the new path')
