@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import ros_support
+import yaml
 from rcl_interfaces.msg import ParameterType
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -102,3 +105,27 @@ def test_two_parameters_of_one_name_are_an_error():
 
     with pytest.raises(ValueError, match='width is defined by'):
         params.facts_of(Twice)
+
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / 'config').glob('*.yaml'))
+NODES = {'player': ('player_node', 'PlayerConfig'), 'flow': ('flow_node', 'FlowNodeConfig'), 'sparse_depth': ('sparse_depth_node', 'SparseDepthConfig'),
+         'deepv2d': ('deepv2d_node', 'DeepV2DNodeConfig')}
+
+
+def test_there_are_configurations():
+    assert CONFIGS
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.name)
+def test_configurations_name_only_parameters_that_exist_with_values_that_hold(path):
+    for pattern, section in yaml.safe_load(path.read_text()).items():
+        module, name = NODES[pattern.rpartition('/')[2]]
+        config = getattr(importlib.import_module(f'depth_ros.ros.{module}'), name)
+        params.build(config, {k: v for k, v in section['ros__parameters'].items() if k != 'use_sim_time'})
+
+
+@pytest.mark.parametrize(('module', 'name'), NODES.values(), ids=NODES)
+def test_every_parameter_is_described(module, name):
+    facts = params.facts_of(getattr(importlib.import_module(f'depth_ros.ros.{module}'), name))
+    assert all(len(fact.setting.description) > 8 for fact in facts.values())
+    assert 'autostart' in facts
