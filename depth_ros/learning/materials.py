@@ -13,28 +13,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TILE = 1024     # texels along a side of a tile; a power of two
+from depth_ros.geometry.warp import sample
+
+TILE = 512      # texels along a side of a tile; a power of two
 LEVELS = 9      # of the pyramid, the coarsest of TILE / 256 texels
 
 
 class Textures:
-    """A pyramid of tiles (N, TILE, TILE, 3), sampled by index, place and scale."""
+    """A pyramid of tiles in one atlas: a column for each level, the tiles below each other, each with a wrapped border of one texel."""
 
     def __init__(self, tiles: Tensor, metres: Sequence[float]) -> None:
         """Tiles (N, TILE, TILE, 3) in [0, 1], row 0 on top, and the side of each [m]."""
         self.metres = tiles.new_tensor(metres)
-        parts, level = [], tiles.movedim(-1, 1)
+        columns, level = [], tiles.movedim(-1, 1)
         for _ in range(LEVELS):
-            rounded = (level * 255.0).round().to(torch.uint8).movedim(1, -1)
-            # Four bytes make one integer, so that a texel costs one look-up.
-            parts.append(F.pad(rounded, (0, 1)).contiguous().view(torch.int32).flatten())
+            column = F.pad(level, (1, 1, 1, 1), mode='circular').movedim(0, 1).flatten(1, 2)      # (3, N * (side + 2), side + 2)
+            columns.append(F.pad(column, (0, 0, 0, len(tiles) * (TILE + 2) - column.shape[1])))
             level = F.avg_pool2d(level, 2)
-        self._texels = torch.cat(parts)
+        self._atlas = torch.cat(columns, dim=2)[None].contiguous()
         sides = [TILE >> i for i in range(LEVELS)]
-        starts = [0]
-        for side in sides[:-1]:
-            starts.append(starts[-1] + len(tiles) * side * side)
-        self._sides, self._starts = torch.tensor(sides), torch.tensor(starts)
+        self._sides = tiles.new_tensor(sides)
+        self._lefts = tiles.new_tensor([sum(s + 2 for s in sides[:i]) for i in range(LEVELS)])
 
     def to(self, device: torch.device | str) -> Textures:
         """The same on another device."""
@@ -44,29 +43,20 @@ class Textures:
         return moved
 
     def sample(self, index: Tensor, u: Tensor, v: Tensor, footprint: Tensor) -> Tensor:
-        """Colours (P, 3) in [0, 1] of tiles index (P,) at u right, v up (P,) [m], averaged over about `footprint` (P,) [m]."""
+        """Colours (3, P) in [0, 1] of tiles index (P,) at u right, v up (P,) [m], averaged over about `footprint` (P,) [m]."""
         side = self.metres[index]
         level = torch.log2(footprint * TILE / side).clamp(0.0, LEVELS - 1.001)
         fine = level.floor()
         x, y = u / side, -v / side
         x, y = x - x.floor(), y - y.floor()
-        near, far = (self._bilinear(index, x, y, fine.long() + i) for i in (0, 1))
-        return torch.lerp(near, far, (level - fine)[:, None]) / 255.0
+        near, far = (self._at_level(index, x, y, fine.long() + i) for i in (0, 1))
+        return torch.lerp(near, far, level - fine)
 
-    def _bilinear(self, index: Tensor, x: Tensor, y: Tensor, level: Tensor) -> Tensor:
-        """Colours (P, 3) in [0, 255] at x, y (P,) in [0, 1)."""
+    def _at_level(self, index: Tensor, x: Tensor, y: Tensor, level: Tensor) -> Tensor:
+        """Colours (3, P) at x, y (P,) in [0, 1) of one level for each."""
         side = self._sides[level]
-        start = self._starts[level] + index * side * side
-        px, py = x * side - 0.5, y * side - 0.5
-        left, top = px.floor(), py.floor()
-        wx, wy = (px - left)[:, None], (py - top)[:, None]
-        columns = [(left.long() + i) & (side - 1) for i in (0, 1)]      # sides are powers of two: the mask wraps around
-        rows = [start + ((top.long() + i) & (side - 1)) * side for i in (0, 1)]
-        above, below = (torch.lerp(self._texel(row + columns[0]), self._texel(row + columns[1]), wx) for row in rows)
-        return torch.lerp(above, below, wy)
-
-    def _texel(self, at: Tensor) -> Tensor:
-        return self._texels[at].view(torch.uint8).view(-1, 4)[:, :3].float()
+        pixels = torch.stack([self._lefts[level] + x * side + 0.5, index * (side + 2.0) + y * side + 0.5], dim=-1)
+        return sample(self._atlas, pixels[None, None])[0][0, :, 0]
 
 
 class Painter:
@@ -109,15 +99,15 @@ class Painter:
         height = TILE // shelves
         for shelf in range(shelves):
             x = 0
-            while x < TILE - 12:
-                width = min(int(16 + 36 * self.random(1)), TILE - x)
+            while x < TILE - 6:
+                width = min(int(8 + 18 * self.random(1)), TILE - x)
                 top = int(height * (0.12 + 0.25 * self.random(1)))
                 rows = slice(shelf * height + top, (shelf + 1) * height - height // 14)
-                tile[rows, x:x + width - 2] = self.colour(0.6)
+                tile[rows, x:x + width - 1] = self.colour(0.6)
                 label = shelf * height + top + int(height * 0.15 + height * 0.3 * self.random(1))
-                tile[label:label + height // 8, x + 3:x + width - 5] = self.colour(0.4)
+                tile[label:label + height // 8, x + 2:x + width - 3] = self.colour(0.4)
                 x += width
-        return tile + 0.12 * self.fractal(32, 512)[..., None]
+        return tile + 0.12 * self.fractal(32, 256)[..., None]
 
     def colour(self, chroma: float) -> Tensor:
         """A random colour (3,), grey for a chroma of 0."""
@@ -137,7 +127,7 @@ class Painter:
             inside = ((dx ** 2 + (dy ** 2)[:, None] < half_y ** 2) | (not disc))[..., None]
             below = tile[rows, columns]
             tile[rows, columns] = torch.where(inside, torch.lerp(below, self.colour(chroma).expand_as(below), contrast), below)
-        return tile + 0.12 * self.fractal(16, 512)[..., None]
+        return tile + 0.12 * self.fractal(16, 256)[..., None]
 
     def marble(self, base: Sequence[float], amplitude: float) -> Tensor:
         """Patches with sharp borders over soft noise."""
@@ -148,7 +138,7 @@ class Painter:
 
 # What the rooms are made of: (name, side of a tile [m], how to paint it).
 MATERIALS: tuple[tuple[str, float, Callable[[Painter], Tensor]], ...] = (
-    ('planks', 2.4, lambda p: p.bricks(16, 2, (0.55, 0.4, 0.26), (0.22, 0.15, 0.1), 0.26, 0.0012, stretch=16)),
+    ('planks', 2.2, lambda p: p.bricks(16, 2, (0.55, 0.4, 0.26), (0.22, 0.15, 0.1), 0.26, 0.0012, stretch=16)),
     ('brick', 2.0, lambda p: p.bricks(24, 8, (0.72, 0.63, 0.54), (0.88, 0.84, 0.8), 0.34, 0.003)),
     ('wallpaper', 2.0, lambda p: p.shapes(420, (0.66, 0.72, 0.68), 0.35, 0.2)),
     ('ceiling', 2.4, lambda p: p.bricks(4, 4, (0.86, 0.86, 0.84), (0.6, 0.6, 0.6), 0.06, 0.003)),

@@ -29,7 +29,7 @@ from depth_ros.learning.trajectory import NANOSECONDS, pose_matrices, pose_rows
 from depth_ros.learning.tum_writer import TumWriter
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 1             # raise it whenever what is rendered changes
+_FORMAT = 2             # raise it whenever what is rendered changes
 _BATCH = 4              # images rendered together
 # Optical axes (x right, y down, z forward) in a body that looks along its x, z up.
 _R_BODY_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])

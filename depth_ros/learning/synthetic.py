@@ -41,6 +41,18 @@ class Scene:
         return replace(self, T_world_self=self.T_world_self.to(device), half=self.half.to(device), materials=self.materials.to(device),
                        textures=self.textures.to(device))
 
+    def of_camera(self, index: int) -> Scene:
+        """The one scene that a camera of the batch is in."""
+        if len(self.half) == 1:
+            return self
+        pick = slice(index, index + 1)
+        return replace(self, T_world_self=self.T_world_self[pick], half=self.half[pick], materials=self.materials[pick])
+
+    def only(self, primitives: list[int]) -> Scene:
+        """The scenes with some of their primitives."""
+        return replace(self, kinds=tuple(self.kinds[i] for i in primitives), T_world_self=self.T_world_self[:, primitives],
+                       half=self.half[:, primitives], materials=self.materials[:, primitives])
+
 
 class Rays(NamedTuple):
     """Directions in the sensor's frame as three planes that broadcast to (B, H, W): an image's are a row, a column and a one."""
@@ -159,48 +171,55 @@ def _clip(begin: int, end: int, size: int) -> tuple[int, int]:
 
 
 def colours(scene: Scene, T_world_sensor: Tensor, rays: Rays, hits: Hits, focal: Tensor) -> Tensor:
-    """Colours (B, H, W, 3) in [0, 1] of what was met by cameras with that focal length [px]; lit from afar, so the same from everywhere."""
+    """Colours (B, 3, H, W) in [0, 1] of what was met by cameras with that focal length [px]; lit from afar, so the same from everywhere."""
     batch, height, width = hits.distance.shape
-    scenes, count = scene.materials.shape[:2]
-    of_scene = torch.arange(batch, device=hits.primitive.device) * count if scenes > 1 else hits.primitive.new_zeros(batch)
-    which = (hits.primitive + of_scene[:, None, None]).flatten()
-    d = torch.stack([p.expand(batch, height, width) for p in rays], -1)                 # (B, H, W, 3)
-    t = torch.where(torch.isfinite(hits.distance), hits.distance, 1.0)
-    d_world = d @ T_world_sensor[:, None, :3, :3].mT
-    world = (t[..., None] * d_world + T_world_sensor[:, None, None, :3, 3]).reshape(-1, 3)
-    face, u, v, normal = _surface(scene, which, world)
+    directions = torch.stack([p.expand(batch, height, width).reshape(batch, -1) for p in rays], -1)
+    colour = directions.new_zeros(batch, 3, height * width)
+    T_self_sensor = se3.inverse(scene.T_world_self) @ T_world_sensor[:, None]
+    met = torch.isfinite(hits.distance).flatten(1)
+    for b in range(batch):
+        one = scene.of_camera(b)
+        for k in _present(hits.primitive[b]):
+            which = ((hits.primitive[b].flatten() == k) & met[b]).nonzero()[:, 0]
+            t, d = hits.distance[b].flatten()[which], directions[b, which] @ T_self_sensor[b, k, :3, :3].T
+            face, u, v, normal = _surface(one.kinds[k], one.half[0, k], t[:, None] * d + T_self_sensor[b, k, :3, 3])
+            cosine = (normal * d).sum(-1).abs() / d.norm(dim=-1)
+            # A slanted surface is averaged over less than a pixel covers of it along the slant and more across: between blur and moire.
+            footprint = t / focal / cosine.clamp(min=0.02).sqrt()
+            shift = 0.37 * k + 0.61 * face                                              # no two faces show the same part of a tile
+            texture = scene.textures.sample(one.materials[0, k][face], u + shift, v + 0.5 * shift, footprint)
+            colour[b, :, which] = texture * _light(normal @ one.T_world_self[0, k, :3, :3].T)
+    return colour.clamp(0.0, 1.0).reshape(batch, 3, height, width)
+
+
+def _present(primitive: Tensor) -> list[int]:
+    """The primitives that occur."""
+    return torch.bincount(primitive.flatten()).nonzero()[:, 0].tolist()
+
+
+def _light(normal: Tensor) -> Tensor:
+    """Brightness (P,) of surfaces with normals (P, 3) in the world."""
     suns = normal.new_tensor(_SUNS)
-    light = _AMBIENT + ((normal @ (suns / suns.norm(dim=1, keepdim=True)).T).clamp(min=0.0) @ normal.new_tensor(_STRENGTHS))
-    cosine = (normal * d_world.reshape(-1, 3)).sum(-1).abs() / d_world.reshape(-1, 3).norm(dim=-1)
-    # A slanted surface is averaged over less than a pixel covers of it along the slant and more across: between blur and moire.
-    footprint = t.flatten() / focal / cosine.clamp(min=0.02).sqrt()
-    colour = scene.textures.sample(scene.materials.reshape(-1, 6)[which, face], u, v, footprint) * light[:, None]
-    met = torch.isfinite(hits.distance).reshape(-1, 1)
-    return torch.where(met, colour, 0.0).clamp(0.0, 1.0).reshape(batch, height, width, 3)
+    return _AMBIENT + (normal @ (suns / suns.norm(dim=1, keepdim=True)).T).clamp(min=0.0) @ normal.new_tensor(_STRENGTHS)
 
 
-def _surface(scene: Scene, which: Tensor, world: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Face (P,), place on it u, v (P,) [m] and outward (of the room: inward) normal in the world (P, 3) of points (P, 3) on primitives (P,)."""
-    T = scene.T_world_self.reshape(-1, 4, 4)[which]
-    kind = torch.tensor(scene.kinds, device=which.device).repeat(len(scene.materials))[which]
-    half = scene.half.reshape(-1, 3)[which]
-    p = ((world - T[:, :3, 3])[:, :, None] * T[:, :3, :3]).sum(1)
-    x, y, z = p.unbind(-1)
-    round_ = kind >= SPHERE
-    relative = p.abs() / half
-    across = torch.where(round_, torch.hypot(x, y) / half[:, 0], relative[:, 0])
-    axis = torch.where(relative[:, 2] > torch.maximum(across, torch.where(round_, 0.0, relative[:, 1])), 2, (~round_ & (relative[:, 1] > across)).long())
-    axis = torch.where(kind == SPHERE, 0, axis)
-    side = round_ & (axis == 0)                                                          # the mantle of a cylinder, and a sphere
-    face = torch.where(side, 0, 2 * axis + (p.gather(1, axis[:, None])[:, 0] > 0.0))
-    flat = torch.nn.functional.one_hot(axis, 3) * torch.sign(p) * torch.where(kind == ROOM, -1.0, 1.0)[:, None]
-    curved = torch.nn.functional.normalize(torch.stack([x, y, torch.where(kind == SPHERE, z, 0.0)], -1), dim=-1)
-    local = torch.where(side[:, None], curved, flat)
-    around = torch.atan2(y, x) * half[:, 0]
-    u = torch.where(side, around, torch.where(axis == 0, y, x))
-    v = torch.where(kind == SPHERE, torch.asin((z / half[:, 0]).clamp(-1.0, 1.0)) * half[:, 0], torch.where(axis == 2, y, z))
-    shift = 0.37 * which + 0.61 * face                                                   # no two faces show the same part of a tile
-    return face, u + shift, v + 0.5 * shift, (T[:, :3, :3] * local[:, None]).sum(-1)
+def _surface(kind: int, half: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Face (P,), place on it u, v (P,) [m] and the normal that is seen (P, 3) of points (P, 3) on a primitive, in its own frame."""
+    x, y, z = points.unbind(-1)
+    sign = torch.where(points > 0.0, 1.0, -1.0)
+    if kind == SPHERE:
+        return torch.zeros_like(x, dtype=torch.int64), torch.atan2(y, x) * half[0], torch.asin((z / half[0]).clamp(-1.0, 1.0)) * half[0], points / half[0]
+    if kind == CYLINDER:
+        radius = torch.hypot(x, y)
+        cap = z.abs() / half[2] > radius / half[0]
+        zero = torch.zeros_like(x)
+        normal = torch.where(cap[:, None], torch.stack([zero, zero, sign[:, 2]], -1), torch.stack([x / radius, y / radius, zero], -1))
+        return torch.where(cap, 4 + (z > 0.0), 0), torch.where(cap, x, torch.atan2(y, x) * half[0]), torch.where(cap, y, z), normal
+    axis = (points.abs() / half).argmax(-1)
+    inward = -1.0 if kind == ROOM else 1.0
+    normal = inward * sign * (axis[:, None] == torch.arange(3, device=axis.device))
+    face = 2 * axis + (points.gather(1, axis[:, None])[:, 0] > 0.0)
+    return face, torch.where(axis == 0, y, x), torch.where(axis == 2, y, z), normal
 
 
 def render(scene: Scene, T_world_cam: Tensor, K: Tensor, height: int, width: int) -> Rendering:
@@ -210,15 +229,15 @@ def render(scene: Scene, T_world_cam: Tensor, K: Tensor, height: int, width: int
     colour = colours(scene, T_world_cam, rays, hits, K[0, 0])
     for b, edge in enumerate(_edges(hits.primitive)):
         v, u = edge.nonzero(as_tuple=True)
-        if len(u) == 0:
-            continue
-        offsets = K.new_tensor(_SUBPIXELS)
-        one = scene if len(scene.materials) == 1 else replace(scene, T_world_self=scene.T_world_self[b:b + 1], half=scene.half[b:b + 1],
-                                                              materials=scene.materials[b:b + 1])
-        fine = _pixel_rays(K, (u[:, None] + offsets[:, 0])[None], (v[:, None] + offsets[:, 1])[None])
-        T = T_world_cam[b:b + 1]
-        colour[b, v, u] = colours(one, T, fine, cast(one, T, fine), K[0, 0])[0].mean(1)
-    return Rendering((colour * 255.0).round().to(torch.uint8), hits.distance)
+        if len(u):
+            offsets, T = K.new_tensor(_SUBPIXELS), T_world_cam[b:b + 1]
+            fine = _pixel_rays(K, (u[:, None] + offsets[:, 0])[None], (v[:, None] + offsets[:, 1])[None])
+            # What an edge shows a fraction of a pixel away is nearly always seen somewhere else in the image as well.
+            present = _present(hits.primitive[b])
+            met = cast(scene.of_camera(b).only(present), T, fine)
+            met = met._replace(primitive=torch.tensor(present, device=u.device)[met.primitive])
+            colour[b, :, v, u] = colours(scene.of_camera(b), T, fine, met, K[0, 0])[0].mean(-1)
+    return Rendering((colour * 255.0).round().to(torch.uint8).movedim(1, -1).contiguous(), hits.distance)
 
 
 def _edges(primitive: Tensor) -> Tensor:
