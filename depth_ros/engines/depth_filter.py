@@ -1,0 +1,193 @@
+"""Dense depth of a moving camera by a recursive filter on inverse depth.
+
+Each frame triangulates its flow to earlier frames, weighs it by parallax, forward-backward consistency and epipolar distance, fuses it with the
+estimate carried over from the previous frame, and smooths along the image's edges. Fusion of inverse depths by information follows semi-dense
+odometry (J. Engel, J. Sturm, D. Cremers, ICCV 2013, section 2.4); the smoothing is a guided filter (K. He, J. Sun, X. Tang, PAMI 2013) whose local
+fits are weighted by information, so that depth flows from sure pixels to unsure ones of like colour.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from depth_ros import settings
+from depth_ros.engines.flow import grey, pixel_grid
+from depth_ros.frames import CameraFrame, FlowResult
+from depth_ros.geometry import two_view
+from depth_ros.settings import setting
+
+_TINY = 1e-9
+_LOOSE = 0.5            # relative standard deviation from which a pixel says nothing
+
+
+@dataclass(frozen=True)
+class DepthFilterConfig:
+    """Noise of the filter. Inverse depths are judged relative to their median, so that the scale may be free."""
+
+    filter_flow_noise: float = setting(0.5, 'standard deviation of good flow in triangulation', 'px', 0.01, 10.0)
+    filter_doubt: float = setting(1.7, 'how many times its forward-backward error and epipolar distance add to the noise of flow', '', 0.0, 100.0)
+    filter_max_inconsistency: float = setting(5.0, 'forward-backward error from which flow is not triangulated', 'px', 0.1, 50.0)
+    filter_gate: float = setting(1.7, 'standard deviations of disagreement that halve the weight of a measurement', '', 0.1, 100.0)
+    filter_forgetting: float = setting(0.09, 'standard deviation that the estimate gains a frame, as a share of the median inverse depth', '', 0.0, 10.0)
+    filter_radius: int = setting(15, 'radius of the smoothing window', 'px', 1, 200)
+    filter_edge: float = setting(0.055, 'grey deviation, in [0, 1], that smoothing respects as an edge', '', 0.001, 1.0)
+    filter_smoothness: float = setting(0.13, 'standard deviation of depth about its smooth fit, as a share of the median inverse depth; smaller is smoother',
+                                       '', 0.001, 10.0)
+    filter_confident: float = setting(0.1, 'relative standard deviation at which confidence is a half', '', 0.001, 1.0)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Flow of the current frame with an earlier one whose pose is known."""
+
+    flow: FlowResult
+    T_ref_cur: np.ndarray       # (4, 4)
+
+
+@dataclass(frozen=True)
+class InverseDepth:
+    """Inverse depth of a frame and what it is worth; dense, for smoothing fills what was not measured."""
+
+    value: np.ndarray           # (H, W) float32 [1/m], positive
+    information: np.ndarray     # (H, W) float32 [m^2], inverse variance; 0 where nothing was measured
+
+    @property
+    def depth(self) -> np.ndarray:
+        """(H, W) float32 [m]."""
+        return 1 / self.value
+
+    @property
+    def relative_sigma(self) -> np.ndarray:
+        """Standard deviation as a share of the value (H, W), of depth as of its inverse; at most 1."""
+        return 1 / np.maximum(np.sqrt(self.information) * self.value, 1)
+
+    def scaled(self, factor: float) -> InverseDepth:
+        """The same when the unit of length changes so that depths are multiplied by `factor`."""
+        return InverseDepth(self.value / np.float32(factor), self.information * np.float32(factor * factor))
+
+
+class DepthFilter:
+    """Keeps the estimate of the last frame. All frames must have one size."""
+
+    def __init__(self, config: DepthFilterConfig = DepthFilterConfig()) -> None:
+        settings.check(config)
+        self.config = config
+        self.estimate: InverseDepth | None = None   # before smoothing beyond its own: what is carried on
+
+    def reset(self) -> None:
+        """Forget the estimate."""
+        self.estimate = None
+
+    def rescale(self, factor: float) -> None:
+        """Follow a change of the unit of length: depths are multiplied by `factor`."""
+        if self.estimate is not None:
+            self.estimate = self.estimate.scaled(factor)
+
+    def step(self, frame: CameraFrame, references: Sequence[Reference], previous: Reference | None) -> InverseDepth | None:
+        """Estimate a frame's inverse depth; None as long as nothing was ever measured.
+
+        `references` are triangulated; `previous` is the frame of the last step, over whose flow the last estimate is carried (None: forget it).
+        """
+        measured = self._measure(references, frame.K)
+        carried = None if previous is None or self.estimate is None else self._carry(previous, frame.K)
+        fused = self._fuse(measured, carried)
+        self.estimate = None if fused is None else self._smooth(fused, frame.image)
+        return self.estimate
+
+    def _measure(self, references: Sequence[Reference], K: np.ndarray) -> InverseDepth | None:
+        """Triangulate every reference and fuse the results; where they contradict each other all lose weight."""
+        moved = [r for r in references if np.linalg.norm(r.T_ref_cur[:3, 3]) > _TINY]
+        if not moved:
+            return None
+        value, parallax, epipolar = _triangulate(moved, K)
+        error = np.stack([r.flow.error for r in moved])
+        config = self.config
+        usable = (value > 0) & (parallax > 0) & (error < config.filter_max_inconsistency)
+        doubt = np.where(usable, error * error + epipolar * epipolar, 1)
+        information = usable * parallax ** 2 / (config.filter_flow_noise ** 2 + config.filter_doubt ** 2 * doubt)
+        total = information.sum(0)
+        if not total.any():
+            return None
+        value = _bounded(np.where(usable, value, 0), information)
+        mean = (value * information).sum(0) / np.maximum(total, _TINY)
+        chi = (information * (value - mean) ** 2).sum(0)
+        # the errors of one image's flows are alike (the same texture, the same blur), so references share their evidence
+        return InverseDepth(mean, total / len(moved) / (1 + chi / config.filter_gate ** 2))
+
+    def _carry(self, previous: Reference, K: np.ndarray) -> InverseDepth:
+        """The last estimate at the current frame's pixels: fetched along the flow, moved by the pose, less sure by one frame."""
+        height, width = self.estimate.value.shape
+        at = previous.flow.flow + pixel_grid(width, height)
+        value, information = (cv2.remap(a, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT) for a in (self.estimate.value, self.estimate.information))
+        T_cur_prev = np.linalg.inv(previous.T_ref_cur)
+        # z of the ray at each fetched pixel in the current frame, for a point at unit depth; inverse depth w there becomes w / (z + w t_z)
+        to_z = (T_cur_prev[2, :3] @ np.linalg.inv(K)).astype(np.float32)
+        z = to_z[0] * at[..., 0] + to_z[1] * at[..., 1] + to_z[2]
+        ratio = z + value * np.float32(T_cur_prev[2, 3])
+        information = np.where((ratio > 0.1) & (value > 0), information * ratio ** 2, 0)
+        value = value / np.maximum(ratio, 0.1)
+        forgetting = (self.config.filter_forgetting * _median(value, information)) ** 2
+        return InverseDepth(value, information / (1 + forgetting * information))
+
+    def _fuse(self, measured: InverseDepth | None, carried: InverseDepth | None) -> InverseDepth | None:
+        """Mean weighted by information; a measurement that contradicts what is carried on loses weight."""
+        if measured is None or carried is None:
+            return measured or carried
+        variance = 1 / np.maximum(carried.information, _TINY) + 1 / np.maximum(measured.information, _TINY)
+        distance = (carried.value - measured.value) ** 2 / variance
+        new = measured.information / (1 + distance / self.config.filter_gate ** 2)
+        total = carried.information + new
+        return InverseDepth((carried.value * carried.information + measured.value * new) / np.maximum(total, _TINY), total)
+
+    def _smooth(self, estimate: InverseDepth, image: np.ndarray) -> InverseDepth:
+        """Draw each pixel towards a fit that is affine in the image's grey within a window, the more the less is known of it."""
+        guide = grey(image).astype(np.float32) / 255
+        value, weight = estimate.value.astype(np.float32), estimate.information.astype(np.float32)
+        middle = _median(value, weight)
+        pull = np.float32(1 / (self.config.filter_smoothness * middle) ** 2)
+        fit = weighted_guided_filter(value, weight / pull, guide, self.config.filter_radius, self.config.filter_edge)
+        value = (value * weight + fit * pull) / (weight + pull)
+        return InverseDepth(np.clip(value, _NEAR_FAR[0] * middle, _NEAR_FAR[1] * middle), weight)
+
+
+_NEAR_FAR = 0.1, 10.0     # inverse depths are kept within these multiples of their median
+
+
+def weighted_guided_filter(x: np.ndarray, weight: np.ndarray, guide: np.ndarray, radius: int, edge: float) -> np.ndarray:
+    """x (H, W) as a locally affine function of guide (H, W), fitted by weight (H, W) in windows of 2 radius + 1; all float32."""
+    def box(a: np.ndarray) -> np.ndarray:
+        return cv2.boxFilter(a, -1, (2 * radius + 1,) * 2, borderType=cv2.BORDER_REFLECT)
+    total = box(weight) + np.float32(1e-6)
+    mean_guide, mean_x = box(weight * guide) / total, box(weight * x) / total
+    variance = np.maximum(box(weight * guide * guide) / total - mean_guide * mean_guide, 0)
+    slope = (box(weight * guide * x) / total - mean_guide * mean_x) / (variance + np.float32(edge * edge))
+    offset = mean_x - slope * mean_guide
+    return (box(total * slope) * guide + box(total * offset)) / box(total)
+
+
+def _triangulate(references: Sequence[Reference], K: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inverse depth [1/m], parallax [px m] and epipolar distance [px] of each reference, (V, H, W)."""
+    flow = torch.from_numpy(np.stack([r.flow.flow for r in references]))
+    T = torch.from_numpy(np.stack([r.T_ref_cur for r in references])).to(flow)
+    with torch.inference_mode():
+        found = two_view.triangulate_inverse_depth(flow, torch.from_numpy(K).to(flow), T)
+        return found.inverse_depth.numpy(), found.parallax.numpy(), found.epipolar.numpy()
+
+
+def _median(value: np.ndarray, information: np.ndarray) -> np.float32:
+    """Median of the better known half of every fourth pixel and row; 1 if nothing is known."""
+    value, information = value[2::4, 2::4], information[2::4, 2::4]
+    known = information > 0
+    if not known.any():
+        return np.float32(1)
+    return np.median(value[known & (information >= np.median(information[known]))])
+
+
+def _bounded(value: np.ndarray, information: np.ndarray) -> np.ndarray:
+    """Triangulated inverse depths (V, H, W) within the multiples of their median that are believed."""
+    middle = _median(value.reshape(-1, value.shape[-1]), information.reshape(-1, value.shape[-1]))
+    return np.clip(value, _NEAR_FAR[0] * middle, _NEAR_FAR[1] * middle)
