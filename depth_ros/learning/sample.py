@@ -11,7 +11,9 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from depth_ros.learning.tum_writer import TumWriter
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = 2             # raise it whenever what is rendered changes
-_BATCH = 4              # images rendered together
+_MAX_WORKERS = 4
 # Optical axes (x right, y down, z forward) in a body that looks along its x, z up.
 _R_BODY_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
@@ -97,15 +99,38 @@ def sample_events(settings: SampleSettings, device: str = 'cpu') -> Iterator[Eve
     poses = torch.tensor(pose_matrices(rows), dtype=torch.float32, device=device)      # of the very rows that are recorded
     K = torch.tensor(sample_matrix(settings), dtype=torch.float32, device=device)
     T_cam_laser = torch.tensor(laser_mount(settings).T_cam_laser, dtype=torch.float32, device=device)
-    for first in range(0, settings.frames, _BATCH):
-        batch = poses[first:first + _BATCH]
-        images = synthetic.render(scene, batch, K, settings.height, settings.width)
-        for i, (image, depth, row, stamp) in enumerate(zip(images.image.cpu().numpy(), images.depth.cpu().numpy(), rows[first:], stamps[first:]), first):
-            yield PoseEvent(stamp, row)
-            if i % settings.laser_every == 0:
-                yield ScanEvent(stamp, _scan(scene, batch[i - first:i - first + 1] @ T_cam_laser, stamp, settings))
-            yield DepthEvent(stamp, np.where(np.isfinite(depth), depth, np.float32(np.nan)))
-            yield ColourEvent(stamp, image)
+
+    def record(i: int) -> list[Event]:
+        pose, stamp = poses[i:i + 1], stamps[i]
+        image, depth = (t[0].cpu().numpy() for t in synthetic.render(scene, pose, K, settings.height, settings.width))
+        events: list[Event] = [PoseEvent(stamp, rows[i])]
+        if i % settings.laser_every == 0:
+            events.append(ScanEvent(stamp, _scan(scene, pose @ T_cam_laser, stamp, settings)))
+        return [*events, DepthEvent(stamp, np.where(np.isfinite(depth), depth, np.float32(np.nan))), ColourEvent(stamp, image)]
+
+    for events in _in_parallel(record, settings.frames):
+        yield from events
+
+
+def _in_parallel(work: Callable[[int], list[Event]], count: int) -> Iterator[list[Event]]:
+    """work(0), work(1), ... in order, computed ahead by one thread a core.
+
+    Each works on a whole image alone: threads that share every small operation lose most of their time waiting for each other on a busy machine.
+    """
+    threads = torch.get_num_threads()
+    workers = max(1, min(threads, _MAX_WORKERS))
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        ahead = deque(pool.submit(work, i) for i in range(min(2 * workers, count)))
+        for i in range(count):
+            done = ahead.popleft().result()
+            if i + 2 * workers < count:
+                ahead.append(pool.submit(work, i + 2 * workers))
+            yield done
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def _scan(scene: synthetic.Scene, T_world_laser: torch.Tensor, stamp: int, settings: SampleSettings) -> Scan:
