@@ -32,8 +32,8 @@ CORRELATED = 8.0            # grid points that share a DIS patch and its error: 
 class AlignmentConfig:
     """Weights and effort of the alignment."""
 
-    grid_stride: int = setting(4, 'distance between the pixels that tracking uses', 'px', 1, 32)
-    steps: int = setting(6, 'most Gauss-Newton steps a frame', '', 1, 50)
+    grid_stride: int = setting(6, 'distance between the pixels that tracking uses', 'px', 1, 32)
+    steps: int = setting(4, 'most Gauss-Newton steps a frame', '', 1, 50)
     flow_noise: float = setting(0.3, 'standard deviation of good flow', 'px', 0.01, 10.0)
     max_inconsistency: float = setting(2.0, 'forward-backward error from which flow is ignored', 'px', 0.1, 20.0)
     depth_noise: float = setting(0.0014, 'standard deviation of sensor depth at 1 m; grows with its square', 'm', 1e-5, 1.0)
@@ -123,11 +123,13 @@ class _System:
         self.points, self.pixels, self.confidence, self.variance, self.depth, self.information = (
             torch.stack([getattr(m, name) for m in given])
             for name in ('points', 'pixels', 'confidence', 'flow_variance', 'depth', 'depth_information'))
+        self.points = self.points.mT.contiguous()   # (E, 3, N): ten times faster to move
 
     def linearise(self, T_target_source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Every edge's normal equations (E, 6, 6), (E, 6) in float64 about its relative motion (E, 4, 4)."""
-        moved = se3.transform(T_target_source.float(), self.points)
-        X, Y, Z = moved.unbind(-1)
+        T = T_target_source.float()
+        moved = T[:, :3, :3] @ self.points + T[:, :3, 3:]
+        X, Y, Z = moved.unbind(-2)
         inverse_z = 1 / Z.clamp(min=MIN_DEPTH)
         f, c = self.K[:, (0, 1), (0, 1)], self.K[:, :2, 2]
         u = self.pixels[..., 0] - (f[:, :1] * X * inverse_z + c[:, :1])
@@ -138,7 +140,7 @@ class _System:
         w_depth = self.confidence * self.information / (1 + z * z * self.information / DEPTH_CAUCHY ** 2)
         self.squared_error = (w_flow * self.squared_residual).sum() + (w_depth * z * z).sum()
         self.evidence = 2 * self.confidence.sum() + (self.confidence * (self.information > 0)).sum()
-        J = gauss_newton.point_jacobian(moved, self.K)
+        J = gauss_newton.point_jacobian(moved.mT, self.K)
         H, b = gauss_newton.normal_equations(J, torch.stack([u, v, z], -2), torch.stack([w_flow, w_flow, w_depth], -2))
         return H.double(), b.double()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from depth_ros.frames import FlowResult, ImagePair
 from depth_ros.settings import setting
 
 PRESETS = {'ultrafast': cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, 'fast': cv2.DISOPTICAL_FLOW_PRESET_FAST, 'medium': cv2.DISOPTICAL_FLOW_PRESET_MEDIUM}
+
+OUTSIDE, LONGEST = 1e9, 1e5   # px: what lies outside the image when flow is followed back, and more than any flow
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,13 @@ def grey(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
+@lru_cache(maxsize=8)
 def pixel_grid(width: int, height: int, stride: int = 1, first: int = 0) -> np.ndarray:
-    """Pixels (h, w, 2) float32 as (u, v) of every `stride`th column and row from `first` on."""
+    """Pixels (h, w, 2) float32 as (u, v) of every `stride`th column and row from `first` on; cached, read-only."""
     u, v = np.meshgrid(np.arange(first, width, stride, dtype=np.float32), np.arange(first, height, stride, dtype=np.float32))
-    return np.stack([u, v], axis=-1)
+    grid = np.stack([u, v], axis=-1)
+    grid.flags.writeable = False
+    return grid
 
 
 def consistency_error(flow: np.ndarray, backward: np.ndarray, pixels: np.ndarray | None = None) -> np.ndarray:
@@ -72,12 +78,11 @@ def consistency_error(flow: np.ndarray, backward: np.ndarray, pixels: np.ndarray
     The same measure as warp.forward_backward_error, on arrays through OpenCV's sampler: ten times faster, which every frame gains from.
     """
     height, width = backward.shape[:2]
-    ends = flow + (pixel_grid(width, height) if pixels is None else pixels)
-    returned = cv2.remap(backward, ends, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    error = cv2.magnitude(*cv2.split(flow + returned))
-    u, v = ends[..., 0], ends[..., 1]
-    inside = (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
-    return np.where(inside, error, np.float32(np.inf))
+    ends = cv2.add(flow, pixel_grid(width, height) if pixels is None else pixels)
+    returned = cv2.remap(backward, ends, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(OUTSIDE, OUTSIDE))
+    error = cv2.magnitude(*cv2.split(cv2.add(returned, flow)))
+    error[~(error < LONGEST)] = np.inf      # also what is not a number
+    return error
 
 
 def _matcher(config: FlowConfig) -> cv2.DISOpticalFlow:
