@@ -32,7 +32,8 @@ class DepthFilterConfig:
     filter_doubt: float = setting(1.7, 'how many times its forward-backward error and epipolar distance add to the noise of flow', '', 0.0, 100.0)
     filter_max_inconsistency: float = setting(5.0, 'forward-backward error from which flow is not triangulated', 'px', 0.1, 50.0)
     filter_gate: float = setting(1.7, 'standard deviations of disagreement that halve the weight of a measurement', '', 0.1, 100.0)
-    filter_forgetting: float = setting(0.09, 'standard deviation that the estimate gains a frame, as a share of the median inverse depth', '', 0.0, 10.0)
+    filter_forgetting: float = setting(0.05, 'standard deviation that the estimate gains in a frame that moves the image, as a share of the median inverse depth',
+                                       '', 0.0, 10.0)
     filter_radius: int = setting(15, 'radius of the smoothing window', 'px', 1, 200)
     filter_edge: float = setting(0.055, 'grey deviation, in [0, 1], that smoothing respects as an edge', '', 0.001, 1.0)
     filter_smoothness: float = setting(0.13, 'standard deviation of depth about its smooth fit, as a share of the median inverse depth; smaller is smoother',
@@ -130,7 +131,8 @@ class DepthFilter:
         ratio = z + value * np.float32(T_cur_prev[2, 3])
         information = np.where((ratio > 0.1) & (value > 0), information * ratio ** 2, 0)
         value = value / np.maximum(ratio, 0.1)
-        forgetting = (self.config.filter_forgetting * _median(value, information)) ** 2
+        moved = min(1.0, float(np.median(np.abs(previous.flow.flow[2::4, 2::4]))))      # nothing is lost to warping while the camera rests
+        forgetting = (moved * self.config.filter_forgetting * _median(value, information)) ** 2
         return InverseDepth(value, information / (1 + forgetting * information))
 
     def _fuse(self, measured: InverseDepth | None, carried: InverseDepth | None) -> InverseDepth | None:

@@ -1,0 +1,268 @@
+"""Camera tracking and dense depth in one engine: DeepV2D's alternation of motion and depth (SYSTEMS section 2), so far without its networks.
+
+Motion comes from dense Gauss-Newton on flow (tracker). Depth is the sensor's, or that of a recursive filter on triangulated flow (depth_filter),
+or a plane sweep now and then. Without a sensor the first two views with enough parallax start it, and the unit of length is the median depth seen then,
+until range hits tell the metre.
+"""
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from depth_ros import settings
+from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference
+from depth_ros.engines.flow import FlowEngine, consistency_error, grey
+from depth_ros.engines.keyframes import DepthMap
+from depth_ros.engines.pairing import Pairing, PairingConfig
+from depth_ros.engines.range_projection import resize_hits
+from depth_ros.engines.scale import MetricScale, MetricScaleConfig, ScaledPath
+from depth_ros.engines.tracker import UNKNOWN, Tracker, TrackerConfig, level_start
+from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, TrackResult, TrackStatus
+from depth_ros.geometry import plane_sweep
+from depth_ros.geometry.two_view import TwoViewStatus, essential_from_flow
+from depth_ros.settings import setting
+
+log = logging.getLogger(__name__)
+
+_VIEWS = 40                     # past frames that a sweep chooses its references from
+_SWEPT = 0.22, 5.5              # multiples of the median inverse depth that a sweep covers
+_TRACKED_SIGMA = 0.4            # relative standard deviation up to which depth is tracked against
+
+
+@dataclass(frozen=True)
+class DeepV2DConfig(TrackerConfig, DepthFilterConfig, MetricScaleConfig):
+    """What moves, what measures, at which size."""
+
+    motion: str = setting('flow', 'where motion comes from: dense alignment on optical flow', choices=('flow',))
+    depth: str = setting('sensor', 'where depth comes from: the sensor, a filter on flow, or a plane sweep now and then', choices=('sensor', 'flow', 'sweep'))
+    width: int = setting(320, 'image width that tracking and depth work at', 'px', 64, 1920)
+    height: int = setting(240, 'image height that tracking and depth work at', 'px', 48, 1200)
+    bootstrap_parallax: float = setting(0.02, 'median parallax that starts tracking without a depth sensor, as a share of the width', '', 0.003, 0.2)
+    sweep_every: int = setting(10, 'frames from one plane sweep to the next', '', 1, 1000)
+    sweep_planes: int = setting(64, 'planes of a sweep', '', 8, 512)
+
+
+class EngineResult(NamedTuple):
+    """What a step gave; `depth` is None where there is none (yet)."""
+
+    track: TrackResult
+    depth: DepthResult | None
+
+
+class DeepV2DEngine:
+    """Steps through the frames of one camera. Bad input gives a status, and `reason` says what is wrong ('' when all is well)."""
+
+    def __init__(self, config: DeepV2DConfig = DeepV2DConfig()) -> None:
+        settings.check(config)
+        self.config = config
+        self.reason = ''
+        self._published = level_start()
+        self._flow = FlowEngine()
+        self._tracker = Tracker(config, self._flow)
+        self._filter = DepthFilter(config)
+        self._scale = MetricScale(config)
+        self._path = ScaledPath()
+        self._start = Pairing(PairingConfig(displacement=0.2, overlap=0.4, max_age=3.0))
+        self.reset()
+
+    def reset(self, keep_pose: bool = False) -> None:
+        """Forget what was seen; start at the last pose if `keep_pose`, else level at the origin."""
+        pose = self._published.copy() if keep_pose else level_start()
+        self._started = False
+        self._previous: tuple[CameraFrame, np.ndarray] | None = None
+        self._views: deque[tuple[CameraFrame, np.ndarray]] = deque(maxlen=_VIEWS)
+        self._published = pose                      # in the frame and unit that results have
+        self._camera: tuple[int, tuple[int, int], np.ndarray] | None = None     # stamp, size and K of the last frame
+        self._count = 0
+        self._tracker.reset(pose)
+        self._filter.reset()
+        self._scale.reset()
+        self._path.reset()
+        self._start.reset()
+
+    def step(self, frame: CameraFrame, bundle: FlowResult | None = None, T_odom_cam: np.ndarray | None = None,
+             hits: np.ndarray | None = None) -> EngineResult:
+        """Track a frame and estimate its depth.
+
+        `bundle`: its flow with an earlier frame, if the flow node made one. `T_odom_cam`: take this pose (4, 4) [m] instead of tracking. `hits`: sparse
+        depth (h, w) [m] of the frame, 0 where nothing was hit, at any size, which tells the scale.
+        """
+        self.reason = unusable(frame)
+        if self.reason:
+            return EngineResult(self._failed(frame), None)
+        self._check_stream(frame)
+        small = frame.resized(self.config.width, self.config.height)
+        if self.config.depth == 'sensor':
+            return self._step_sensor(small, bundle, T_odom_cam)
+        return self._step_colour(replace(small, depth=None, depth_valid=None), bundle, T_odom_cam, hits)
+
+    def _check_stream(self, frame: CameraFrame) -> None:
+        """Start anew at the last pose when the clock jumps back or the camera becomes another one."""
+        if self._camera is not None:
+            stamp, size, K = self._camera
+            changed = size != frame.size or not np.allclose(K, frame.K)
+            if frame.stamp <= stamp or changed:
+                log.warning('tracking and depth start anew at the last pose: %s', 'the camera changed' if changed else 'the clock jumped back')
+                self.reset(keep_pose=True)
+        self._camera = frame.stamp, frame.size, frame.K
+
+    def _step_sensor(self, small: CameraFrame, bundle: FlowResult | None, T_odom_cam: np.ndarray | None) -> EngineResult:
+        track = self._tracker.step(small, bundle, T_odom_cam)
+        self._published = track.T_odom_cam
+        if small.depth is None or not small.depth_valid.any():
+            self.reason = 'no sensor depth came with the image'
+            return EngineResult(track, None)
+        confidence = small.depth_valid.astype(np.float32)
+        return EngineResult(track, DepthResult(small, small.depth, small.depth_valid, confidence, Scale.METRIC))
+
+    def _step_colour(self, small: CameraFrame, bundle: FlowResult | None, T_odom_cam: np.ndarray | None, hits: np.ndarray | None) -> EngineResult:
+        if T_odom_cam is None and not self._started:
+            bundle, T_odom_cam = self._bootstrap(small)
+            if T_odom_cam is None:
+                return EngineResult(TrackResult(small.stamp, self._published.copy(), UNKNOWN.copy(), 0.0, TrackStatus.INITIALISING, Scale.FREE), None)
+            given = False
+        else:
+            given = T_odom_cam is not None
+        track = self._tracker.step(small, bundle, T_odom_cam)
+        self._started = True
+        if track.status is not TrackStatus.OK and not given:
+            self._filter.reset()
+            self._previous = None
+            self.reason = 'tracking is lost: the image fits no remembered place'
+            return EngineResult(replace(track, T_odom_cam=self._published.copy(), scale=self._unit(given)), None)
+        estimate = self._estimate(small, track.T_odom_cam)
+        if estimate is not None:
+            self._tracker.set_depth(small.stamp, _depth_map(estimate))
+        elif given:
+            self.reason = 'not enough parallax for depth yet'
+        return self._in_metres(small, track, estimate, hits, given)
+
+    def _bootstrap(self, small: CameraFrame) -> tuple[FlowResult | None, np.ndarray | None]:
+        """Flow to the first view and the pose of this one, once the two have parallax; the median depth is then 1 unit."""
+        pair = self._start.pair(small)
+        if pair is None:
+            self._begin_at(small)
+            return None, None
+        result = self._flow.step(pair)
+        found = essential_from_flow(result.flow, small.K, result.valid)
+        if found.status is TwoViewStatus.OK and found.parallax > self.config.bootstrap_parallax * small.size[0]:
+            T_ref_cur = found.T_ref_cur
+            estimate = DepthFilter(self.config).step(small, [Reference(result, T_ref_cur)], None)
+            if estimate is not None:
+                T_ref_cur[:3, 3] *= np.median(estimate.value)
+                backward = reverse(result)
+                first = DepthFilter(self.config).step(pair.reference, [Reference(backward, np.linalg.inv(T_ref_cur))], None)
+                if first is not None:
+                    self._tracker.set_depth(pair.reference.stamp, _depth_map(first))
+                    return result, self._published @ T_ref_cur
+        self.reason = 'not enough parallax yet to start: move the camera sideways'
+        if self._start.update(result):
+            self._begin_at(small)
+        return None, None
+
+    def _begin_at(self, small: CameraFrame) -> None:
+        self._tracker.reset(self._published)
+        self._tracker.step(small)
+        self.reason = 'waiting for a second view: move the camera sideways'
+
+    def _estimate(self, small: CameraFrame, T_odom_cam: np.ndarray) -> InverseDepth | None:
+        """One step of the filter, with the flows that tracking had anyway and one more to the previous frame."""
+        references = [Reference(f, np.linalg.inv(self._tracker.pose_of(f.pair.reference.stamp)) @ T_odom_cam) for f in self._tracker.flows]
+        previous = None
+        if self._previous is not None:
+            before, T_odom_before = self._previous
+            known = [r for r in references if r.flow.pair.reference.stamp == before.stamp]
+            previous = known[0] if known else Reference(self._flow_to(small, before), np.linalg.inv(T_odom_before) @ T_odom_cam)
+        self._previous = small, T_odom_cam
+        self._views.append((small, T_odom_cam))
+        return self._filter.step(small, references, previous)
+
+    def _in_metres(self, small: CameraFrame, track: TrackResult, estimate: InverseDepth | None, hits: np.ndarray | None, given: bool) -> EngineResult:
+        depth = self._depth_result(small, estimate)
+        if given:
+            self._published = track.T_odom_cam
+            return EngineResult(replace(track, scale=Scale.METRIC), None if depth is None else replace(depth, scale=Scale.METRIC))
+        if estimate is not None and hits is not None:
+            self._scale.update(estimate.depth, self._confidence(estimate) >= 0.5, resize_hits(hits, small.size))
+        factor = self._scale.factor or 1.0
+        if self._scale.factor is None:
+            self.reason = 'the scale is free: no range hits have told it'
+        self._published = self._path.pose(track.T_odom_cam, factor)
+        unit = self._unit(given)
+        track = replace(track, T_odom_cam=self._published.copy(), covariance=_scaled(track.covariance, factor), scale=unit)
+        return EngineResult(track, None if depth is None else replace(depth, depth=depth.depth * np.float32(factor), scale=unit))
+
+    def _unit(self, given: bool) -> Scale:
+        return Scale.METRIC if given or self._scale.factor is not None else Scale.FREE
+
+    def _confidence(self, estimate: InverseDepth) -> np.ndarray:
+        """(H, W) float32 in [0, 1], a half where the relative standard deviation is filter_confident."""
+        return (1 / (1 + (estimate.relative_sigma / self.config.filter_confident) ** 2)).astype(np.float32)
+
+    def _depth_result(self, small: CameraFrame, estimate: InverseDepth | None) -> DepthResult | None:
+        """The filter's depth, or that of a sweep if it is time for one; its scale is yet to be told."""
+        if estimate is None:
+            return None
+        everywhere = np.ones(estimate.value.shape, bool)
+        if self.config.depth == 'flow':
+            return DepthResult(small, estimate.depth, everywhere, self._confidence(estimate), Scale.FREE)
+        self._count += 1
+        if (self._count - 1) % self.config.sweep_every:
+            return None
+        return self._sweep(small, float(np.median(estimate.value)))
+
+    def _sweep(self, small: CameraFrame, middle: float) -> DepthResult | None:
+        """Sweep planes about the inverse depth `middle` [1/m]."""
+        T_odom_cam = self._views[-1][1]
+        past = list(self._views)[:-1]
+        if not past:
+            return None
+        T_ref_cur = torch.from_numpy(np.stack([np.linalg.inv(T) @ T_odom_cam for _, T in past])).float()
+        chosen = plane_sweep.choose_views(T_ref_cur, 1 / middle)
+        images = torch.stack([_tensor(past[i][0].image) for i in chosen])
+        config = plane_sweep.SweepConfig(planes=self.config.sweep_planes, min_inverse_depth=_SWEPT[0] * middle, max_inverse_depth=_SWEPT[1] * middle)
+        found = plane_sweep.sweep(_tensor(small.image), images, torch.from_numpy(small.K).float(), T_ref_cur[chosen], config)
+        return DepthResult(small, (1 / found.inverse_depth).numpy(), np.ones(found.valid.shape, bool), found.confidence.numpy(), Scale.FREE)
+
+    def _flow_to(self, current: CameraFrame, before: CameraFrame) -> FlowResult:
+        """Flow current -> before alone: the gate of the filter takes the place of the backward flow."""
+        flow = self._flow.match(grey(current.image), grey(before.image))
+        return FlowResult(ImagePair(current, before), flow, np.zeros_like(flow), np.zeros(flow.shape[:2], np.float32), np.ones(flow.shape[:2], bool))
+
+
+def unusable(frame: CameraFrame) -> str:
+    """What is wrong with a frame; '' if nothing is."""
+    K = frame.K
+    if K.shape != (3, 3) or not np.isfinite(K).all() or not (K[0, 0] > 0 and K[1, 1] > 0):
+        return f'the calibration has no positive focal length: K = {np.array2string(K, separator=", ")}'.replace('\n', '')
+    if frame.image.ndim != 3 or min(frame.image.shape[:2]) < 16:
+        return f'expected an image of at least 16 x 16 pixels and three channels, got {frame.image.shape}'
+    return ''
+
+
+def reverse(result: FlowResult) -> FlowResult:
+    """The flow of the pair seen from its reference."""
+    error = consistency_error(result.backward, result.flow)
+    return FlowResult(ImagePair(result.pair.reference, result.pair.current), result.backward, result.flow, error, error < 1.0)
+
+
+def _depth_map(estimate: InverseDepth) -> DepthMap:
+    relative = estimate.relative_sigma
+    depth = estimate.depth
+    return DepthMap(depth, relative < _TRACKED_SIGMA, relative * depth, Scale.FREE)
+
+
+def _scaled(covariance: np.ndarray, factor: float) -> np.ndarray:
+    """Covariance (6, 6) of (translation, rotation) when lengths are multiplied by `factor`."""
+    unit = np.diag([factor] * 3 + [1.0] * 3)
+    return unit @ covariance @ unit
+
+
+def _tensor(image: np.ndarray) -> torch.Tensor:
+    """(3, H, W) float in [0, 1] of (H, W, 3) uint8."""
+    return torch.from_numpy(image).movedim(-1, 0).float() / 255
