@@ -25,7 +25,7 @@ MIN_DEPTH = 0.1             # [m] nearer depth is not trusted (SYSTEMS section 2
 FLOW_CAUCHY = 1.0           # of the flow's noise: beyond it a residual loses weight
 DEPTH_CAUCHY = 2.8          # of the depth's noise
 DAMPING = Damping(absolute=1e-3, relative=1e-6)     # weights are inverse variances, so this is far weaker than any real evidence
-CORRELATED = 8.0            # grid points that share a DIS patch and its error: the covariance must not count them as independent
+CORRELATION = 24            # px over which the errors of flow agree: the covariance must not count such points as independent
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def matches(source: View, target: View, forward: np.ndarray, backward: np.ndarra
     error = consistency_error(ahead, backward, grid)
     depth, ends = source.depth.depth[at], grid + ahead
     usable = source.depth.valid[at] & (depth > MIN_DEPTH) & (source.texture[at] > config.min_texture)
-    confidence = np.where(usable & (error < config.max_inconsistency), 1 / (1 + (error / 0.5) ** 2), 0)
+    # Texture at both ends: flow into a blank image is consistent, and means nothing.
+    textured = cv2.remap(target.texture, ends, None, cv2.INTER_NEAREST) > config.min_texture
+    confidence = np.where(usable & textured & (error < config.max_inconsistency), 1 / (1 + (error / 0.5) ** 2), 0)
     parallax = source.frame.K[0, 0] * np.linalg.norm(source.T_odom_cam[:3, 3] - target.T_odom_cam[:3, 3])
     sigma = _sigma(source.depth, depth, at, config)
     variance = config.flow_noise ** 2 + (parallax * sigma / np.maximum(depth, MIN_DEPTH) ** 2) ** 2
@@ -149,7 +151,8 @@ class _System:
         inlier = (self.confidence > 0) & (self.squared_residual < self.config.max_residual ** 2)
         counts = inlier.sum(-1)
         ratio = (counts / self.candidates.clamp(min=1)).max()
-        variance = CORRELATED * float(self.squared_error / self.evidence.clamp(min=1))
+        alike = max(1.0, (CORRELATION / self.config.grid_stride) ** 2)
+        variance = alike * float(self.squared_error / self.evidence.clamp(min=1))
         covariance = variance * np.linalg.inv(H.numpy() + DAMPING.absolute * np.eye(6))
         T_odom_cam = se3.inverse(T_cam_odom).numpy()
         finite = np.isfinite(T_odom_cam).all() and np.isfinite(covariance).all()

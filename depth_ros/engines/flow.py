@@ -43,19 +43,20 @@ class FlowEngine:
         self._matchers = _matcher(config), _matcher(config)
         self._beside = ThreadPoolExecutor(1, thread_name_prefix='flow')
 
-    def step(self, pair: ImagePair) -> FlowResult:
-        """Flow of both directions at the pair's own size; the two images must be of one size."""
+    def step(self, pair: ImagePair, initial: tuple[np.ndarray, np.ndarray] | None = None) -> FlowResult:
+        """Flow of both directions at the pair's own size; the two images must be of one size.
+
+        `initial`: flow and backward flow (H, W, 2) float32 [px] to start from, where motion is too large for a start at zero.
+        """
         if pair.current.size != pair.reference.size:
             raise ValueError(f'expected two images of one size, got {pair.current.size} and {pair.reference.size}')
         current, reference = grey(pair.current.image), grey(pair.reference.image)
-        backward = self._beside.submit(self._matchers[1].calc, reference, current, None)
-        forward = self._matchers[0].calc(current, reference, None)
-        error = consistency_error(forward, backward.result())
-        return FlowResult(pair, forward, backward.result(), error, error < self.config.consistency)
-
-    def match(self, source: np.ndarray, target: np.ndarray, initial: np.ndarray | None = None) -> np.ndarray:
-        """Flow (H, W, 2) [px] of one direction between grey images (H, W) uint8, started from `initial` if given."""
-        return self._matchers[0].calc(source, target, None if initial is None else initial.astype(np.float32))
+        forward_start, backward_start = initial or (None, None)
+        beside = self._beside.submit(self._matchers[1].calc, reference, current, backward_start)
+        forward = self._matchers[0].calc(current, reference, forward_start)
+        backward = beside.result()
+        error = consistency_error(forward, backward)
+        return FlowResult(pair, forward, backward, error, error < self.config.consistency)
 
 
 def grey(image: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ class DepthMap:
     scale: Scale = Scale.METRIC
 
 
-@dataclass
+@dataclass(eq=False)
 class View:
     """A frame with its pose and, once there is one, its depth."""
 

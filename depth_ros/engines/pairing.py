@@ -67,10 +67,7 @@ class Pairing:
 
     def update(self, result: FlowResult) -> bool:
         """Judge the pair by its flow; True if its current frame becomes the reference of the following ones."""
-        config = self.config
-        moved = displacement(result)
-        age = 1e-9 * (result.pair.current.stamp - result.pair.reference.stamp)
-        ends = moved > config.displacement or result.valid.mean() < config.overlap or (age >= config.max_age and moved > MOVED)
+        ends = is_spent(result, self.config)
         if ends:
             self._reference = result.pair.current
         return ends
@@ -85,6 +82,13 @@ class Pairing:
         if frame.size != self._reference.size or not np.allclose(frame.K, self._reference.K):
             return Restart.CAMERA
         return None
+
+
+def is_spent(result: FlowResult, config: PairingConfig) -> bool:
+    """Whether a pair's current frame should become the reference of the following ones."""
+    moved = displacement(result)
+    age = 1e-9 * (result.pair.current.stamp - result.pair.reference.stamp)
+    return moved > config.displacement or result.valid.mean() < config.overlap or (age >= config.max_age and moved > MOVED)
 
 
 def displacement(result: FlowResult) -> float:

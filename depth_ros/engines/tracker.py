@@ -16,8 +16,8 @@ from depth_ros import settings
 from depth_ros.engines.alignment import Alignment, AlignmentConfig, align, pair_matches
 from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.keyframes import DepthMap, Keyframes, View
-from depth_ros.engines.pairing import PairingConfig, displacement
-from depth_ros.engines.relocaliser import Relocaliser
+from depth_ros.engines.pairing import PairingConfig, is_spent
+from depth_ros.engines.relocaliser import Found, Relocaliser, expected_flow
 from depth_ros.frames import CameraFrame, FlowResult, ImagePair, Scale, TrackResult, TrackStatus
 from depth_ros.geometry.gauss_newton import SolveStatus
 from depth_ros.settings import setting
@@ -63,6 +63,7 @@ class Tracker:
         self.flows: tuple[FlowResult, ...] = ()
         self.keyframes = Keyframes(config.max_recent, config.max_keyframes)
         self._flow = flow or FlowEngine()
+        self._pairing = PairingConfig(displacement=config.keyframe_displacement)
         self._relocaliser = Relocaliser()
         self.reset(T_odom_cam)
 
@@ -201,7 +202,7 @@ class Tracker:
         self._T_odom_cam, self._status, self._tracked_any = view.T_odom_cam, TrackStatus.OK, True
         self.keyframes.remember(view)
         paired = bundle is not None and self._usable(view, bundle)
-        if not paired and self.flows and displacement(self.flows[0]) > self.config.keyframe_displacement:
+        if not paired and self.flows and is_spent(self.flows[0], self._pairing):
             self.keyframes.promote(view)
         return self._result(view, covariance, inlier_ratio, self.keyframes.is_key(view.stamp))
 
@@ -212,7 +213,7 @@ class Tracker:
             return self._start(view)
         found = self._relocaliser.find(view, self.keyframes)
         if found is not None:
-            result = self._flow.step(ImagePair(view.frame, found.keyframe.frame))
+            result = self._flow_around(view, found)
             refined = self._align(view, [(found.keyframe, result)], found.T_odom_cam)
             if self._trusted(refined, view, anywhere=True):
                 log.info('relocalised with %d matches', found.inliers)
@@ -221,6 +222,12 @@ class Tracker:
             log.warning('tracking lost at %d ns', view.stamp)
         self._status, self._velocity = TrackStatus.LOST, None
         return self._result(view, UNKNOWN, 0.0)
+
+    def _flow_around(self, view: View, found: Found) -> FlowResult:
+        """Flow between a view and the keyframe it was found by, started from the pose found: their motion may be large."""
+        T_key_cam = np.linalg.inv(found.keyframe.T_odom_cam) @ found.T_odom_cam
+        initial = expected_flow(view, found.keyframe, T_key_cam), expected_flow(found.keyframe, view, np.linalg.inv(T_key_cam))
+        return self._flow.step(ImagePair(view.frame, found.keyframe.frame), initial)
 
     def _resume(self, view: View, keyframe: View, found: Alignment, result: FlowResult) -> TrackResult:
         """Go on from a keyframe that was recognised; it and the view are the newest keyframes then."""
