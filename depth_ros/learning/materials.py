@@ -6,6 +6,7 @@ a pixel (L. Williams, "Pyramidal parametrics", SIGGRAPH 1983).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -59,6 +60,16 @@ class Textures:
         return sample(self._atlas, pixels[None, None])[0][0, :, 0]
 
 
+@functools.lru_cache
+def _spread(cells: int) -> Tensor:
+    """Weights (TILE, cells) that blend periodic grid values smoothly along a side."""
+    at = (torch.arange(TILE) + 0.5) * cells / TILE
+    low = at.floor()
+    share = (at - low) ** 2 * (3.0 - 2.0 * (at - low))
+    low = low.long()
+    return F.one_hot(low % cells, cells) * (1.0 - share)[:, None] + F.one_hot((low + 1) % cells, cells) * share[:, None]
+
+
 class Painter:
     """Paints tiles (TILE, TILE, 3) in [0, 1] from one random generator."""
 
@@ -72,10 +83,7 @@ class Painter:
 
     def noise(self, rows: int, columns: int) -> Tensor:
         """Smooth periodic noise (TILE, TILE) of unit range, with so many cells down and across (powers of two)."""
-        grid = F.pad(self.random(rows, columns)[None, None] - 0.5, (2, 2, 2, 2), mode='circular')
-        sy, sx = TILE // rows, TILE // columns
-        big = F.interpolate(grid, scale_factor=(sy, sx), mode='bicubic')[0, 0]
-        return big[2 * sy:2 * sy + TILE, 2 * sx:2 * sx + TILE]
+        return _spread(rows) @ (self.random(rows, columns) - 0.5) @ _spread(columns).T
 
     def fractal(self, first: int = 4, last: int = 256, stretch: int = 1) -> Tensor:
         """Noise (TILE, TILE) of about unit range from `first` to `last` cells a side, coarse and fine alike; stretched along the rows."""

@@ -31,7 +31,7 @@ from depth_ros.learning.trajectory import NANOSECONDS, pose_matrices, pose_rows
 from depth_ros.learning.tum_writer import TumWriter
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 2             # raise it whenever what is rendered changes
+_FORMAT = 3             # raise it whenever what is rendered changes
 _MAX_WORKERS = 4
 # Optical axes (x right, y down, z forward) in a body that looks along its x, z up.
 _R_BODY_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])

@@ -137,10 +137,10 @@ def _interval(kind: int, T_self_sensor: Tensor, half: Tensor, rays: Rays) -> tup
 
 
 def _slab(o: Tensor, d: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """The interval with |o + t d| <= h."""
+    """The interval with |o + t d| <= h; all of it or nothing where d is 0."""
     inverse = 1.0 / d
-    middle, reach = -o * inverse, h * inverse.abs()
-    return middle - reach, middle + reach
+    low, high = (-h - o) * inverse, (h - o) * inverse
+    return torch.minimum(low, high), torch.maximum(low, high)
 
 
 def _quadratic(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
