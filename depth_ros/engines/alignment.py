@@ -65,6 +65,7 @@ class Alignment:
     covariance: np.ndarray      # (6, 6) of (translation [m], rotation [rad]), camera frame
     inlier_ratio: float         # of the best pair's candidates
     inliers: int
+    agreement: float            # share of inliers among the consistent matches, all pairs
     status: SolveStatus
 
 
@@ -148,7 +149,8 @@ class _System:
 
     def judge(self, T_cam_odom: torch.Tensor, H: torch.Tensor, status: SolveStatus) -> Alignment:
         """The result; its covariance is the inverse information scaled by the residual variance."""
-        inlier = (self.confidence > 0) & (self.squared_residual < self.config.max_residual ** 2)
+        consistent = self.confidence > 0
+        inlier = consistent & (self.squared_residual < self.config.max_residual ** 2)
         counts = inlier.sum(-1)
         ratio = (counts / self.candidates.clamp(min=1)).max()
         alike = max(1.0, (CORRELATION / self.config.grid_stride) ** 2)
@@ -156,7 +158,8 @@ class _System:
         covariance = variance * np.linalg.inv(H.numpy() + DAMPING.absolute * np.eye(6))
         T_odom_cam = se3.inverse(T_cam_odom).numpy()
         finite = np.isfinite(T_odom_cam).all() and np.isfinite(covariance).all()
-        return Alignment(T_odom_cam, covariance, float(ratio), int(counts.max()), status if finite else SolveStatus.SINGULAR)
+        agreement = float(counts.sum() / consistent.sum().clamp(min=1))
+        return Alignment(T_odom_cam, covariance, float(ratio), int(counts.max()), agreement, status if finite else SolveStatus.SINGULAR)
 
 
 @lru_cache(maxsize=8)

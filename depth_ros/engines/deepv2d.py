@@ -16,7 +16,7 @@ import torch
 
 from depth_ros import settings
 from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference
-from depth_ros.engines.flow import FlowEngine, consistency_error, grey
+from depth_ros.engines.flow import FlowEngine, consistency_error
 from depth_ros.engines.keyframes import DepthMap
 from depth_ros.engines.pairing import Pairing, PairingConfig
 from depth_ros.engines.range_projection import resize_hits
@@ -177,7 +177,7 @@ class DeepV2DEngine:
         if self._previous is not None:
             before, T_odom_before = self._previous
             known = [r for r in references if r.flow.pair.reference.stamp == before.stamp]
-            previous = known[0] if known else Reference(self._flow_to(small, before), np.linalg.inv(T_odom_before) @ T_odom_cam)
+            previous = known[0] if known else Reference(self._flow.step(ImagePair(small, before)), np.linalg.inv(T_odom_before) @ T_odom_cam)
         self._previous = small, T_odom_cam
         self._views.append((small, T_odom_cam))
         return self._filter.step(small, references, previous)
@@ -228,11 +228,6 @@ class DeepV2DEngine:
         config = plane_sweep.SweepConfig(planes=self.config.sweep_planes, min_inverse_depth=_SWEPT[0] * middle, max_inverse_depth=_SWEPT[1] * middle)
         found = plane_sweep.sweep(_tensor(small.image), images, torch.from_numpy(small.K).float(), T_ref_cur[chosen], config)
         return DepthResult(small, (1 / found.inverse_depth).numpy(), np.ones(found.valid.shape, bool), found.confidence.numpy(), Scale.FREE)
-
-    def _flow_to(self, current: CameraFrame, before: CameraFrame) -> FlowResult:
-        """Flow current -> before alone: the gate of the filter takes the place of the backward flow."""
-        flow = self._flow.match(grey(current.image), grey(before.image))
-        return FlowResult(ImagePair(current, before), flow, np.zeros_like(flow), np.zeros(flow.shape[:2], np.float32), np.ones(flow.shape[:2], bool))
 
 
 def unusable(frame: CameraFrame) -> str:

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 UNKNOWN = 1e3 * np.eye(6)   # covariance of a pose that is not known
 MIN_INLIERS = 60            # grid points
+FOUND_SHARE = 0.5           # a place is recognised with half the usual overlap: on `kitchen` all such poses are within 8 cm, with less some are 20 cm off
+FOUND_AGREEMENT = 0.6       # but most of what flow is consistent about must agree
 
 
 @dataclass(frozen=True)
@@ -178,13 +180,16 @@ class Tracker:
     def _elapsed(self, view: View) -> float:
         return 1e-9 * (view.stamp - self.keyframes.last.stamp)
 
-    def _trusted(self, found: Alignment, view: View, anywhere: bool = False) -> bool:
-        """Whether an alignment is solved, well supported and, unless found `anywhere`, a motion that a camera can make in the time."""
+    def _supported(self, found: Alignment, share: float = 1.0) -> bool:
+        """Whether an alignment is solved and enough points agree, with a share of the usual ratio."""
+        return (found.status is SolveStatus.OK and found.inliers >= MIN_INLIERS
+                and found.inlier_ratio >= share * self.config.min_inlier_ratio)
+
+    def _trusted(self, found: Alignment, view: View) -> bool:
+        """Whether an alignment is supported and a motion that a camera can make in the time."""
         config = self.config
-        if found.status is not SolveStatus.OK or found.inlier_ratio < config.min_inlier_ratio or found.inliers < MIN_INLIERS:
+        if not self._supported(found):
             return False
-        if anywhere:
-            return True
         T = np.linalg.inv(self._T_odom_cam) @ found.T_odom_cam
         angle = np.arccos(np.clip((np.trace(T[:3, :3]) - 1) / 2, -1, 1))
         elapsed = self._elapsed(view)
@@ -215,7 +220,7 @@ class Tracker:
         if found is not None:
             result = self._flow_around(view, found)
             refined = self._align(view, [(found.keyframe, result)], found.T_odom_cam)
-            if self._trusted(refined, view, anywhere=True):
+            if self._supported(refined, FOUND_SHARE) and refined.agreement >= FOUND_AGREEMENT:
                 log.info('relocalised with %d matches', found.inliers)
                 return self._resume(view, found.keyframe, refined, result)
         if self._status is not TrackStatus.LOST:

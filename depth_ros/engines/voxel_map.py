@@ -47,17 +47,22 @@ class VoxelMap:
         return means[:, :3].astype(np.float32), np.rint(means[:, 3:]).astype(np.uint8)
 
     def _merge(self, keys: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> None:
-        every, at = np.unique(np.concatenate([self._keys, keys]), return_inverse=True)
-        mine, theirs = at[:len(self._keys)], at[len(self._keys):]
-        merged, total, seen = np.zeros((len(every), 6)), np.zeros(len(every), np.int64), np.zeros(len(every), np.int64)
-        merged[mine], total[mine], seen[mine] = self._sums, self._counts, self._seen
-        merged[theirs] += sums      # the keys of one side are distinct, so no index comes twice
-        total[theirs] += counts
-        seen[theirs] = self._additions
-        keep = slice(None)
-        if len(every) > self._capacity:
-            keep = np.sort(np.argsort(seen, kind='stable')[len(every) - self._capacity:])
-        self._keys, self._sums, self._counts, self._seen = every[keep], merged[keep], total[keep], seen[keep]
+        """Add sums by sorted, distinct keys: known ones in place, so that the cost of a frame hardly grows with the map."""
+        at = np.searchsorted(self._keys, keys)
+        known = np.zeros(len(keys), bool)
+        known[at < len(self._keys)] = self._keys[at[at < len(self._keys)]] == keys[at < len(self._keys)]
+        self._sums[at[known]] += sums[known]
+        self._counts[at[known]] += counts[known]
+        self._seen[at[known]] = self._additions
+        new = ~known
+        if new.any():
+            self._keys, self._sums, self._counts, self._seen = (
+                np.insert(old, at[new], values, axis=0) for old, values in
+                ((self._keys, keys[new]), (self._sums, sums[new]), (self._counts, counts[new]), (self._seen, self._additions)))
+        if len(self) > self._capacity:
+            # A tenth at once: not every frame should pay for making room.
+            keep = np.sort(np.argsort(self._seen, kind='stable')[len(self) - (9 * self._capacity + 9) // 10:])
+            self._keys, self._sums, self._counts, self._seen = (a[keep] for a in (self._keys, self._sums, self._counts, self._seen))
 
 
 def write_ply(path: Path, points: np.ndarray, colours: np.ndarray) -> None:

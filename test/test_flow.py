@@ -1,0 +1,93 @@
+"""Laws of flow: a known shift comes back in both directions, and what cannot be seen in both images is not valid."""
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from depth_ros.engines.flow import FlowConfig, FlowEngine, consistency_error, grey, pixel_grid
+from depth_ros.frames import CameraFrame, ImagePair
+from depth_ros.geometry import warp
+
+K = np.array([[260.0, 0.0, 159.5], [0.0, 260.0, 119.5], [0.0, 0.0, 1.0]])
+
+
+def texture(seed: int = 0, size: tuple[int, int] = (400, 300)) -> np.ndarray:
+    """Smooth random RGB texture (H, W, 3) uint8."""
+    noise = np.random.default_rng(seed).normal(size=(size[1], size[0], 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 2.5)
+    return np.clip(128 + 50 * smooth / smooth.std(), 0, 255).astype(np.uint8)
+
+
+def frame(image: np.ndarray, stamp: int = 0) -> CameraFrame:
+    return CameraFrame(stamp, 'camera', np.ascontiguousarray(image), K)
+
+
+def shifted_pair(du: int, dv: int) -> ImagePair:
+    """What stands at p in the current image stands at p + (du, dv) in the reference."""
+    image = texture()
+    return ImagePair(frame(image[30:270, 40:360], 1), frame(image[30 - dv:270 - dv, 40 - du:360 - du]))
+
+
+@pytest.mark.parametrize(('preset', 'bound'), [('tuned', 0.05), ('fast', 0.2), ('medium', 0.05)])
+def test_known_shift_comes_back_in_both_directions(preset: str, bound: float):
+    result = FlowEngine(FlowConfig(preset=preset)).step(shifted_pair(7, -4))
+    inner = np.s_[30:-30, 30:-30]
+    assert np.abs(np.median(result.flow[inner] - [7, -4], axis=(0, 1))).max() < bound
+    assert np.abs(np.median(result.backward[inner] - [-7, 4], axis=(0, 1))).max() < bound
+    assert result.valid[inner].mean() > 0.98
+
+
+def test_pixels_that_leave_the_image_are_not_valid():
+    result = FlowEngine().step(shifted_pair(24, 0))
+    assert result.valid[:, -20:].mean() < 0.05
+    assert np.isinf(result.error[60:-60, -15:]).all()
+    assert result.valid[30:-30, 40:-60].mean() > 0.95
+
+
+def test_error_is_that_of_the_geometry_on_tensors():
+    rng = np.random.default_rng(1)
+    flow, backward = (cv2.GaussianBlur(rng.normal(scale=60, size=(48, 64, 2)).astype(np.float32), (0, 0), 4) for _ in range(2))
+    error = consistency_error(flow, backward)
+    expected, inside = warp.forward_backward_error(torch.from_numpy(flow), torch.from_numpy(backward))
+    ends = flow + pixel_grid(64, 48)
+    clear = (np.abs(ends - [31.5, 23.5]) < [31.0, 23.0]).all(-1) | ~inside.numpy()     # OpenCV samples at 1/32 px: leave the rim out
+    assert np.isfinite(error)[clear & inside.numpy()].all() and np.isinf(error[~inside.numpy()]).mean() > 0.9
+    both = clear & inside.numpy()
+    assert np.abs(error - expected.numpy())[both].max() < 0.1
+
+
+def test_flow_that_is_not_a_number_is_not_consistent():
+    flow = np.zeros((20, 30, 2), np.float32)
+    flow[5, 6] = np.nan
+    error = consistency_error(flow, np.zeros_like(flow))
+    assert np.isinf(error[5, 6]) and error[10, 10] == 0
+
+
+def test_a_start_helps_over_a_large_motion():
+    pair = shifted_pair(39, 25)
+    start = np.broadcast_to(np.float32([39, 25]), (240, 320, 2)).copy()
+    result = FlowEngine().step(pair, (start, -start))
+    assert np.abs(np.median(result.flow[20:180, 20:240] - [39, 25], axis=(0, 1))).max() < 0.1
+
+
+def test_same_input_gives_same_bits():
+    pair = shifted_pair(5, 3)
+    first, second = FlowEngine().step(pair), FlowEngine().step(pair)
+    assert np.array_equal(first.flow, second.flow) and np.array_equal(first.backward, second.backward)
+
+
+def test_images_of_two_sizes_are_refused():
+    image = texture()
+    with pytest.raises(ValueError, match='one size'):
+        FlowEngine().step(ImagePair(frame(image[:240, :320]), frame(image[:120, :160])))
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match='preset'):
+        FlowEngine(FlowConfig(preset='best'))
+
+
+def test_grey_is_luma():
+    assert grey(np.full((2, 2, 3), (255, 0, 0), np.uint8))[0, 0] == 76
