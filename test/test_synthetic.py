@@ -20,6 +20,15 @@ WIDTH, HEIGHT = 160, 120
 SETTINGS = sample.SampleSettings()
 
 
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    """The images are small: threads that share an operation would mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope='module')
 def scene() -> synthetic.Scene:
     return sample.sample_scene(SETTINGS.seed)

@@ -98,7 +98,10 @@ class Painter:
         shade = self.random(rows, columns)[row.long(), column.long()] - 0.5
         edge_y = torch.minimum(self._y * rows - row, row + 1 - self._y * rows) / rows
         edge_x = torch.minimum(across - across.floor(), across.floor() + 1 - across) / columns
-        face = torch.tensor(base) + (spread * shade + 0.35 * self.fractal(8, 256, stretch))[..., None]
+        grain = 0.35 * self.fractal(8, 256)
+        if stretch > 1:     # wood; grain alone would leave motion along it undecided
+            grain = 0.8 * grain + 0.2 * self.fractal(16, 256, stretch)
+        face = torch.tensor(base) + (spread * shade + grain)[..., None]
         return torch.where((torch.minimum(edge_x, edge_y) < gap)[..., None], torch.tensor(joint) + 0.15 * self.fractal(64, 256)[..., None], face)
 
     def books(self, shelves: int) -> Tensor:
@@ -146,7 +149,7 @@ class Painter:
 
 # What the rooms are made of: (name, side of a tile [m], how to paint it).
 MATERIALS: tuple[tuple[str, float, Callable[[Painter], Tensor]], ...] = (
-    ('planks', 2.2, lambda p: p.bricks(16, 2, (0.55, 0.4, 0.26), (0.22, 0.15, 0.1), 0.26, 0.0012, stretch=16)),
+    ('planks', 2.2, lambda p: p.bricks(24, 4, (0.58, 0.43, 0.29), (0.24, 0.17, 0.12), 0.26, 0.0012, stretch=8)),
     ('brick', 2.0, lambda p: p.bricks(24, 8, (0.72, 0.63, 0.54), (0.88, 0.84, 0.8), 0.34, 0.003)),
     ('wallpaper', 2.0, lambda p: p.shapes(420, (0.66, 0.72, 0.68), 0.35, 0.2)),
     ('ceiling', 2.4, lambda p: p.bricks(4, 4, (0.86, 0.86, 0.84), (0.6, 0.6, 0.6), 0.06, 0.003)),
