@@ -95,29 +95,38 @@ class World:
 
 
 class Camera:
-    """A camera of the tester: a textured wall that moves sideways in front of it, `speed` [px] an image."""
+    """A camera of the tester: a textured wall that moves sideways in front of it, `speed` [px] an image.
 
-    def __init__(self, world: World, size: tuple[int, int] = (320, 240), speed: int = 2, depth: float | None = None) -> None:
-        self.world, self.size, self.speed, self.depth = world, size, speed, depth
+    With a `step` the lower half of the image shows a step at half the wall's distance, which moves twice as fast.
+    """
+
+    def __init__(self, world: World, size: tuple[int, int] = (320, 240), speed: int = 2, depth: float | None = None, step: bool = False) -> None:
+        self.world, self.size, self.speed, self.depth, self.step = world, size, speed, depth, step
         self.K = np.array([[300.0, 0.0, size[0] / 2 - 0.5], [0.0, 300.0, size[1] / 2 - 0.5], [0.0, 0.0, 1.0]])
         self.images = world.publisher(Image, 'image')
         self.infos = world.publisher(CameraInfo, 'camera_info')
-        self.depths = world.publisher(Image, 'depth')
+        self.depths = None if depth is None else world.publisher(Image, 'depth')
         rng = np.random.default_rng(7)
-        noise = rng.integers(0, 255, (size[1], 4 * size[0], 3), dtype=np.uint8)
-        self.wall = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.0), None, 0, 255, cv2.NORM_MINMAX)
+        noise = rng.standard_normal((size[1], 4 * size[0], 3), dtype=np.float32)
+        # Texture at every scale, as flow needs it; a blur's contrast falls with its width.
+        texture = sum(width * cv2.GaussianBlur(noise, (0, 0), width) for width in (2.0, 6.0, 18.0))
+        self.wall = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
         self.index, self.stamp = 0, 10 ** 18
         self.shots: dict[int, int] = {}     # index by stamp
 
     def close(self) -> None:
         """Take back the publishers."""
-        for publisher in (self.images, self.infos, self.depths):
+        for publisher in filter(None, (self.images, self.infos, self.depths)):
             self.world.tester.destroy_publisher(publisher)
 
     def picture(self, index: int) -> np.ndarray:
         """The image (H, W, 3) of an index; they come again after a while."""
-        at = self.speed * index % (3 * self.size[0])
-        return np.ascontiguousarray(self.wall[:, at:at + self.size[0]])
+        width, middle = self.size[0], self.size[1] // 2
+        at = self.speed * index % (3 * width // 2)
+        picture = np.ascontiguousarray(self.wall[:, at:at + width])
+        if self.step:
+            picture[middle:] = self.wall[middle:, 2 * at:2 * at + width]
+        return picture
 
     def message(self, stamp: int | None = None) -> Image:
         """The image of the current index."""

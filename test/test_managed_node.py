@@ -46,7 +46,8 @@ class Echo(ManagedNode):
     def teardown(self):
         self.closed += 1
 
-    def reconfigured(self):
+    def reconfigured(self, before):
+        assert before.gain != self.config.gain
         if self.config.gain == 1.5:
             raise ValueError('gain 1.5 does not suit the engine')
 

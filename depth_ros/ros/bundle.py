@@ -45,7 +45,7 @@ class BundleInput:
     def __init__(self, node: ManagedNode, on_bundle: Callable[[int, Mapping[str, Any]], None], prefix: str = 'flow') -> None:
         self._on_bundle = on_bundle
         self.parts = PartsBuffer(WITHOUT_IMAGES)
-        self.inputs = {name: node.listen(TOPICS[name], f'{prefix}/{name}', self._taker(name), stalls=name == 'flow') for name in WITHOUT_IMAGES}
+        self.inputs = {name: node.listen(TOPICS[name], f'{prefix}/{name}', self._taker(name), stalls=False) for name in WITHOUT_IMAGES}
 
     def _taker(self, name: str) -> Callable[[Any], None]:
         def take(message: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from std_srvs.srv import Trigger
 
 from depth_ros import files
 from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine
-from depth_ros.frames import CameraFrame, DepthResult, FlowResult, Scale, TrackResult, TrackStatus
+from depth_ros.engines.flow import FlowConfig
+from depth_ros.frames import CameraFrame, FlowResult, TrackResult, TrackStatus
 from depth_ros.learning.trajectory import Trajectory, write_trajectory
 from depth_ros.ros import bundle, codecs, diagnostics, params
 from depth_ros.ros.camera import CameraConfig, CameraInput
@@ -26,6 +27,15 @@ from depth_ros.ros.sync import FrameMatcher, Matched, StampBuffer
 from depth_ros.settings import setting
 
 _REFERENCES = 64        # frames remembered as possible references of a flow bundle
+_DISCOVERY = 1.0        # [s] after the first image in which a depth sensor must be found
+
+
+@dataclass(frozen=True)
+class LiveConfig(DeepV2DConfig):
+    """The engine's configuration, where depth may be chosen by what there is."""
+
+    depth: str = setting('auto', 'where depth comes from: the sensor, a filter on flow, a plane sweep now and then; auto: the sensor where it is published, else flow',
+                         choices=('auto', 'sensor', 'flow', 'sweep'))
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,8 @@ class DeepV2DNodeConfig(CameraConfig):
     flow_patience: float = setting(1.0, 'silence of the flow bundle after which images are tracked without it', 's', low=0.05, high=60.0, read_only=True)
     trajectory_file: str = setting('trajectory.txt', 'where save_trajectory writes (TUM text)')
     map_file: str = setting('map.ply', 'where save_map writes (PLY)')
-    engine: DeepV2DConfig = params.included(DeepV2DConfig)
+    hits_offset: float = setting(0.1, 'longest time between an image and the range hits that tell its scale', 's', low=0.0, high=1.0)
+    engine: LiveConfig = params.included(LiveConfig)
     odometry: OdometryConfig = params.included(OdometryConfig)
     output: DepthOutputConfig = params.included(DepthOutputConfig)
     map: MapConfig = params.included(MapConfig)
@@ -58,23 +69,33 @@ class DeepV2DNode(ManagedNode):
 
     def setup(self) -> None:
         """Make the engine and the publishers."""
-        self._engine = DeepV2DEngine(self.config.engine)
+        self._choose(None if self.config.engine.depth == 'auto' else self.config.engine.depth)
         self._odometry = OdometryOutputs(self, self.config.odometry, 'deepv2d')
         self._depth_out = DepthOutputs(self, 'deepv2d')
         self._map = MapOutput(self, self.config.map, 'deepv2d/map')
         self._reset_wanted = self._restart_wanted = False
-        self._T_odom_cam: np.ndarray | None = None
 
     def start(self) -> None:
-        """Listen to the camera, the depth sensor and the flow."""
-        self._matcher = FrameMatcher(self.config.engine.depth == 'sensor', True, int(self.config.depth_offset * 1e9), self.config.flow_patience)
+        """Listen to the camera, the depth sensor, the range hits and the flow."""
+        self._matcher = FrameMatcher(self._source in (None, 'sensor'), True, int(self.config.depth_offset * 1e9), self.config.flow_patience)
         self._frames: StampBuffer[CameraFrame] = StampBuffer(_REFERENCES)
-        self._newest = self.worker(self._work)
+        self._hits: StampBuffer[Image] = StampBuffer()
+        self._started, self._first_image, self._bundles_used = time.monotonic(), None, 0
+        self._map.start()
+        self._newest = self.worker(lambda job: self._work(*job))
         self._camera = CameraInput(self, self._take_image, self._on_jump)
         compressed = self.config.depth_transport == 'compressedDepth'
         kind, topic = (CompressedImage, 'depth/compressedDepth') if compressed else (Image, 'depth')
-        self._depth = self.listen(kind, topic, self._take_depth, stalls=self.config.engine.depth == 'sensor')
+        self._depth = self.listen(kind, topic, self._take_depth, stalls=self._source == 'sensor')
+        self._hits_input = self.listen(Image, 'sparse_depth/image', lambda hits: self._hits.put(codecs.stamp_ns(hits.header.stamp), hits), stalls=False)
         self._bundle = bundle.BundleInput(self, self._take_bundle)
+
+    def reconfigured(self, before: DeepV2DNodeConfig) -> None:
+        """Track on from the last pose with the new settings."""
+        if self.config.engine != before.engine:
+            self._choose(self._source if self.config.engine.depth == 'auto' else self.config.engine.depth)
+            self._matcher.wants_depth = self._depth.stalls = self._source in (None, 'sensor')
+            self._odometry.rebase()
 
     def teardown(self) -> None:
         """Let go of TF."""
@@ -84,56 +105,96 @@ class DeepV2DNode(ManagedNode):
 
     # In the executor's thread: matching messages
 
+    def _choose(self, source: str | None) -> None:
+        """Make the engine for a source of depth; None: not known yet."""
+        self._source = source
+        self._engine = DeepV2DEngine(replace(self.config.engine, depth=source or 'sensor'))
+
+    def _look_for_depth(self) -> None:
+        """Settle where depth comes from: wait for the sensor until discovery has had its time."""
+        self._first_image = self._first_image or time.monotonic()
+        found = self.count_publishers(self._depth.topic) > 0
+        if not found and time.monotonic() - self._first_image < _DISCOVERY:
+            return
+        self._choose('sensor' if found else 'flow')
+        self._depth.stalls = self._matcher.wants_depth = found
+        self.get_logger().info(f'depth comes from {f"the sensor on {self._depth.topic}" if found else "flow, for nothing publishes " + self._depth.topic}')
+
     def _take_image(self, image: Image | CompressedImage) -> None:
+        if self._source is None:
+            self._look_for_depth()
         self._hand_on(self._matcher.put_image(codecs.stamp_ns(image.header.stamp), image, time.monotonic()))
 
     def _take_depth(self, depth: Image | CompressedImage) -> None:
-        self._hand_on(self._matcher.put_depth(codecs.stamp_ns(depth.header.stamp), depth, time.monotonic()))
+        if self._source in (None, 'sensor'):
+            self._hand_on(self._matcher.put_depth(codecs.stamp_ns(depth.header.stamp), depth, time.monotonic()))
 
     def _take_bundle(self, stamp: int, parts: Mapping[str, Any]) -> None:
         self._hand_on(self._matcher.put_flow(stamp, parts, time.monotonic()))
 
     def _hand_on(self, complete: list[Matched]) -> None:
+        if self._source is None:
+            return
         for matched in complete:
-            self._newest.put(matched)
+            self._newest.put((matched, self._hits_near(matched.stamp)))
+            self._tell_flow(matched)
         self.diagnostics.value('images without depth', self._matcher.unmatched)
         self.diagnostics.value('images skipped by the flow', self._matcher.skipped)
+
+    def _hits_near(self, stamp: int) -> Image | None:
+        """The newest range hits, once, if they are of this image or one shortly before."""
+        newest = self._hits.newest
+        if self._source == 'sensor' or newest is None or abs(stamp - newest) > self.config.hits_offset * 1e9:
+            return None
+        hits = self._hits.get(newest)
+        self._hits.clear()
+        return hits
+
+    def _tell_flow(self, matched: Matched) -> None:
+        if matched.flow is not None:
+            self.diagnostics.clear('flow')
+        elif time.monotonic() - self._started > self.config.flow_patience:
+            topic = self._bundle.inputs['flow'].topic
+            self.diagnostics.hold('flow', diagnostics.WARN, f'no flow on {topic} for {self.config.flow_patience:.1f} s: it is computed here, at a higher cost')
 
     def _on_jump(self) -> None:
         self._matcher.clear()
         self._bundle.parts.clear()
+        self._hits.clear()
         self._restart_wanted = True
 
     # In the worker's thread
 
-    def _work(self, matched: Matched) -> None:
-        self._begin_anew()
+    def _work(self, matched: Matched, hits: Image | None) -> None:
+        engine = self._engine       # a parameter may change meanwhile
+        self._begin_anew(engine)
         frame = self._camera.frame(matched.image, matched.depth, self._depth)
         if frame is None:
             return
-        track, depth = self._engine.step(frame, self._flow_of(matched, frame))
+        frame = frame.resized(engine.config.width, engine.config.height)
+        track, depth = engine.step(frame, self._flow_of(matched, frame), hits=self._decoded(hits))
         self._frames.put(frame.stamp, frame)
-        self._tell_state(track)
+        self._tell_state(track, engine.reason)
         T_odom_cam = self._odometry.publish(track, frame.frame_id)
         if depth is None:
             return
         self._depth_out.publish(depth, self.config.output)
-        if track.status is TrackStatus.OK and track.is_keyframe and T_odom_cam is not None:
-            self._map.add(depth, T_odom_cam, self.config.map)
-        self._map.publish(frame.stamp, self.config.odometry.odom_frame, self.config.map)
+        if track.status is TrackStatus.OK and T_odom_cam is not None:
+            self._map.put(depth, T_odom_cam, self.config.odometry.odom_frame, self.config.map)
 
-    def _begin_anew(self) -> None:
+    def _begin_anew(self, engine: DeepV2DEngine) -> None:
         """What the executor's thread asked for: the engine belongs to this one."""
         if self._reset_wanted:
-            self._engine.reset()
+            engine.reset()
             self._odometry.relocate()
-            self._map.clear()
         elif self._restart_wanted:
             # A bag that loops puts the camera elsewhere: what was seen before no longer fits.
-            self._engine.reset(keep_pose=True)
+            engine.reset(keep_pose=True)
             self._odometry.restart()
-            self._map.clear()
-            self._frames.clear()
+        else:
+            return
+        self._map.clear()
+        self._frames.clear()
         self._reset_wanted = self._restart_wanted = False
 
     def _flow_of(self, matched: Matched, frame: CameraFrame) -> FlowResult | None:
@@ -144,30 +205,49 @@ class DeepV2DNode(ManagedNode):
         if reference is None:
             return None     # it was dropped here: overload, or just started
         try:
-            return self._bundle.result(matched.flow, frame, reference, 1.0)
+            result = self._bundle.result(matched.flow, frame, reference, FlowConfig.consistency)
         except BadMessage as error:
             self.diagnostics.complain('flow', str(error))
             return None
+        if result.pair.current.size != frame.size:
+            self.diagnostics.complain('flow', f'{self._bundle.inputs["flow"].topic}: got flow of {result.pair.current.size} pixels, but tracking works at {frame.size}; '
+                                              'give both nodes the same width and height')
+            return None
+        self._bundles_used += 1
+        self.diagnostics.value('flow bundles used', self._bundles_used)
+        return result
 
-    def _tell_state(self, track: TrackResult) -> None:
+    def _decoded(self, hits: Image | None) -> np.ndarray | None:
+        """Range hits (h, w) [m], 0 where none."""
+        if hits is None:
+            return None
+        try:
+            return codecs.depth_array(hits, self._hits_input.topic)[0]
+        except BadMessage as error:
+            self.diagnostics.reject(self._hits_input, str(error))
+            return None
+
+    def _tell_state(self, track: TrackResult, reason: str) -> None:
         diagnose = self.diagnostics
         diagnose.value('tracking', track.status.value)
         diagnose.value('inliers [share]', f'{track.inlier_ratio:.2f}')
         diagnose.value('scale', track.scale.value)
+        diagnose.value('depth from', self._source)
         if track.status is TrackStatus.LOST:
-            diagnose.hold('lost', diagnostics.ERROR, 'tracking is lost: looking for a known place; `deepv2d/reset` starts afresh')
+            diagnose.hold('tracking', diagnostics.ERROR, 'tracking is lost: looking for a known place; `deepv2d/reset` starts afresh')
+        elif reason:
+            diagnose.hold('tracking', diagnostics.WARN, reason)
         else:
-            diagnose.clear('lost')
-        if track.scale is Scale.FREE:
-            diagnose.hold('scale', diagnostics.WARN, 'scale is free: no depth sensor and no range hits, so lengths are in a unit of their own, not metres')
-        else:
-            diagnose.clear('scale')
+            diagnose.clear('tracking')
 
     # Services
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._odometry is None:
+        if self.state != 'active':
             return _answer(response, False, f'the node is {self.state}')
+        if self.config.engine.depth == 'auto':
+            self._source = self._first_image = None     # a sensor may have come or gone
+            self._matcher.wants_depth = True
         self._reset_wanted = True
         return _answer(response, True, 'odometry starts afresh with the next image')
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
+from depth_ros.engines.keyframes import apart
 from depth_ros.engines.voxel_map import VoxelMap, write_ply
 from depth_ros.frames import DepthResult
 from depth_ros.ros import cloud, codecs
+from depth_ros.ros.latest_worker import LatestWorker
 from depth_ros.ros.managed_node import LATCHED_QOS, ManagedNode
 from depth_ros.settings import setting
 
@@ -34,6 +36,7 @@ class MapConfig:
     map_voxel: float = setting(0.03, 'edge of the cubes that the map has one point for', 'm', low=0.002, high=10.0, read_only=True)
     map_points: int = setting(500_000, 'most points of the map; those unseen for longest make room', low=1000, high=20_000_000, read_only=True)
     map_confidence: float = setting(0.5, 'confidence from which on depth enters the map', '', low=0.0, high=1.0)
+    map_motion: float = setting(0.15, 'motion of the camera from one frame of the map to the next, a radian counting as two metres', 'm', low=0.0, high=100.0)
     map_stride: int = setting(4, 'every so many pixels and rows enter the map', 'px', low=1, high=64)
 
 
@@ -75,15 +78,34 @@ class DepthOutputs:
 
 
 class MapOutput:
-    """Grows a map of depth with known poses and publishes it, latched, when it changed. Safe across threads."""
+    """Grows a map of depth with known poses and publishes it, latched, when it changed. Safe across threads.
+
+    It works in a thread of its own: odometry must not wait for the map.
+    """
 
     def __init__(self, node: ManagedNode, config: MapConfig, topic: str) -> None:
         self._node = node
         self._publisher = node.publisher(PointCloud2, topic, LATCHED_QOS)
+        self._worker: LatestWorker | None = None
+        self._T_map_last: np.ndarray | None = None      # pose of the last frame added
         self._map = VoxelMap(config.map_voxel, config.map_points)
         self._lock = threading.Lock()
         self._throttle = Throttle()
         self._changed = False
+
+    def start(self) -> None:
+        """Begin to work; the node ends it when it is deactivated."""
+        self._worker = self._node.worker(lambda job: self._work(*job), 'map')
+
+    def put(self, result: DepthResult, T_map_cam: np.ndarray, map_frame: str, config: MapConfig) -> None:
+        """Offer the depth of a frame at its pose (4, 4) in the map's frame."""
+        self._worker.put((result, T_map_cam, map_frame, config))
+
+    def _work(self, result: DepthResult, T_map_cam: np.ndarray, map_frame: str, config: MapConfig) -> None:
+        if self._T_map_last is None or apart(self._T_map_last, T_map_cam) >= config.map_motion:
+            self._T_map_last = T_map_cam
+            self.add(result, T_map_cam, config)
+        self.publish(result.frame.stamp, map_frame, config)
 
     def add(self, result: DepthResult, T_map_cam: np.ndarray, config: MapConfig) -> None:
         """Add the confident depth of a frame at its pose (4, 4)."""
@@ -115,6 +137,7 @@ class MapOutput:
         """Forget the map."""
         with self._lock:
             self._map.clear()
+            self._T_map_last = None
             self._changed = True
 
     def _snapshot(self) -> tuple[np.ndarray, np.ndarray]:

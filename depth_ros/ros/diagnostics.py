@@ -68,7 +68,7 @@ class Diagnostics:
         self._lock = threading.Lock()
         self._inputs: dict[str, Flow] = {}
         self._outputs: dict[str, Flow] = {}
-        self._workers: list[LatestWorker] = []
+        self._workers: dict[str, LatestWorker] = {}
         self._conditions: dict[str, tuple[int, str]] = {}
         self._complaints: dict[str, tuple[float, str]] = {}
         self._warned: dict[str, float] = {}
@@ -88,10 +88,10 @@ class Diagnostics:
         with self._lock:
             return self._outputs.setdefault(topic, Flow(topic, self._now))
 
-    def watch(self, worker: LatestWorker) -> None:
-        """Tell of a worker's counts and latency."""
+    def watch(self, worker: LatestWorker, task: str = '') -> None:
+        """Tell of a worker's counts and latency, in place of an earlier one with the same task."""
         with self._lock:
-            self._workers.append(worker)
+            self._workers[task] = worker
 
     def forget(self) -> None:
         """Drop inputs, outputs, workers and troubles, as a cleaned-up node must."""
@@ -173,9 +173,10 @@ class Diagnostics:
                        f'{flow.topic} rejected': str(flow.rejected), f'{flow.topic} late': str(flow.late)}
         for flow in self._outputs.values():
             values |= {f'{flow.topic} rate out [Hz]': f'{flow.rate():.1f}', f'{flow.topic} published': str(flow.count)}
-        for worker in self._workers:
-            values |= {'processed': str(worker.processed), 'dropped': str(worker.dropped), 'latency median [ms]': f'{1e3 * worker.latency(50):.1f}',
-                       'latency p95 [ms]': f'{1e3 * worker.latency(95):.1f}'}
+        for task, worker in self._workers.items():
+            of = f'{task} ' if task else ''
+            values |= {f'{of}processed': str(worker.processed), f'{of}dropped': str(worker.dropped),
+                       f'{of}latency median [ms]': f'{1e3 * worker.latency(50):.1f}', f'{of}latency p95 [ms]': f'{1e3 * worker.latency(95):.1f}'}
         return values | self._values | {'last error': self._last_error}
 
 

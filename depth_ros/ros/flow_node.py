@@ -43,9 +43,10 @@ class FlowNode(ManagedNode):
         # A clock that jumps back needs nothing more: pairing starts anew by itself.
         self._camera = CameraInput(self, newest.put, on_jump=lambda: None)
 
-    def reconfigured(self) -> None:
+    def reconfigured(self, before: FlowNodeConfig) -> None:
         """Begin anew with the new settings."""
-        self._make_engine()
+        if (self.config.flow, self.config.pairing) != (before.flow, before.pairing):
+            self._make_engine()
 
     def _make_engine(self) -> None:
         self._engine, self._pairing = FlowEngine(self.config.flow), Pairing(self.config.pairing)

@@ -81,8 +81,8 @@ class ManagedNode(LifecycleNode):
     def teardown(self) -> None:
         """Let go of what `setup` made (cleanup); also called after a setup that failed half-way."""
 
-    def reconfigured(self) -> None:
-        """A parameter changed while the node was configured; `config` is new. An exception refuses the change."""
+    def reconfigured(self, before: Any) -> None:
+        """A parameter changed while the node was configured; `config` is new, `before` what it was. ValueError refuses the change."""
 
     # What it opens
 
@@ -106,10 +106,10 @@ class ManagedNode(LifecycleNode):
         self._subscriptions_open.append(self.create_subscription(kind, topic, on_message, qos))
         return flow
 
-    def worker(self, work: Callable[[Any], None]) -> LatestWorker:
-        """A running newest-item thread that ends when the node is deactivated."""
-        worker = LatestWorker(self.get_name(), work, self._on_work_error)
-        self.diagnostics.watch(worker)
+    def worker(self, work: Callable[[Any], None], task: str = '') -> LatestWorker:
+        """A running newest-item thread that ends when the node is deactivated; `task` tells several of them apart."""
+        worker = LatestWorker(f'{self.get_name()} {task}'.rstrip(), work, self._on_work_error)
+        self.diagnostics.watch(worker, task)
         self._workers.append(worker)
         worker.start()
         return worker
@@ -226,7 +226,7 @@ class ManagedNode(LifecycleNode):
             self.config = params.changed(before, parameters)
             self.diagnostics.stale_after = self.config.stale_after
             if self.config != before and self.state in ('inactive', 'active'):
-                self.reconfigured()
+                self.reconfigured(before)
         except (ValueError, OSError) as error:
             self.config = before
             return SetParametersResult(successful=False, reason=str(error))

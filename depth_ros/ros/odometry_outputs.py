@@ -51,6 +51,7 @@ class OdometryOutputs:
         self.trail = Trail(config.trajectory_poses)
         self._T_base_cam: np.ndarray | None = None
         self._T_odom_engine: np.ndarray | None = None   # brings the tracker's own level start to where the robot says the camera sits
+        self._T_odom_cam: np.ndarray | None = None      # last one published
         self._previous: tuple[int, np.ndarray] | None = None
         self._interval = 0.0    # [s] between the last two poses
         self._path_at = 0.0
@@ -59,19 +60,19 @@ class OdometryOutputs:
         """Publish a result; T_odom_cam (4, 4) as published, or None where TF does not tell where the camera is."""
         if not self._place(camera_frame, track.T_odom_cam):
             return None
-        T_odom_cam = self._T_odom_engine @ track.T_odom_cam
-        lost = track.status is TrackStatus.LOST
+        T_odom_cam = self._T_odom_cam = self._T_odom_engine @ track.T_odom_cam
+        trusted = track.status is TrackStatus.OK
         header = codecs.make_header(track.stamp, self._config.odom_frame)
         child = self._config.base_frame or camera_frame
         T_odom_child, covariance = T_odom_cam @ np.linalg.inv(self._T_base_cam), _moved(track.covariance, self._T_base_cam)
-        if lost:
+        if not trusted:
             covariance, self._previous = np.eye(6) * UNKNOWN_VARIANCE, None
-        twist = self._twist(track.stamp, T_odom_child) if not lost else None
+        twist = self._twist(track.stamp, T_odom_child) if trusted else None
         message = poses.odometry(T_odom_child, covariance, header, child, twist)
         if twist is not None:
             message.twist.covariance = (2.0 * covariance / self._interval ** 2).ravel()
         self._node.tell(self._odometry, message)
-        if not lost:
+        if trusted:
             self.trail.add(track.stamp, T_odom_cam)
             if self._broadcaster is not None:
                 self._broadcaster.sendTransform(poses.transform(T_odom_child, header, child))
@@ -88,7 +89,11 @@ class OdometryOutputs:
     def relocate(self) -> None:
         """Tracking starts at its origin again: look up where the camera sits on the robot once more."""
         self.restart()
-        self._T_base_cam = self._T_odom_engine = None
+        self._T_base_cam = self._T_odom_engine = self._T_odom_cam = None
+
+    def rebase(self) -> None:
+        """Another tracker takes over: its first pose is the last one published."""
+        self._T_odom_engine = None
 
     def close(self) -> None:
         """Take back what the node does not close by itself."""
@@ -98,22 +103,26 @@ class OdometryOutputs:
             self._listener.unregister()
 
     def _place(self, camera_frame: str, T_engine_cam: np.ndarray) -> bool:
-        """Learn once where the camera sits, and that the robot stands at odom's origin now; odometry of the camera itself needs neither."""
-        if self._T_base_cam is not None:
-            return True
+        """Learn where the camera sits, and where the tracker's frame lies in odom: the robot stands at the origin first; False while TF does not tell."""
         base = self._config.base_frame
-        if not base:
-            self._T_base_cam = self._T_odom_engine = np.eye(4)
-            return True
+        if self._T_base_cam is None:
+            self._T_base_cam = self._look_up(base, camera_frame) if base else np.eye(4)
+        if self._T_base_cam is None:
+            return False
+        if self._T_odom_engine is None:
+            start = self._T_odom_cam if self._T_odom_cam is not None else self._T_base_cam if base else T_engine_cam
+            self._T_odom_engine = start @ np.linalg.inv(T_engine_cam)
+        return True
+
+    def _look_up(self, base: str, camera_frame: str) -> np.ndarray | None:
+        """T_base_cam (4, 4), waiting for it a little; None, told, where TF does not know it."""
         try:
             found = self._buffer.lookup_transform(base, camera_frame, Time(), Duration(seconds=self._config.tf_timeout))
         except TransformException as error:
             self._node.diagnostics.hold('tf', diagnostics.ERROR, f'no transform from {camera_frame} to base_frame {base}, so no odometry: {error}')
-            return False
+            return None
         self._node.diagnostics.clear('tf')
-        self._T_base_cam = poses.matrix(found)
-        self._T_odom_engine = self._T_base_cam @ np.linalg.inv(T_engine_cam)
-        return True
+        return poses.matrix(found)
 
     def _twist(self, stamp: int, T_odom_child: np.ndarray) -> np.ndarray | None:
         """Velocity (6,) [m/s, rad/s] along the child's axes, from the last two poses."""

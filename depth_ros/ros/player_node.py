@@ -59,14 +59,18 @@ class PlayerNode(ManagedNode):
         self._sequence = open_sequence(self.config.bag)
         self._image = self.publisher(Image, 'camera/rgb/image_color')
         self._image_info = self.publisher(CameraInfo, 'camera/rgb/camera_info')
-        self._depth = self.publisher(Image, 'camera/depth/image')
-        self._depth_info = self.publisher(CameraInfo, 'camera/depth/camera_info')
-        self._scan = self.publisher(LaserScan, 'scan')
-        self._truth = self.publisher(PoseStamped, 'ground_truth/pose')
+        # A topic that nothing will come on is not offered: others would wait for it.
+        if len(self._sequence.depth_stamps):
+            self._depth = self.publisher(Image, 'camera/depth/image')
+            self._depth_info = self.publisher(CameraInfo, 'camera/depth/camera_info')
+        self._cuts = self._sequence.scans is None and len(self._sequence.depth_stamps) > 0 and self.config.scan_rate > 0.0
+        if self._cuts or self._sequence.scans:
+            self._scan = self.publisher(LaserScan, 'scan')
+        if self._sequence.poses is not None:
+            self._truth = self.publisher(PoseStamped, 'ground_truth/pose')
         self._time_out = self.publisher(ClockMessage, '/clock') if self.config.publish_clock else None
         self._static_tf = StaticTransformBroadcaster(self)
         self._last_cut = -1
-        self._cuts = self._sequence.scans is None and self.config.scan_rate > 0.0
         self._begun = False
         self._playback = Playback(self._read, self._emit, self._tick, self._on_end, self.config.rate, self.config.loop, self.config.clock_rate)
         seconds = (self._sequence.colour_stamps[-1] - self._sequence.colour_stamps[0]) * 1e-9
@@ -97,7 +101,7 @@ class PlayerNode(ManagedNode):
             self._sequence.close()
         self._playback = self._sequence = None
 
-    def reconfigured(self) -> None:
+    def reconfigured(self, before: PlayerConfig) -> None:
         """The rate may change while playing."""
         self._playback.rate = self.config.rate
 
@@ -107,7 +111,7 @@ class PlayerNode(ManagedNode):
             self._waiting = None
 
     def _begin_when_heard(self) -> None:
-        now, counts = time.monotonic(), tuple(p.get_subscription_count() for p in (self._image, self._image_info, self._depth, self._scan))
+        now, counts = time.monotonic(), tuple(p.get_subscription_count() for p in (self._image, *self._outputs))
         if counts != self._seen[1]:
             self._seen = now, counts
         wanted = self.config.wait_for_subscribers

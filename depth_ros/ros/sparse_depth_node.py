@@ -74,7 +74,7 @@ class SparseDepthNode(ManagedNode):
             self._listener = None
 
     def _add(self, kind: type, topic: str, to_points: Callable[[Any, str], np.ndarray]) -> None:
-        worker = self.worker(lambda job: self._project(source, *job))
+        worker = self.worker(lambda job: self._project(source, *job), topic)
         flow = self.listen(kind, topic, lambda message: self._take_hits(source, message), stalls=False)
         source = Source(flow, worker, to_points)
         self._sources.append(source)

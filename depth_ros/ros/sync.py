@@ -145,7 +145,7 @@ class FrameMatcher:
     """
 
     def __init__(self, depth: bool, flow: bool, tolerance: int, patience: float) -> None:
-        self._wants_depth, self._wants_flow = depth, flow
+        self.wants_depth, self._wants_flow = depth, flow
         self._tolerance, self._patience = tolerance, patience
         self._images: StampBuffer[Any] = StampBuffer()
         self._depths: StampBuffer[Any] = StampBuffer()
@@ -191,7 +191,7 @@ class FrameMatcher:
                 if not self.flow_silent(now):
                     continue
             depth = self._depths.nearest(stamp, self._tolerance)
-            if self._wants_depth and depth is None:
+            if self.wants_depth and depth is None:
                 if (self._depths.newest or 0) > stamp + self._tolerance:
                     self.unmatched += 1
                     self._images.drop(stamp)

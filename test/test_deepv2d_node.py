@@ -1,0 +1,241 @@
+"""The tracking node over DDS: odometry, TF, depth and map of a wall that slides by, services, loss and recovery."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import ros_support
+from diagnostic_msgs.msg import DiagnosticStatus
+from nav_msgs.msg import Odometry, Path
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+
+from depth_ros.learning.trajectory import read_trajectory
+from depth_ros.ros import cloud, codecs, poses
+from depth_ros.ros.deepv2d_node import DeepV2DNode
+from depth_ros.ros.flow_node import FlowNode
+from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
+
+DEPTH = 2.0     # [m]
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+@pytest.fixture(scope='module')
+def world():
+    with ros_support.world() as made:
+        yield made
+
+
+class Bench:
+    def __init__(self, world, flow=False, depth=DEPTH, **parameters):
+        self.world = world
+        self.camera = ros_support.Camera(world, depth=depth, speed=2 if depth else 1, step=depth is None)    # without a sensor, a plane alone looks like a rotation
+        self.odometry, self.tf = world.record(Odometry, 'deepv2d/odometry'), world.record(TFMessage, '/tf')
+        self.nodes = [world.node(DeepV2DNode, **parameters)] + ([world.node(FlowNode)] if flow else [])
+        self.node = self.nodes[0]
+        world.until(lambda: all(n.state == 'active' for n in self.nodes), 'the nodes')
+        world.until(lambda: self.camera.images.get_subscription_count() == len(self.nodes), 'the subscribers')
+        world.connected(self.camera.infos, *([] if depth is None else [self.camera.depths]), *[p for p in self.node.publishers if p.topic_name == '/deepv2d/odometry'])
+
+    def track(self, count, **options):
+        """Shoot until so many more results came."""
+        wanted = len(self.odometry) + count
+        self.camera.run(lambda: len(self.odometry) >= wanted, f'{count} results', **options)
+
+    def moved(self, message):
+        """How far the camera was to the right of its first place when the image of a message was taken [m]."""
+        first = self.camera.shots[codecs.stamp_ns(self.odometry[0].header.stamp)]
+        pixels = self.camera.speed * (self.camera.shots[codecs.stamp_ns(message.header.stamp)] - first)
+        return pixels * DEPTH / self.camera.K[0, 0]
+
+    def call(self, name):
+        client = self.world.tester.create_client(Trigger, f'deepv2d/{name}')
+        self.world.until(client.service_is_ready, name)
+        future = client.call_async(Trigger.Request())
+        self.world.until(future.done, 'the answer')
+        self.world.tester.destroy_client(client)
+        return future.result()
+
+    def values(self):
+        return {v.key: v.value for v in self.node.diagnostics.status().values}
+
+    def close(self):
+        self.camera.close()
+        for node in self.nodes:
+            self.world.remove(node)
+        for subscription in list(self.world.tester.subscriptions):
+            self.world.tester.destroy_subscription(subscription)
+
+
+@pytest.fixture
+def bench(world):
+    made = []
+
+    def make(**options):
+        made.append(Bench(world, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_odometry_follows_the_camera_and_tf_follows_odometry(bench):
+    one = bench()
+    one.track(12)
+    for message in one.odometry:
+        assert (message.header.frame_id, message.child_frame_id) == ('odom', 'camera')
+        T = poses.matrix(message)
+        # odom is z-up and the first camera looks along +x: what is right of it is -y.
+        np.testing.assert_allclose(T[:3, 3], [0.0, -one.moved(message), 0.0], atol=0.01 + 0.02 * one.moved(message))
+    stamps = [codecs.stamp_ns(m.header.stamp) for m in one.odometry]
+    assert stamps == sorted(set(stamps)) and set(stamps) <= set(one.camera.shots)
+    last = one.odometry[-1]
+    one.world.until(lambda: any(m.transforms[0].header.stamp == last.header.stamp for m in one.tf), 'the transform')
+    transform = next(m.transforms[0] for m in one.tf if m.transforms[0].header.stamp == last.header.stamp)
+    np.testing.assert_allclose(poses.matrix(transform), poses.matrix(last))
+    speed = one.camera.speed * DEPTH / one.camera.K[0, 0] / (ros_support.STEP * 1e-9)
+    assert last.twist.twist.linear.x == pytest.approx(speed, rel=0.2)       # x is right in the optical frame
+
+
+def test_it_uses_the_flow_bundle(bench):
+    one = bench(flow=True)
+    one.camera.run(lambda: int(one.values().get('flow bundles used', 0)) >= 5, 'bundles', every=0.1)
+    one.track(3, every=0.1)
+    assert abs(poses.matrix(one.odometry[-1])[1, 3] + one.moved(one.odometry[-1])) < 0.02 + 0.02 * one.moved(one.odometry[-1])
+    assert one.node.diagnostics.status().level == DiagnosticStatus.OK, one.node.diagnostics.status().message
+
+
+def test_depth_points_and_map_come_in_metres_with_their_calibration(world, bench):
+    images, infos, points, maps = (world.record(k, t, q) for k, t, q in (
+        (Image, 'deepv2d/depth/image', 10), (CameraInfo, 'deepv2d/depth/camera_info', 10), (PointCloud2, 'deepv2d/points', 10), (PointCloud2, 'deepv2d/map', LATCHED)))
+    one = bench(map_rate=10.0)
+    one.camera.run(lambda: images and infos and points and maps and len(cloud.cloud_points(maps[-1], '')) > 0, 'all outputs')
+    depth, valid = codecs.depth_array(images[-1], '')
+    assert valid.mean() > 0.9
+    np.testing.assert_allclose(depth[valid], DEPTH, atol=0.02)
+    assert codecs.camera_matrix(infos[0], (images[0].width, images[0].height), '')[0, 0] == pytest.approx(300.0 * images[0].width / 320)
+    assert {codecs.stamp_ns(m.header.stamp) for m in (*images, *infos, *points)} <= set(one.camera.shots)
+    np.testing.assert_allclose(cloud.cloud_points(points[-1], '')[:, 2], DEPTH, atol=0.02)
+    assert maps[-1].header.frame_id == 'odom'
+    np.testing.assert_allclose(cloud.cloud_points(maps[-1], '')[:, 0], DEPTH, atol=0.05)     # the wall stands across +x of odom
+
+
+def test_the_path_and_the_saved_trajectory_are_the_odometry(world, bench, tmp_path):
+    paths = world.record(Path, 'deepv2d/path')
+    one = bench(trajectory_file=str(tmp_path / 'drive' / 'trajectory.txt'))
+    one.camera.run(lambda: len(paths) >= 2 and len(one.odometry) >= 5, 'the path')
+    answer = one.call('save_trajectory')
+    assert answer.success and answer.message == str(tmp_path / 'drive' / 'trajectory.txt')
+    saved = read_trajectory(answer.message)
+    by_stamp = {codecs.stamp_ns(m.header.stamp): poses.matrix(m) for m in one.odometry}
+    common = [s for s in saved.stamps_ns if s in by_stamp]
+    assert len(common) >= 5
+    for stamp in common:
+        np.testing.assert_allclose(saved.at(stamp), by_stamp[stamp], atol=1e-6)
+    assert {codecs.stamp_ns(p.header.stamp) for p in paths[-1].poses} <= set(saved.stamps_ns.tolist()) | set(by_stamp)
+
+
+def test_the_map_is_saved_as_ply(bench, tmp_path):
+    one = bench(map_file=str(tmp_path / 'map.ply'))
+    one.track(5)
+    answer = one.call('save_map')
+    assert answer.success and (tmp_path / 'map.ply').read_bytes().startswith(b'ply\n')
+
+
+@pytest.mark.parametrize(('service', 'parameter'), [('save_trajectory', 'trajectory_file'), ('save_map', 'map_file')])
+def test_a_file_that_cannot_be_written_is_told(bench, tmp_path, service, parameter):
+    (tmp_path / 'file').write_text('in the way')
+    one = bench(**{parameter: str(tmp_path / 'file' / 'below')})
+    one.track(2)
+    answer = one.call(service)
+    assert not answer.success and str(tmp_path / 'file' / 'below') in answer.message
+
+
+def test_reset_starts_afresh_at_the_origin(bench):
+    one = bench()
+    one.track(10)
+    assert abs(poses.matrix(one.odometry[-1])[1, 3]) > 0.05
+    assert one.call('reset').success
+    count = len(one.odometry)
+    one.camera.run(lambda: any(np.abs(poses.matrix(m)[:3, 3]).max() < 1e-6 for m in one.odometry[count:]), 'the origin')
+
+
+def test_after_a_clock_jump_it_goes_on_from_its_last_pose(bench):
+    one = bench()
+    one.track(10)
+    before = poses.matrix(one.odometry[-1])
+    one.camera.stamp -= 60 * 10 ** 9
+    count, jumped = len(one.odometry), one.camera.stamp
+    one.camera.run(lambda: any(codecs.stamp_ns(m.header.stamp) < jumped + 10 ** 10 for m in one.odometry[count:]), 'odometry after the jump')
+    after = next(m for m in one.odometry[count:] if codecs.stamp_ns(m.header.stamp) < jumped + 10 ** 10)
+    # A few images before the jump may still have been on their way.
+    assert np.linalg.norm(poses.matrix(after)[:3, 3] - before[:3, 3]) < 0.15
+    one.track(5)
+
+
+def test_lost_is_told_by_covariance_tf_and_diagnostics_and_mended(bench):
+    one = bench()
+    one.track(8)
+    wall, rng = one.camera.wall, np.random.default_rng(3)
+
+    def lost():
+        one.camera.wall = rng.integers(0, 255, wall.shape, dtype=np.uint8)
+        return one.odometry and one.odometry[-1].pose.covariance[0] >= UNKNOWN_VARIANCE
+
+    one.camera.run(lost, 'the loss', every=0.15)
+    assert one.node.diagnostics.status().level == DiagnosticStatus.ERROR and 'lost' in one.node.diagnostics.status().message
+    lost_stamps = {codecs.stamp_ns(m.header.stamp) for m in one.odometry if m.pose.covariance[0] >= UNKNOWN_VARIANCE}
+    one.camera.wall, one.camera.index = wall, 2
+    one.camera.speed = 0
+    one.camera.run(lambda: one.odometry[-1].pose.covariance[0] < 1.0, 'the recovery')
+    assert not lost_stamps & {codecs.stamp_ns(m.transforms[0].header.stamp) for m in one.tf}
+    assert 'lost' not in one.node.diagnostics.status().message
+
+
+def test_without_a_depth_sensor_depth_comes_from_flow_and_the_scale_is_free(world, bench):
+    images = world.record(Image, 'deepv2d/depth/image')
+    one = bench(depth=None)
+    assert one.node.diagnostics.status().level == DiagnosticStatus.OK
+    one.camera.run(lambda: images, 'depth', every=0.1)
+    assert one.values()['depth from'] == 'flow' and one.values()['scale'] == 'free'
+    assert 'scale is free' in one.node.diagnostics.status().message and one.node.diagnostics.status().level == DiagnosticStatus.WARN
+    depth, valid = codecs.depth_array(images[-1], '')
+    wall, step = (np.median(half[half > 0.0]) for half in np.split(np.where(valid, depth, 0.0), 2))
+    assert wall / step == pytest.approx(2.0, rel=0.25)
+    assert all(m.pose.covariance[0] >= UNKNOWN_VARIANCE for m in one.odometry[:1])      # before the second view
+
+
+def test_range_hits_make_it_metric(world, bench):
+    sparse = world.publisher(Image, 'sparse_depth/image')
+    one = bench(depth=None)
+    world.connected(sparse)
+
+    images, sent = world.record(Image, 'deepv2d/depth/image'), set()
+
+    def told():
+        if one.camera.stamp not in sent:
+            sent.add(one.camera.stamp)
+            hits = np.zeros(one.camera.size[::-1], np.float32)
+            hits[60, ::2] = DEPTH
+            sparse.publish(codecs.depth_image(hits, hits > 0.0, one.camera.header()))
+        if not images or one.values().get('scale') != 'metric':
+            return False
+        depth, valid = codecs.depth_array(images[-1], '')
+        return np.median(depth[60][valid[60]]) == pytest.approx(DEPTH, rel=0.1)
+
+    one.camera.run(told, 'depth in metres', every=0.1)
+    world.tester.destroy_publisher(sparse)
+
+
+def test_new_settings_take_over_at_the_last_pose(bench):
+    one = bench()
+    one.track(8)
+    before = poses.matrix(one.odometry[-1])
+    assert one.node.set_parameters([ros_support.Parameter('steps', value=5)])[0].successful
+    one.track(6)
+    assert abs(poses.matrix(one.odometry[-1])[1, 3]) >= abs(before[1, 3]) > 0.05
+    refused = one.node.set_parameters([ros_support.Parameter('depth', value='guess')])[0]
+    assert not refused.successful and 'auto, sensor, flow, sweep' in refused.reason
