@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -66,9 +67,13 @@ def sample_folder(settings: SampleSettings = SampleSettings()) -> Path:
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'depth_ros'
     folder = cache / f'sample-{key}'
     if not folder.exists():
-        _LOG.info('rendering the sample sequence into %s', folder)
-        with files.whole(folder) as partial:
-            write_sample(partial, settings)
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / '.sample.lock').open('w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)    # of two programs that start together, the second waits for the first one's
+            if not folder.exists():
+                _LOG.info('rendering the sample sequence into %s', folder)
+                with files.whole(folder) as partial:
+                    write_sample(partial, settings)
         for outdated in cache.glob('sample-*'):
             if outdated != folder:
                 shutil.rmtree(outdated, ignore_errors=True)
