@@ -80,7 +80,8 @@ class DeepV2DNode(ManagedNode):
         self._matcher = FrameMatcher(self._source in (None, 'sensor'), True, int(self.config.depth_offset * 1e9), self.config.flow_patience)
         self._frames: StampBuffer[CameraFrame] = StampBuffer(_REFERENCES)
         self._hits: StampBuffer[Image] = StampBuffer()
-        self._started, self._first_image, self._bundles_used = time.monotonic(), None, 0
+        self._first_image: float | None = None      # steady time [s]
+        self._bundles_used = 0
         self._map.start()
         self._newest = self.worker(lambda job: self._work(*job))
         self._camera = CameraInput(self, self._take_image, self._on_jump)
@@ -112,7 +113,6 @@ class DeepV2DNode(ManagedNode):
 
     def _look_for_depth(self) -> None:
         """Settle where depth comes from: wait for the sensor until discovery has had its time."""
-        self._first_image = self._first_image or time.monotonic()
         found = self.count_publishers(self._depth.topic) > 0
         if not found and time.monotonic() - self._first_image < _DISCOVERY:
             return
@@ -121,6 +121,7 @@ class DeepV2DNode(ManagedNode):
         self.get_logger().info(f'depth comes from {f"the sensor on {self._depth.topic}" if found else "flow, for nothing publishes " + self._depth.topic}')
 
     def _take_image(self, image: Image | CompressedImage) -> None:
+        self._first_image = self._first_image or time.monotonic()
         if self._source is None:
             self._look_for_depth()
         self._hand_on(self._matcher.put_image(codecs.stamp_ns(image.header.stamp), image, time.monotonic()))
@@ -153,7 +154,7 @@ class DeepV2DNode(ManagedNode):
     def _tell_flow(self, matched: Matched) -> None:
         if matched.flow is not None:
             self.diagnostics.clear('flow')
-        elif time.monotonic() - self._started > self.config.flow_patience:
+        elif time.monotonic() - self._first_image > self.config.flow_patience:
             topic = self._bundle.inputs['flow'].topic
             self.diagnostics.hold('flow', diagnostics.WARN, f'no flow on {topic} for {self.config.flow_patience:.1f} s: it is computed here, at a higher cost')
 

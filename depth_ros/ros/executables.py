@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from depth_ros.ros.managed_node import ManagedNode
 
+# One thread a computation unless the user says otherwise: the nodes of a graph share the cores, and threads that wait for each other on a busy machine
+# cost more than they bring. Flow still computes its two directions side by side.
+_THREADS = {'OMP_NUM_THREADS': '1', 'OPENCV_FOR_THREADS_NUM': '1'}
 _POLL = 0.1     # [s] within which a signal is noticed: Python runs handlers only between two waits of the executor
 
 
@@ -44,6 +47,8 @@ def _main(module: str, name: str) -> None:
     # Set before the imports, which take seconds: a launch may be stopped while it starts.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, leave)
+    for variable, count in _THREADS.items():
+        os.environ.setdefault(variable, count)
     node_class = getattr(importlib.import_module(f'depth_ros.ros.{module}'), name)
     status = spin(node_class)
     sys.stdout.flush()
