@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import array
+import os
+import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -205,3 +209,24 @@ def test_cleanup_and_configure_start_from_nothing(world, bench):
     world.connected(bench.camera.images, bench.camera.infos)
     assert bench.value('processed') == '0'
     bench.works()
+
+
+@pytest.mark.parametrize('executable', ['flow', 'deepv2d', 'sparse_depth', 'player'])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_executable_in_time_with_status_zero_and_nothing_half_written(world, tmp_path, executable, number):
+    statuses = world.record(DiagnosticArray, '/diagnostics')
+    code = f'from depth_ros.ros import executables; executables.{executable}()'
+    process = subprocess.Popen([sys.executable, '-c', code, '--ros-args', '-r', f'__node:={executable}', '-p', 'bag:=sample' if executable == 'player' else 'autostart:=true'],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, 'XDG_CACHE_HOME': str(tmp_path / 'cache')})
+    try:
+        if executable == 'player':      # in the middle of rendering the sample
+            world.until(lambda: process.poll() is not None or list(tmp_path.rglob('*.png')) or list(tmp_path.rglob('*.jpg')), 'the first rendered image')
+        else:
+            world.until(lambda: any(s.name == executable and s.message != 'unconfigured' for m in statuses for s in m.status), 'its diagnostics')
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=5.0)
+    finally:
+        process.kill()
+        world.tester.destroy_subscription(list(world.tester.subscriptions)[-1])
+    assert process.returncode == 0 and 'Traceback' not in errors, errors
+    assert not [p for p in tmp_path.rglob('*') if p.is_file() and p.stat().st_size]     # a lock may stay
