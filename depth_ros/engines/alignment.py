@@ -16,6 +16,7 @@ import torch
 from depth_ros import settings
 from depth_ros.engines.flow import consistency_error, pixel_grid
 from depth_ros.engines.keyframes import DepthMap, View
+from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import FlowResult
 from depth_ros.geometry import gauss_newton, se3
 from depth_ros.geometry.gauss_newton import Damping, SolveStatus
@@ -97,6 +98,7 @@ def pair_matches(current: View, reference: View, result: FlowResult, config: Ali
     return [m for m in both if m is not None]
 
 
+@single_threaded()
 @torch.inference_mode()
 def align(current: View, T_odom_cam: np.ndarray, given: Sequence[Matches], config: AlignmentConfig) -> Alignment:
     """The pose of `current` that agrees best with matches from it and to it, started from T_odom_cam; all other poses stay."""

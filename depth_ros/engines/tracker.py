@@ -104,12 +104,12 @@ class Tracker:
             self.reset(self._T_odom_cam if T_odom_cam is None else T_odom_cam)
             last = None
         if last is None:
-            return self._start(view)
+            return self._start(view, posed=T_odom_cam is not None)
         references = self._references(view, bundle)
         self.flows = tuple(self._flow_to(view, reference, bundle) for reference in references)
         if T_odom_cam is not None:
-            return self._accept(view, np.zeros((6, 6)), 1.0, bundle)
-        return self._track(view, references, bundle)
+            return self._accept(view, np.zeros((6, 6)), 1.0)
+        return self._track(view, references)
 
     def _view(self, frame: CameraFrame, T_odom_cam: np.ndarray | None) -> View:
         depth = None if frame.depth is None else DepthMap(frame.depth, frame.depth_valid)
@@ -120,12 +120,12 @@ class Tracker:
     def _unrelated(last: View, frame: CameraFrame) -> bool:
         return frame.stamp <= last.stamp or frame.size != last.frame.size or not np.allclose(frame.K, last.frame.K)
 
-    def _start(self, view: View) -> TrackResult:
-        """Begin with this view as the only keyframe."""
+    def _start(self, view: View, posed: bool = False) -> TrackResult:
+        """Begin with this view as the only keyframe; `posed`: its pose was given."""
         self._T_odom_cam = view.T_odom_cam
         self.keyframes.remember(view)
         self.keyframes.promote(view)
-        self._status = TrackStatus.INITIALISING if view.depth is None else TrackStatus.OK
+        self._status = TrackStatus.OK if posed or view.depth is not None else TrackStatus.INITIALISING
         return self._result(view, np.zeros((6, 6)), 1.0, is_keyframe=True)
 
     def _references(self, view: View, bundle: FlowResult | None) -> list[View]:
@@ -147,21 +147,21 @@ class Tracker:
             return bundle
         return self._flow.step(ImagePair(view.frame, reference.frame))
 
-    def _track(self, view: View, references: Sequence[View], bundle: FlowResult | None) -> TrackResult:
+    def _track(self, view: View, references: Sequence[View]) -> TrackResult:
         if all(v.depth is None for v in (view, *references)):
             self._status = TrackStatus.INITIALISING
             self.keyframes.remember(view)
             return self._result(view, UNKNOWN, 0.0)
         found = self._align(view, list(zip(references, self.flows, strict=True)))
         if self._trusted(found, view):
-            return self._accept_found(view, found, bundle)
+            return self._accept_found(view, found)
         last = self.keyframes.last
         if all(last is not v for v in references) and self._status is TrackStatus.OK:   # the keyframes may just be out of view
             result = self._flow.step(ImagePair(view.frame, last.frame))
             found = self._align(view, [(last, result)])
             if self._trusted(found, view):
                 self.keyframes.promote(view)
-                return self._accept_found(view, found, bundle)
+                return self._accept_found(view, found)
         return self._recover(view)
 
     def _align(self, view: View, pairs: Sequence[tuple[View, FlowResult]], start: np.ndarray | None = None) -> Alignment:
@@ -195,19 +195,18 @@ class Tracker:
         elapsed = self._elapsed(view)
         return np.linalg.norm(T[:3, 3]) <= config.max_speed * elapsed and angle <= config.max_turn_rate * elapsed
 
-    def _accept_found(self, view: View, found: Alignment, bundle: FlowResult | None) -> TrackResult:
+    def _accept_found(self, view: View, found: Alignment) -> TrackResult:
         view.T_odom_cam = found.T_odom_cam
-        return self._accept(view, found.covariance, found.inlier_ratio, bundle)
+        return self._accept(view, found.covariance, found.inlier_ratio)
 
-    def _accept(self, view: View, covariance: np.ndarray, inlier_ratio: float, bundle: FlowResult | None) -> TrackResult:
-        """Take a pose as the current one, and the view as a keyframe if nobody else pairs it."""
+    def _accept(self, view: View, covariance: np.ndarray, inlier_ratio: float) -> TrackResult:
+        """Take a pose as the current one, and the view as a keyframe if the newest is spent."""
         last = self.keyframes.last
         self._velocity = np.linalg.inv(last.T_odom_cam) @ view.T_odom_cam if self._status is TrackStatus.OK else None
         self._interval = self._elapsed(view)
         self._T_odom_cam, self._status, self._tracked_any = view.T_odom_cam, TrackStatus.OK, True
         self.keyframes.remember(view)
-        paired = bundle is not None and self._usable(view, bundle)
-        if not paired and self.flows and is_spent(self.flows[0], self._pairing):
+        if self.flows and is_spent(self.flows[0], self._pairing):      # the pairing judges alike: its next reference is this frame
             self.keyframes.promote(view)
         return self._result(view, covariance, inlier_ratio, self.keyframes.is_key(view.stamp))
 
@@ -241,7 +240,7 @@ class Tracker:
         view.T_odom_cam = found.T_odom_cam
         self._status = TrackStatus.LOST     # so that no velocity comes from the jump
         self.keyframes.promote(view)
-        return self._accept(view, found.covariance, found.inlier_ratio, None)
+        return self._accept(view, found.covariance, found.inlier_ratio)
 
     def _result(self, view: View, covariance: np.ndarray, inlier_ratio: float, is_keyframe: bool = False) -> TrackResult:
         known = [v.depth for v in (view, *self.keyframes.newest(2)) if v.depth is not None]
