@@ -73,7 +73,8 @@ class DeepV2DNode(ManagedNode):
         self._odometry = OdometryOutputs(self, self.config.odometry, 'deepv2d')
         self._depth_out = DepthOutputs(self, 'deepv2d')
         self._map = MapOutput(self, self.config.map, 'deepv2d/map')
-        self._reset_wanted = self._restart_wanted = False
+        self._reset_wanted = False
+        self._lap = self._lap_at_work = 0       # how often the clock jumped back
 
     def start(self) -> None:
         """Listen to the camera, the depth sensor, the range hits and the flow."""
@@ -137,7 +138,7 @@ class DeepV2DNode(ManagedNode):
         if self._source is None:
             return
         for matched in complete:
-            self._newest.put((matched, self._hits_near(matched.stamp)))
+            self._newest.put((self._lap, matched, self._hits_near(matched.stamp)))
             self._tell_flow(matched)
         self.diagnostics.value('images without depth', self._matcher.unmatched)
         self.diagnostics.value('images skipped by the flow', self._matcher.skipped)
@@ -162,13 +163,13 @@ class DeepV2DNode(ManagedNode):
         self._matcher.clear()
         self._bundle.parts.clear()
         self._hits.clear()
-        self._restart_wanted = True
+        self._lap += 1
 
     # In the worker's thread
 
-    def _work(self, matched: Matched, hits: Image | None) -> None:
+    def _work(self, lap: int, matched: Matched, hits: Image | None) -> None:
         engine = self._engine       # a parameter may change meanwhile
-        self._begin_anew(engine)
+        self._begin_anew(engine, lap)
         frame = self._camera.frame(matched.image, matched.depth, self._depth)
         if frame is None:
             return
@@ -183,12 +184,12 @@ class DeepV2DNode(ManagedNode):
         if track.status is TrackStatus.OK and T_odom_cam is not None:
             self._map.put(depth, T_odom_cam, self.config.odometry.odom_frame, self.config.map)
 
-    def _begin_anew(self, engine: DeepV2DEngine) -> None:
-        """What the executor's thread asked for: the engine belongs to this one."""
+    def _begin_anew(self, engine: DeepV2DEngine, lap: int) -> None:
+        """Reset where asked to, and restart with the first image after the clock jumped back: not before, for older ones may still wait."""
         if self._reset_wanted:
             engine.reset()
             self._odometry.relocate()
-        elif self._restart_wanted:
+        elif lap != self._lap_at_work:
             # A bag that loops puts the camera elsewhere: what was seen before no longer fits.
             engine.reset(keep_pose=True)
             self._odometry.restart()
@@ -196,7 +197,7 @@ class DeepV2DNode(ManagedNode):
             return
         self._map.clear()
         self._frames.clear()
-        self._reset_wanted = self._restart_wanted = False
+        self._reset_wanted, self._lap_at_work = False, lap
 
     def _flow_of(self, matched: Matched, frame: CameraFrame) -> FlowResult | None:
         """The flow of a frame to its reference, or None where it cannot be used."""
