@@ -93,7 +93,7 @@ def _run(args: argparse.Namespace, config: DeepV2DConfig, run: Run) -> Iterator[
     frames = len(sequence) if args.frames is None else min(args.frames, len(sequence))
     for index in tqdm(range(frames), desc=Path(args.sequence).name, unit='frame', disable=None):
         frame = sequence[index]
-        seen = frame if config.depth == 'sensor' else replace(frame, depth=None, depth_valid=None)
+        seen = frame if config.depth in ('auto', 'sensor') else replace(frame, depth=None, depth_valid=None)
         pose = poses.at(frame.stamp) if poses is not None else None
         if poses is not None and pose is None:
             continue    # a reference may begin later than the images
@@ -134,7 +134,7 @@ def _depth(args: argparse.Namespace, config: DeepV2DConfig) -> None:
     scores: list[dict[str, float]] = []
     confident: list[dict[str, float]] = []
     coverage, share, examples, unscored = [], [], [], 0
-    align = {'auto': 'metric' if config.depth == 'sensor' else 'median'}.get(args.align, args.align)
+    align = {'auto': 'metric' if config.depth in ('auto', 'sensor') else 'median'}.get(args.align, args.align)
     for index, frame, result in _run(args, config, run):
         wanted = index >= args.first and (index - args.first) % args.every == 0 and (args.last is None or index <= args.last)
         if not wanted or frame.depth is None:

@@ -15,15 +15,17 @@ import numpy as np
 import torch
 
 from depth_ros import settings
+from depth_ros.engines.alignment import align, pair_matches
 from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference
 from depth_ros.engines.flow import FlowEngine, consistency_error
-from depth_ros.engines.keyframes import DepthMap
-from depth_ros.engines.pairing import Pairing, PairingConfig
+from depth_ros.engines.keyframes import DepthMap, View
+from depth_ros.engines.pairing import Pairing, PairingConfig, displacement
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig, ScaledPath
 from depth_ros.engines.tracker import UNKNOWN, Tracker, TrackerConfig, level_start
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, TrackResult, TrackStatus
 from depth_ros.geometry import plane_sweep
+from depth_ros.geometry.gauss_newton import SolveStatus
 from depth_ros.geometry.two_view import TwoViewStatus, essential_from_flow
 from depth_ros.settings import setting
 
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 _VIEWS = 40                     # past frames that a sweep chooses its references from
 _SWEPT = 0.22, 5.5              # multiples of the median inverse depth that a sweep covers
 _TRACKED_SIGMA = 0.4            # relative standard deviation up to which depth is tracked against
+_CARRIED_TRUST = 3.0            # measured on kitchen: less lets the scale drift, more lets noise into the poses
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class DeepV2DConfig(TrackerConfig, DepthFilterConfig, MetricScaleConfig):
     """What moves, what measures, at which size."""
 
     motion: str = setting('flow', 'where motion comes from: dense alignment on optical flow', choices=('flow',))
-    depth: str = setting('sensor', 'where depth comes from: the sensor, a filter on flow, or a plane sweep now and then', choices=('sensor', 'flow', 'sweep'))
+    depth: str = setting('auto', 'where depth comes from: the sensor, a filter on flow, a plane sweep now and then; auto: the sensor if there is one, else flow',
+                         choices=('auto', 'sensor', 'flow', 'sweep'))
     width: int = setting(320, 'image width that tracking and depth work at', 'px', 64, 1920)
     height: int = setting(240, 'image height that tracking and depth work at', 'px', 48, 1200)
     bootstrap_parallax: float = setting(0.02, 'median parallax that starts tracking without a depth sensor, as a share of the width', '', 0.003, 0.2)
@@ -78,6 +82,7 @@ class DeepV2DEngine:
         self._views: deque[tuple[CameraFrame, np.ndarray]] = deque(maxlen=_VIEWS)
         self._published = pose                      # in the frame and unit that results have
         self._camera: tuple[int, tuple[int, int], np.ndarray] | None = None     # stamp, size and K of the last frame
+        self._source: str | None = None             # of depth, told by the first frame if it is `auto`
         self._count = 0
         self._tracker.reset(pose)
         self._filter.reset()
@@ -97,7 +102,9 @@ class DeepV2DEngine:
             return EngineResult(self._failed(frame), None)
         self._check_stream(frame)
         small = frame.resized(self.config.width, self.config.height)
-        if self.config.depth == 'sensor':
+        if self._source is None:
+            self._source = self.config.depth if self.config.depth != 'auto' else 'flow' if frame.depth is None else 'sensor'
+        if self._source == 'sensor':
             return self._step_sensor(small, bundle, T_odom_cam)
         return self._step_colour(replace(small, depth=None, depth_valid=None), bundle, T_odom_cam, hits)
 
@@ -135,7 +142,8 @@ class DeepV2DEngine:
             self._previous = None
             self.reason = 'tracking is lost: the image fits no remembered place'
             return EngineResult(replace(track, T_odom_cam=self._published.copy(), scale=self._unit(given)), None)
-        estimate = self._estimate(small, track.T_odom_cam)
+        T_odom_cam, estimate = self._estimate(small, track.T_odom_cam, given)
+        track = replace(track, T_odom_cam=T_odom_cam)
         if estimate is not None:
             self._tracker.set_depth(small.stamp, _depth_map(estimate))
         elif given:
@@ -152,11 +160,11 @@ class DeepV2DEngine:
         found = essential_from_flow(result.flow, small.K, result.valid)
         if found.status is TwoViewStatus.OK and found.parallax > self.config.bootstrap_parallax * small.size[0]:
             T_ref_cur = found.T_ref_cur
-            estimate = DepthFilter(self.config).step(small, [Reference(result, T_ref_cur)], None)
+            estimate = DepthFilter(self.config).step(small, [Reference(result, T_ref_cur)])
             if estimate is not None:
                 T_ref_cur[:3, 3] *= np.median(estimate.value)
                 backward = reverse(result)
-                first = DepthFilter(self.config).step(pair.reference, [Reference(backward, np.linalg.inv(T_ref_cur))], None)
+                first = DepthFilter(self.config).step(pair.reference, [Reference(backward, np.linalg.inv(T_ref_cur))])
                 if first is not None:
                     self._tracker.set_depth(pair.reference.stamp, _depth_map(first))
                     return result, self._published @ T_ref_cur
@@ -165,22 +173,51 @@ class DeepV2DEngine:
             self._begin_at(small)
         return None, None
 
+    def _two_views(self, result: FlowResult) -> np.ndarray | None:
+        """The pose T_ref_cur (4, 4) of a pair with enough parallax, the median depth being 1; gives the tracker the reference's depth."""
+        pair = result.pair
+        found = essential_from_flow(result.flow, pair.current.K, result.valid)
+        if found.status is not TwoViewStatus.OK or found.parallax <= self.config.bootstrap_parallax * pair.current.size[0]:
+            return None
+        T_cur_ref = np.linalg.inv(found.T_ref_cur)
+        estimate = DepthFilter(self.config).step(pair.reference, [Reference(reverse(result), T_cur_ref)])
+        if estimate is None:
+            return None
+        unit = 1 / float(np.median(estimate.value))
+        self._tracker.set_depth(pair.reference.stamp, _depth_map(estimate.scaled(1 / unit)))
+        T_ref_cur = found.T_ref_cur.copy()
+        T_ref_cur[:3, 3] /= unit
+        return T_ref_cur
+
     def _begin_at(self, small: CameraFrame) -> None:
         self._tracker.reset(self._published)
         self._tracker.step(small)
         self.reason = 'waiting for a second view: move the camera sideways'
 
-    def _estimate(self, small: CameraFrame, T_odom_cam: np.ndarray) -> InverseDepth | None:
-        """One step of the filter, with the flows that tracking had anyway and one more to the previous frame."""
-        references = [Reference(f, np.linalg.inv(self._tracker.pose_of(f.pair.reference.stamp)) @ T_odom_cam) for f in self._tracker.flows]
-        previous = None
+    def _estimate(self, small: CameraFrame, T_odom_cam: np.ndarray, given: bool) -> tuple[np.ndarray, InverseDepth | None]:
+        """One step of the filter, with the flows that tracking had anyway and one to the previous frame; refines the pose unless it was given."""
+        tracker = self._tracker
+        pairs = [(flow, tracker.keyframes.find(flow.pair.reference.stamp)) for flow in tracker.flows]
+        carried = None
         if self._previous is not None:
             before, T_odom_before = self._previous
-            known = [r for r in references if r.flow.pair.reference.stamp == before.stamp]
-            previous = known[0] if known else Reference(self._flow.step(ImagePair(small, before)), np.linalg.inv(T_odom_before) @ T_odom_cam)
+            known = [flow for flow, view in pairs if view.stamp == before.stamp]
+            flow = known[0] if known else self._flow.step(ImagePair(small, before))
+            carried = self._filter.carry(Reference(flow, np.linalg.inv(T_odom_before) @ T_odom_cam), small.K)
+        if carried is not None and not given:
+            T_odom_cam = self._refine(View(small, T_odom_cam, _depth_map(carried, _CARRIED_TRUST)), pairs)
         self._previous = small, T_odom_cam
         self._views.append((small, T_odom_cam))
-        return self._filter.step(small, references, previous)
+        references = [Reference(flow, np.linalg.inv(view.T_odom_cam) @ T_odom_cam) for flow, view in pairs]
+        return T_odom_cam, self._filter.step(small, references, carried)
+
+    def _refine(self, view: View, pairs: list[tuple[FlowResult, View]]) -> np.ndarray:
+        """The view's pose, aligned once more now that it has the depth carried over: what holds the scale from keyframe to keyframe."""
+        found = align(view, view.T_odom_cam, [m for flow, key in pairs for m in pair_matches(view, key, flow, self.config)], self.config)
+        if found.status is not SolveStatus.OK:
+            return view.T_odom_cam
+        self._tracker.keyframes.find(view.stamp).T_odom_cam = found.T_odom_cam
+        return found.T_odom_cam
 
     def _in_metres(self, small: CameraFrame, track: TrackResult, estimate: InverseDepth | None, hits: np.ndarray | None, given: bool) -> EngineResult:
         depth = self._depth_result(small, estimate)
@@ -206,12 +243,12 @@ class DeepV2DEngine:
 
     def _depth_result(self, small: CameraFrame, estimate: InverseDepth | None) -> DepthResult | None:
         """The filter's depth, or that of a sweep if it is time for one; its scale is yet to be told."""
+        self._count += 1
         if estimate is None:
             return None
         everywhere = np.ones(estimate.value.shape, bool)
-        if self.config.depth == 'flow':
+        if self._source == 'flow':
             return DepthResult(small, estimate.depth, everywhere, self._confidence(estimate), Scale.FREE)
-        self._count += 1
         if (self._count - 1) % self.config.sweep_every:
             return None
         return self._sweep(small, float(np.median(estimate.value)))
@@ -246,10 +283,10 @@ def reverse(result: FlowResult) -> FlowResult:
     return FlowResult(ImagePair(result.pair.reference, result.pair.current), result.backward, result.flow, error, error < 1.0)
 
 
-def _depth_map(estimate: InverseDepth) -> DepthMap:
-    relative = estimate.relative_sigma
-    depth = estimate.depth
-    return DepthMap(depth, relative < _TRACKED_SIGMA, relative * depth, Scale.FREE)
+def _depth_map(estimate: InverseDepth, trust: float = 1.0) -> DepthMap:
+    """The estimate for the tracker; a higher `trust` divides its standard deviation."""
+    relative, depth = estimate.relative_sigma, estimate.depth
+    return DepthMap(depth, relative < _TRACKED_SIGMA, relative * depth / np.float32(trust), Scale.FREE)
 
 
 def _scaled(covariance: np.ndarray, factor: float) -> np.ndarray:

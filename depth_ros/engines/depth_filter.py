@@ -77,7 +77,7 @@ class DepthFilter:
     def __init__(self, config: DepthFilterConfig = DepthFilterConfig()) -> None:
         settings.check(config)
         self.config = config
-        self.estimate: InverseDepth | None = None   # before smoothing beyond its own: what is carried on
+        self.estimate: InverseDepth | None = None
 
     def reset(self) -> None:
         """Forget the estimate."""
@@ -88,16 +88,33 @@ class DepthFilter:
         if self.estimate is not None:
             self.estimate = self.estimate.scaled(factor)
 
-    def step(self, frame: CameraFrame, references: Sequence[Reference], previous: Reference | None) -> InverseDepth | None:
+    def step(self, frame: CameraFrame, references: Sequence[Reference], carried: InverseDepth | None = None) -> InverseDepth | None:
         """Estimate a frame's inverse depth; None as long as nothing was ever measured.
 
-        `references` are triangulated; `previous` is the frame of the last step, over whose flow the last estimate is carried (None: forget it).
+        `references` are triangulated; `carried` is what `carry` made of the last estimate (None: begin anew).
         """
         measured = self._measure(references, frame.K)
-        carried = None if previous is None or self.estimate is None else self._carry(previous, frame.K)
         fused = self._fuse(measured, carried)
         self.estimate = None if fused is None else self._smooth(fused, frame.image)
         return self.estimate
+
+    def carry(self, previous: Reference, K: np.ndarray) -> InverseDepth | None:
+        """The last estimate at the current frame's pixels: fetched along the flow to the previous frame, moved by the pose, less sure by one frame."""
+        if self.estimate is None:
+            return None
+        height, width = self.estimate.value.shape
+        at = previous.flow.flow + pixel_grid(width, height)
+        value, information = (cv2.remap(a, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT) for a in (self.estimate.value, self.estimate.information))
+        T_cur_prev = np.linalg.inv(previous.T_ref_cur)
+        # z of the ray at each fetched pixel in the current frame, for a point at unit depth; inverse depth w there becomes w / (z + w t_z)
+        to_z = (T_cur_prev[2, :3] @ np.linalg.inv(K)).astype(np.float32)
+        z = to_z[0] * at[..., 0] + to_z[1] * at[..., 1] + to_z[2]
+        ratio = z + value * np.float32(T_cur_prev[2, 3])
+        information = np.where((ratio > 0.1) & (value > 0), information * ratio ** 2, 0)
+        value = np.maximum(value, _TINY) / np.maximum(ratio, 0.1)
+        moved = min(1.0, float(np.median(np.abs(previous.flow.flow[2::4, 2::4]))))      # nothing is lost to warping while the camera rests
+        forgetting = (moved * self.config.filter_forgetting * _median(value, information)) ** 2
+        return InverseDepth(value, (information / (1 + forgetting * information)).astype(np.float32))
 
     def _measure(self, references: Sequence[Reference], K: np.ndarray) -> InverseDepth | None:
         """Triangulate every reference and fuse the results; where they contradict each other all lose weight."""
@@ -118,22 +135,6 @@ class DepthFilter:
         chi = (information * (value - mean) ** 2).sum(0)
         # the errors of one image's flows are alike (the same texture, the same blur), so references share their evidence
         return InverseDepth(mean, total / len(moved) / (1 + chi / config.filter_gate ** 2))
-
-    def _carry(self, previous: Reference, K: np.ndarray) -> InverseDepth:
-        """The last estimate at the current frame's pixels: fetched along the flow, moved by the pose, less sure by one frame."""
-        height, width = self.estimate.value.shape
-        at = previous.flow.flow + pixel_grid(width, height)
-        value, information = (cv2.remap(a, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT) for a in (self.estimate.value, self.estimate.information))
-        T_cur_prev = np.linalg.inv(previous.T_ref_cur)
-        # z of the ray at each fetched pixel in the current frame, for a point at unit depth; inverse depth w there becomes w / (z + w t_z)
-        to_z = (T_cur_prev[2, :3] @ np.linalg.inv(K)).astype(np.float32)
-        z = to_z[0] * at[..., 0] + to_z[1] * at[..., 1] + to_z[2]
-        ratio = z + value * np.float32(T_cur_prev[2, 3])
-        information = np.where((ratio > 0.1) & (value > 0), information * ratio ** 2, 0)
-        value = value / np.maximum(ratio, 0.1)
-        moved = min(1.0, float(np.median(np.abs(previous.flow.flow[2::4, 2::4]))))      # nothing is lost to warping while the camera rests
-        forgetting = (moved * self.config.filter_forgetting * _median(value, information)) ** 2
-        return InverseDepth(value, information / (1 + forgetting * information))
 
     def _fuse(self, measured: InverseDepth | None, carried: InverseDepth | None) -> InverseDepth | None:
         """Mean weighted by information; a measurement that contradicts what is carried on loses weight."""
