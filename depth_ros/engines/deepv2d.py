@@ -22,6 +22,7 @@ from depth_ros.engines.keyframes import DepthMap, View
 from depth_ros.engines.pairing import Pairing, PairingConfig, displacement
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig, ScaledPath
+from depth_ros.engines.threads import single_threaded
 from depth_ros.engines.tracker import UNKNOWN, Tracker, TrackerConfig, level_start
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, TrackResult, TrackStatus
 from depth_ros.geometry import plane_sweep
@@ -90,6 +91,7 @@ class DeepV2DEngine:
         self._path.reset()
         self._start.reset()
 
+    @single_threaded()
     def step(self, frame: CameraFrame, bundle: FlowResult | None = None, T_odom_cam: np.ndarray | None = None,
              hits: np.ndarray | None = None) -> EngineResult:
         """Track a frame and estimate its depth.
