@@ -1,0 +1,152 @@
+"""The main job as users start it: `deepv2d_slam.launch.py` on the real sequence, its arguments, its end, and the RViz view of it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import launch_pytest
+import numpy as np
+import pytest
+import ros_support
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from launch import LaunchDescription
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_pytest.actions import ReadyToTest
+from nav_msgs.msg import Odometry, Path as PathMessage
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sequence_support import head_of
+from tf2_msgs.msg import TFMessage
+
+from depth_ros.ros import codecs, launching
+
+FILE = 'deepv2d_slam.launch.py'
+FRAMES = 60
+LIMIT = 120     # [s] for a launch to start and end on a busy machine
+
+
+@pytest.fixture(scope='module')
+def world():
+    with ros_support.world() as made:
+        yield made
+
+
+@pytest.fixture(scope='module')
+def beginning(kitchen, tmp_path_factory):
+    """The first two seconds of the real sequence."""
+    return head_of(kitchen, tmp_path_factory.mktemp('launch') / 'kitchen', FRAMES)
+
+
+@launch_pytest.fixture
+def looping(world, beginning):
+    arguments = {'bag': str(beginning), 'loop': 'true', 'rviz': 'false'}
+    source = PythonLaunchDescriptionSource(launching.share('launch', FILE))
+    return LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments.items()), ReadyToTest()])
+
+
+@pytest.mark.launch(fixture=looping)
+def test_the_graph_tracks_and_survives_two_wraps(world):
+    odometry = world.record(Odometry, '/deepv2d/odometry')
+    infos = world.record(CameraInfo, '/deepv2d/depth/camera_info')
+    depths = world.record(Image, '/deepv2d/depth/image')
+    clouds = world.record(PointCloud2, '/deepv2d/points')
+    paths = world.record(PathMessage, '/deepv2d/path')
+    transforms = world.record(TFMessage, '/tf')
+    truth = world.record(CameraInfo, '/camera/rgb/camera_info')
+
+    def wraps():
+        stamps = [codecs.stamp_ns(o.header.stamp) for o in odometry]
+        return sum(b < a for a, b in zip(stamps, stamps[1:]))
+
+    world.until(lambda: wraps() >= 2 and clouds and paths, 'odometry after two wraps', LIMIT)
+    recorded = {codecs.stamp_ns(i.header.stamp) for i in truth}
+    assert {codecs.stamp_ns(o.header.stamp) for o in odometry[5:-5]} <= recorded
+    assert all(o.header.frame_id == 'odom' and np.isfinite([*o.pose.covariance]).all() for o in odometry)
+    tracked = [o for o in odometry if o.pose.covariance[0] < 1.0]
+    assert len(tracked) > 0.9 * len(odometry)
+    # Poses go on across the wrap, and a hand-held camera moves by centimetres from frame to frame.
+    places = np.array([[o.pose.pose.position.x, o.pose.pose.position.y, o.pose.pose.position.z] for o in odometry])
+    assert np.linalg.norm(np.diff(places, axis=0), axis=1).max() < 0.3
+    assert (depths[-1].width, depths[-1].height, depths[-1].encoding) == (infos[-1].width, infos[-1].height, '32FC1')
+    assert paths[-1].poses and clouds[-1].width * clouds[-1].height > 1000
+    children = {t.child_frame_id for m in transforms for t in m.transforms if t.header.frame_id == 'odom'}
+    assert children == {odometry[-1].child_frame_id}
+
+
+@pytest.mark.launch(fixture=looping)
+def test_rviz_shows_topics_and_frames_of_the_graph(world):
+    view = yaml.safe_load(Path(launching.share('rviz', 'deepv2d_slam.rviz')).read_text())['Visualization Manager']
+    shown = {d['Topic']['Value']: d['Class'].split('/')[1] for d in view['Displays'] if 'Topic' in d}
+    kinds = {'Image': 'sensor_msgs/msg/Image', 'PointCloud2': 'sensor_msgs/msg/PointCloud2', 'Path': 'nav_msgs/msg/Path', 'Odometry': 'nav_msgs/msg/Odometry'}
+    assert {'Image', 'PointCloud2', 'Path', 'Odometry'} == set(shown.values())
+
+    def offered():
+        return {name: types for name, types in world.tester.get_topic_names_and_types() if world.tester.count_publishers(name)}
+
+    world.until(lambda: set(shown) <= set(offered()), f'publishers of {sorted(shown)}', LIMIT)
+    assert {topic: [kinds[display]] for topic, display in shown.items()} == {topic: offered()[topic] for topic in shown}
+    odometry = world.record(Odometry, '/deepv2d/odometry')
+    world.until(lambda: odometry, 'odometry', LIMIT)
+    assert view['Global Options']['Fixed Frame'] == odometry[0].header.frame_id
+
+
+@pytest.mark.launch(fixture=looping)
+def test_every_node_reports_on_diagnostics(world):
+    reports = world.record(DiagnosticArray, '/diagnostics')
+    wanted = {'player', 'flow', 'deepv2d', 'sparse_depth'}
+    world.until(lambda: wanted <= {s.name.strip('/').split(':')[0].split('/')[0] for r in reports for s in r.status}, f'diagnostics of {wanted}', LIMIT)
+
+
+def ros2_launch(*arguments: str) -> list[str]:
+    return ['ros2', 'launch', 'depth_ros', FILE, *arguments]
+
+
+def test_every_argument_is_described():
+    shown = subprocess.run(ros2_launch('--show-args'), capture_output=True, text=True, timeout=LIMIT, check=True).stdout
+    names = re.findall(r"^\s+'(\w+)':", shown, re.MULTILINE)
+    assert {'bag', 'rate', 'loop', 'use_sim_time', 'params_file', 'namespace', 'rviz', 'log_level', 'image_topic', 'camera_info_topic',
+            'depth_topic', 'scan_topic', 'range_topic'} <= set(names)
+    assert 'no description' not in shown.lower()
+
+
+def test_a_launch_ends_with_its_recording(world, beginning):
+    done = subprocess.run(ros2_launch(f'bag:={beginning}', 'rviz:=false', 'rate:=4.0'), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+    assert done.returncode == 0, done.stdout
+    assert 'Traceback' not in done.stdout and 'process has died' not in done.stdout
+
+
+def test_a_bad_recording_is_named_and_fails_the_launch(world, tmp_path):
+    done = subprocess.run(ros2_launch(f'bag:={tmp_path}/absent', 'rviz:=false'), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+    assert done.returncode != 0
+    assert f'{tmp_path}/absent' in done.stdout
+
+
+def test_ctrl_c_ends_a_launch_within_5_seconds(world, beginning):
+    master, slave = pty.openpty()
+    job = subprocess.Popen(ros2_launch(f'bag:={beginning}', 'loop:=true', 'rviz:=false'), stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    os.close(slave)
+    try:
+        odometry = world.record(Odometry, '/deepv2d/odometry')
+        drain = os.fdopen(master, 'rb', buffering=0)
+        os.set_blocking(master, False)
+
+        def tracking():
+            drain.read(1 << 16)      # a full terminal would block the launch
+            return odometry
+
+        world.until(tracking, 'odometry', LIMIT)
+        os.killpg(job.pid, signal.SIGINT)
+        os.set_blocking(master, True)
+        assert job.wait(timeout=5.0) == 0
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
+        os.close(master)
