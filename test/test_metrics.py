@@ -67,7 +67,17 @@ def test_sc_inv_ignores_the_scale_of_the_prediction_and_the_median_finds_it(dept
     assert metrics.depth_metrics(3.0 * predicted, truth, valid)['sc_inv'] == pytest.approx(metrics.depth_metrics(predicted, truth, valid)['sc_inv'])
     assert metrics.median_scale(truth * 0.4, truth, valid) == pytest.approx(2.5)
     factor = metrics.median_scale(predicted, truth, valid)
-    assert np.median(factor * predicted[valid]) == pytest.approx(np.median(truth[valid]))
+    above = np.mean(factor * predicted[valid] > truth[valid])
+    assert above == pytest.approx(0.5, abs=1 / valid.sum())
+
+
+def test_the_scale_of_a_scene_half_near_and_half_far_is_that_of_its_pixels():
+    truth = np.where(np.arange(1001) < 500, 1.0, 3.0)
+    predicted = 2.0 * truth
+    predicted[498:503] = 2.0        # five pixels at the edge on the wrong side turn the median of the prediction from far to near
+    valid = np.ones(1001, bool)
+    assert np.median(truth) / np.median(predicted) == pytest.approx(1.5)
+    assert metrics.median_scale(predicted, truth, valid) == pytest.approx(0.5)
 
 
 def test_the_mean_is_over_frames(depths):
