@@ -22,8 +22,9 @@ from depth_ros.learning.trajectory import Trajectory, read_trajectory, write_tra
 from depth_ros.learning.tum import open_sequence
 
 CONFIDENT = 0.5         # a DepthResult calls a pixel confident from here on
-SCORED_RANGE = (1 / 3, 8.0)  # [m] predictions are clipped to it before scoring, as in data/README.md
+SCORED_RANGE = (1 / 3, 8.0)  # [m] predictions are clipped to it before scoring
 EXAMPLES = 4            # frames shown in the depth plot
+MATCHES = {'median': metrics.median_scale, 'median_ratio': metrics.median_ratio}
 
 
 @dataclass
@@ -79,8 +80,9 @@ def _parser() -> argparse.ArgumentParser:
             task.add_argument('--first', type=int, default=40, help='first frame to score')
             task.add_argument('--last', type=int, default=None, help='last frame to score')
             task.add_argument('--every', type=int, default=10, help='score every so many frames')
-            task.add_argument('--align', choices=('auto', 'median', 'metric'), default='auto',
-                              help='match the median of each frame before scoring, or score metres as they come; auto: metric with a depth sensor, else median')
+            task.add_argument('--align', choices=('auto', *MATCHES, 'metric'), default='auto',
+                              help='before scoring, match each frame by the ratio of medians (median) or the median of ratios (median_ratio), or score metres as they come (metric); '
+                                   'auto: metric with a depth sensor, else median')
         options.add(task, DeepV2DConfig, 'engine parameters')
     return parser
 
@@ -147,7 +149,7 @@ def _depth(args: argparse.Namespace, config: DeepV2DConfig) -> None:
         if not valid.any():
             unscored += 1
             continue
-        factor = metrics.median_scale(result.depth, truth.depth, valid) if align == 'median' else 1.0
+        factor = MATCHES[align](result.depth, truth.depth, valid) if align in MATCHES else 1.0
         predicted = np.clip(result.depth * factor, *SCORED_RANGE)
         sure = valid & (result.confidence >= CONFIDENT)
         scores.append(metrics.depth_metrics(predicted, truth.depth, valid))

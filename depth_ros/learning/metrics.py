@@ -43,11 +43,13 @@ def mean_metrics(scores: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 def median_scale(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> float:
-    """The factor on `predicted` that fits `truth` best at the median pixel: the median of truth / predicted over the mask.
+    """The factor on `predicted` that makes its median over the mask that of `truth`: the ratio of the medians. Raises ValueError as depth_metrics does."""
+    p, t = _chosen(predicted, truth, valid)
+    return float(np.median(t) / np.median(p))
 
-    The ratio of the two medians, also in use, jumps where half of a scene is near and half far, for each median may then fall on another half.
-    Raises ValueError as depth_metrics does.
-    """
+
+def median_ratio(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> float:
+    """The median of truth / predicted over the mask: unlike median_scale it does not jump where half of a scene is near and half far."""
     p, t = _chosen(predicted, truth, valid)
     return float(np.median(t / p))
 
