@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 class MetricScaleConfig:
     """How hits become one factor."""
 
-    scale_min_hits: int = setting(20, 'hits on confident depth that a frame needs to tell the scale', '', 1, 100000)
-    scale_max_spread: float = setting(0.3, 'median deviation of the logarithm of the hits\' ratios, above which a frame tells nothing', '', 0.01, 2.0)
+    scale_min_hits: int = setting(20, 'hits on confident depth, gathered over frames where one has fewer, that tell the scale', '', 1, 100000)
+    scale_max_spread: float = setting(0.3, 'median deviation of the logarithm of the hits\' ratios, above which the hits tell nothing', '', 0.01, 2.0)
     scale_smoothing: float = setting(0.1, 'share by which one frame moves the scale, once it is known', '', 0.001, 1.0)
     scale_gate: float = setting(0.3, 'difference of the logarithm above which a frame contradicts the scale', '', 0.01, 2.0)
     scale_patience: int = setting(15, 'frames in a row that must contradict the scale before it starts anew', '', 1, 10000)
@@ -35,13 +35,16 @@ class MetricScale:
         """Forget the factor."""
         self.factor: float | None = None
         self._contradictions = 0
+        self._gathered = np.zeros(0)
 
     def update(self, depth: np.ndarray, trusted: np.ndarray, hits: np.ndarray) -> bool:
         """Take in one frame's depth (H, W) [units] where trusted and its hits (H, W) [m], 0 where none; whether it told anything."""
         both = trusted & (depth > 0) & (hits > 0)
-        if both.sum() < self.config.scale_min_hits:
+        # A laser fills one frame; a single rangefinder takes some, in which the scale hardly drifts.
+        self._gathered = np.append(self._gathered, np.log(hits[both].astype(np.float64)) - np.log(depth[both].astype(np.float64)))
+        if self._gathered.size < self.config.scale_min_hits:
             return False
-        ratios = np.log(hits[both].astype(np.float64)) - np.log(depth[both].astype(np.float64))
+        ratios, self._gathered = self._gathered, np.zeros(0)
         middle = float(np.median(ratios))
         if np.median(np.abs(ratios - middle)) > self.config.scale_max_spread:
             return False
