@@ -15,6 +15,7 @@ def generate_launch_description() -> LaunchDescription:
         launching.topic_argument('depth_topic', 'camera/depth/image', 'depth registered to the colour image; depth is estimated where nothing publishes it'),
         launching.topic_argument('scan_topic', 'scan', 'scan of a 2D LiDAR, which gives estimated depth its metric scale'),
         launching.topic_argument('range_topic', 'range', 'readings of a single rangefinder, to the same end'),
+        launching.topic_argument('points_topic', 'points', 'sparse points of a 3D sensor, to the same end'),
         *launching.transport(),
         OpaqueFunction(function=_graph),
     ])
@@ -22,11 +23,12 @@ def generate_launch_description() -> LaunchDescription:
 
 def _graph(context: LaunchContext) -> list:
     camera = {'image': launching.value(context, 'image_topic'), 'camera_info': launching.value(context, 'camera_info_topic')}
-    ranges = {'scan': launching.value(context, 'scan_topic'), 'range': launching.value(context, 'range_topic')}
+    ranges = {'scan': launching.value(context, 'scan_topic'), 'range': launching.value(context, 'range_topic'),
+              'points': launching.value(context, 'points_topic')}
     return [
-        launching.node(context, 'flow', camera),
-        launching.node(context, 'sparse_depth', {'camera_info': camera['camera_info'], **ranges}),
-        launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}),
+        *launching.node(context, 'flow', camera),
+        *launching.node(context, 'sparse_depth', {'camera_info': camera['camera_info'], **ranges}),
+        *launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}),
         *launching.player(context),
-        *launching.rviz(context, 'deepv2d_slam.rviz'),
+        *launching.rviz(context, 'deepv2d_slam.rviz', {'camera/rgb/image_color': camera['image']}),
     ]

@@ -82,7 +82,7 @@ def test_the_graph_tracks_and_survives_two_wraps(world):
 @pytest.mark.launch(fixture=looping)
 def test_rviz_shows_topics_and_frames_of_the_graph(world):
     view = yaml.safe_load(Path(launching.share('rviz', 'deepv2d_slam.rviz')).read_text())['Visualization Manager']
-    shown = {d['Topic']['Value']: d['Class'].split('/')[1] for d in view['Displays'] if 'Topic' in d}
+    shown = {'/' + d['Topic']['Value']: d['Class'].split('/')[1] for d in view['Displays'] if 'Topic' in d}
     kinds = {'Image': 'sensor_msgs/msg/Image', 'PointCloud2': 'sensor_msgs/msg/PointCloud2', 'Path': 'nav_msgs/msg/Path', 'Odometry': 'nav_msgs/msg/Odometry'}
     assert {'Image', 'PointCloud2', 'Path', 'Odometry'} == set(shown.values())
 
@@ -111,7 +111,7 @@ def test_every_argument_is_described():
     shown = subprocess.run(ros2_launch('--show-args'), capture_output=True, text=True, timeout=LIMIT, check=True).stdout
     names = re.findall(r"^\s+'(\w+)':", shown, re.MULTILINE)
     assert {'bag', 'rate', 'loop', 'use_sim_time', 'params_file', 'namespace', 'rviz', 'log_level', 'image_topic', 'camera_info_topic',
-            'depth_topic', 'scan_topic', 'range_topic'} <= set(names)
+            'depth_topic', 'scan_topic', 'range_topic', 'points_topic'} <= set(names)
     assert 'no description' not in shown.lower()
 
 
@@ -125,6 +125,15 @@ def test_a_bad_recording_is_named_and_fails_the_launch(world, tmp_path):
     done = subprocess.run(ros2_launch(f'bag:={tmp_path}/absent', 'rviz:=false'), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
     assert done.returncode != 0
     assert f'{tmp_path}/absent' in done.stdout
+
+
+def test_a_node_that_cannot_start_fails_the_replay_and_says_why(world, beginning, tmp_path):
+    parameters = tmp_path / 'bad.yaml'
+    parameters.write_text('/**/deepv2d:\n  ros__parameters:\n    width: 3\n')
+    done = subprocess.run(ros2_launch(f'bag:={beginning}', 'rviz:=false', f'params_file:={parameters}'),
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+    assert done.returncode != 0
+    assert 'width: expected at least 64 px, got 3' in done.stdout
 
 
 def test_ctrl_c_ends_a_launch_within_5_seconds(world, beginning):

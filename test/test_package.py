@@ -16,7 +16,7 @@ from ament_index_python.packages import get_package_prefix, get_package_share_di
 
 ROOT = Path(__file__).resolve().parents[1]
 # import name: rosdep key, where they differ
-KEYS = {"cv2": "python3-opencv", "yaml": "python3-yaml", "pytest": "python3-pytest"} | {
+KEYS = {"cv2": "python3-opencv", "yaml": "python3-yaml", "pytest": "python3-pytest", "tf2_ros": "tf2_ros_py"} | {
     name: f"python3-{name}" for name in ("numpy", "scipy", "matplotlib", "tqdm")
 }
 PIP_ONLY = {"torch", "safetensors", "rosbags", "evo"}      # no rosdep key installs them everywhere

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -18,6 +19,7 @@ from launch_ros.actions import Node
 PACKAGE = 'depth_ros'
 BOOLEANS = ('true', 'false')
 AUTO = ('auto', *BOOLEANS)
+RESPAWN_DELAY = 2.0     # [s]
 
 
 def share(*parts: str) -> str:
@@ -57,13 +59,24 @@ def value(context: LaunchContext, name: str) -> str:
     return LaunchConfiguration(name).perform(context)
 
 
-def node(context: LaunchContext, executable: str, topics: dict[str, str] | None = None, **parameters: object) -> Node:
-    """A node of the package under the common arguments; topics maps the node's names to ours."""
-    bag, sim_time = value(context, 'bag'), value(context, 'use_sim_time')
-    return Node(
+def node(context: LaunchContext, executable: str, topics: dict[str, str] | None = None, **parameters: object) -> list[Node | RegisterEventHandler]:
+    """A node of the package under the common arguments; topics maps the node's names to ours.
+
+    On live topics a node that dies is started again; in a replay it ends the launch, for half a graph would replay to no purpose.
+    """
+    replay = bool(value(context, 'bag'))
+    made = Node(
         package=PACKAGE, executable=executable, name=executable, namespace=value(context, 'namespace'), output='screen',
-        parameters=[value(context, 'params_file'), {'use_sim_time': bool(bag) if sim_time == 'auto' else sim_time == 'true', **parameters}],
-        remappings=list((topics or {}).items()), ros_arguments=['--log-level', value(context, 'log_level')])
+        parameters=[value(context, 'params_file'), {'use_sim_time': sim_time(context), **parameters}],
+        remappings=list((topics or {}).items()), ros_arguments=['--log-level', value(context, 'log_level')],
+        respawn=not replay, respawn_delay=RESPAWN_DELAY)
+    return [made, RegisterEventHandler(OnProcessExit(target_action=made, on_exit=_on_end))] if replay else [made]
+
+
+def sim_time(context: LaunchContext) -> bool:
+    """Whether nodes follow /clock."""
+    wanted = value(context, 'use_sim_time')
+    return bool(value(context, 'bag')) if wanted == 'auto' else wanted == 'true'
 
 
 def player(context: LaunchContext) -> list[Node | RegisterEventHandler]:
@@ -72,21 +85,22 @@ def player(context: LaunchContext) -> list[Node | RegisterEventHandler]:
     if not bag:
         return []
     path = bag if bag == 'sample' else str(Path(bag).expanduser().absolute())
-    play = node(context, 'player', bag=path, rate=float(value(context, 'rate')), loop=value(context, 'loop') == 'true')
-    return [play, RegisterEventHandler(OnProcessExit(target_action=play, on_exit=_end_with))]
+    return node(context, 'player', bag=path, rate=float(value(context, 'rate')), loop=value(context, 'loop') == 'true')
 
 
-def rviz(context: LaunchContext, configuration: str) -> list[Node]:
-    """RViz with a configuration of rviz/, where wanted and installed."""
+def rviz(context: LaunchContext, configuration: str, topics: dict[str, str]) -> list[Node]:
+    """RViz with a configuration of rviz/, where wanted and installed; topics maps the configuration's names to ours."""
     wanted = value(context, 'rviz')
     if wanted == 'false' or (wanted == 'auto' and shutil.which('rviz2') is None):
         return []
     return [Node(package='rviz2', executable='rviz2', name='rviz', namespace=value(context, 'namespace'), arguments=['-d', share('rviz', configuration)], output='log',
-                 parameters=[{'use_sim_time': bool(value(context, 'bag'))}])]
+                 parameters=[{'use_sim_time': sim_time(context)}], remappings=list(topics.items()))]
 
 
-def _end_with(event: ProcessExited, context: LaunchContext) -> EmitEvent:
-    """End the launch with the player; a player that failed makes `ros2 launch` fail as well."""
-    if event.returncode > 0:
-        raise RuntimeError(f'the player could not replay {value(context, "bag")}: exit status {event.returncode}')
-    return EmitEvent(event=Shutdown(reason='the recording has ended'))
+def _on_end(event: ProcessExited, context: LaunchContext) -> EmitEvent | None:
+    """End the replay with any of its nodes, which is the player when all is well; one that failed or died makes `ros2 launch` fail as well."""
+    if context.is_shutdown:
+        return None
+    if event.returncode not in (0, -signal.SIGINT, -signal.SIGTERM):
+        raise RuntimeError(f'{event.process_name} ended with status {event.returncode}; its own message above says why')
+    return EmitEvent(event=Shutdown(reason=f'{event.process_name} has ended'))
