@@ -50,6 +50,8 @@ class Echo(ManagedNode):
         assert before.gain != self.config.gain
         if self.config.gain == 1.5:
             raise ValueError('gain 1.5 does not suit the engine')
+        if self.config.gain == 1.7:
+            raise AttributeError('no such thing as 1.7')
 
     def _work(self, message):
         if message.data == 'boom':
@@ -229,3 +231,13 @@ def test_a_bad_parameter_ends_the_process_with_one_line(world):
     done = subprocess.run([sys.executable, '-c', code, '--ros-args', '-p', 'stale_after:=-3.0'], capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert 'stale_after' in done.stderr and '-3.0' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_change_that_goes_wrong_is_refused_and_undone(start):
+    node = start(autostart=False)
+    node.trigger_configure()
+    before = node.config
+    result = node.set_parameters([Parameter('gain', value=1.7), Parameter('stale_after', value=9.0)])[0]
+    assert not result.successful and result.reason == 'AttributeError: no such thing as 1.7'
+    assert node.config == before and node.diagnostics.stale_after == before.stale_after
+    assert node.get_parameter('gain').value == 1.0

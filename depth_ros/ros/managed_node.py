@@ -227,9 +227,12 @@ class ManagedNode(LifecycleNode):
             self.diagnostics.stale_after = self.config.stale_after
             if self.config != before and self.state in ('inactive', 'active'):
                 self.reconfigured(before)
-        except (ValueError, OSError) as error:
-            self.config = before
-            return SetParametersResult(successful=False, reason=str(error))
+        except Exception as error:      # rclpy would raise it in the executor and so end the node
+            self.config, self.diagnostics.stale_after = before, before.stale_after
+            if isinstance(error, (ValueError, OSError)):
+                return SetParametersResult(successful=False, reason=str(error))
+            self.get_logger().error(f'cannot change parameters: {error}\n{traceback.format_exc()}')
+            return SetParametersResult(successful=False, reason=f'{type(error).__name__}: {error}')
         return SetParametersResult(successful=True)
 
     def _on_work_error(self, error: Exception) -> None:
