@@ -90,6 +90,16 @@ def test_a_pause_keeps_the_place(show):
     assert one.indices() == list(range(30))
 
 
+def test_the_end_is_told_again_to_who_was_paused_meanwhile(show):
+    one = show(count=3)
+    one.playback.play()
+    assert one.end.wait(WAIT)
+    one.playback.pause()
+    one.end.clear()
+    one.playback.play()
+    assert one.end.wait(WAIT) and one.indices() == [0, 1, 2]
+
+
 def test_laps_go_on_until_closed(show):
     one = show(loop=True, period=MS)
     one.playback.play()

@@ -42,7 +42,7 @@ class Playback(Generic[Item]):
         self.overdue = 0.0      # [s] by which the last item came late
         self._queue: queue.Queue[tuple[int, Item] | _End | _Wrap] = queue.Queue(_AHEAD)
         self._closed, self._paused = threading.Event(), threading.Event()
-        self._pending: tuple[int, Item] | None = None
+        self._pending: tuple[int, Item] | _End | None = None
         self._time = -1         # [ns] last told to tick, in this lap
         self._reader = threading.Thread(target=self._read_ahead, name='reader', daemon=True)
         self._reader.start()
@@ -101,6 +101,7 @@ class Playback(Generic[Item]):
             except queue.Empty:
                 continue
             if isinstance(item, _End):
+                self._pending = item    # paused while it is told, the end must be told again
                 self._on_end(item.error)
                 return
             if isinstance(item, _Wrap):
