@@ -19,7 +19,7 @@ from depth_ros.engines.alignment import align, pair_matches
 from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference
 from depth_ros.engines.flow import FlowEngine, consistency_error
 from depth_ros.engines.keyframes import DepthMap, View
-from depth_ros.engines.pairing import Pairing, PairingConfig, displacement
+from depth_ros.engines.pairing import Pairing, PairingConfig
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig, ScaledPath
 from depth_ros.engines.threads import single_threaded
@@ -175,22 +175,6 @@ class DeepV2DEngine:
         if self._start.update(result):
             self._begin_at(small)
         return None, None
-
-    def _two_views(self, result: FlowResult) -> np.ndarray | None:
-        """The pose T_ref_cur (4, 4) of a pair with enough parallax, the median depth being 1; gives the tracker the reference's depth."""
-        pair = result.pair
-        found = essential_from_flow(result.flow, pair.current.K, result.valid)
-        if found.status is not TwoViewStatus.OK or found.parallax <= self.config.bootstrap_parallax * pair.current.size[0]:
-            return None
-        T_cur_ref = np.linalg.inv(found.T_ref_cur)
-        estimate = DepthFilter(self.config).step(pair.reference, [Reference(reverse(result), T_cur_ref)])
-        if estimate is None:
-            return None
-        unit = 1 / float(np.median(estimate.value))
-        self._tracker.set_depth(pair.reference.stamp, _depth_map(estimate.scaled(1 / unit)))
-        T_ref_cur = found.T_ref_cur.copy()
-        T_ref_cur[:3, 3] /= unit
-        return T_ref_cur
 
     def _begin_at(self, small: CameraFrame) -> None:
         self._tracker.reset(self._published)

@@ -66,10 +66,6 @@ class InverseDepth:
         """Standard deviation as a share of the value (H, W), of depth as of its inverse; at most 1."""
         return 1 / np.maximum(np.sqrt(self.information) * self.value, 1)
 
-    def scaled(self, factor: float) -> InverseDepth:
-        """The same when the unit of length changes so that depths are multiplied by `factor`."""
-        return InverseDepth(self.value / np.float32(factor), self.information * np.float32(factor * factor))
-
 
 class DepthFilter:
     """Keeps the estimate of the last frame. All frames must have one size."""
@@ -82,11 +78,6 @@ class DepthFilter:
     def reset(self) -> None:
         """Forget the estimate."""
         self.estimate = None
-
-    def rescale(self, factor: float) -> None:
-        """Follow a change of the unit of length: depths are multiplied by `factor`."""
-        if self.estimate is not None:
-            self.estimate = self.estimate.scaled(factor)
 
     def step(self, frame: CameraFrame, references: Sequence[Reference], carried: InverseDepth | None = None) -> InverseDepth | None:
         """Estimate a frame's inverse depth; None as long as nothing was ever measured.
