@@ -40,7 +40,8 @@ class CameraInput:
         self._waiting: Image | CompressedImage | None = None
         self._waiting_since: float | None = None
         compressed = node.config.image_transport == 'compressed'
-        kind, topic = (CompressedImage, 'image/compressed') if compressed else (Image, 'image')
+        # As image_transport does: behind the name that `image` is remapped to.
+        kind, topic = (CompressedImage, f'{node.resolve_topic_name("image")}/compressed') if compressed else (Image, 'image')
         self.images: Flow = node.listen(kind, topic, self._take_image)
         # Drivers may send it once and latch it: its age means nothing.
         self.infos: Flow = node.listen(CameraInfo, 'camera_info', self._take_info, stalls=False)
