@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import ros_support
 from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import Odometry, Path
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
+from depth_ros.engines.deepv2d import DeepV2DEngine
+from depth_ros.frames import Scale
 from depth_ros.learning.trajectory import read_trajectory
 from depth_ros.ros import cloud, codecs, poses
 from depth_ros.ros.deepv2d_node import DeepV2DNode
@@ -241,3 +247,94 @@ def test_new_settings_take_over_at_the_last_pose(bench):
     assert abs(poses.matrix(one.odometry[-1])[1, 3]) >= abs(before[1, 3]) > 0.05
     refused = one.node.set_parameters([ros_support.Parameter('depth', value='guess')])[0]
     assert not refused.successful and 'auto, sensor, flow, sweep' in refused.reason
+
+
+def test_settings_change_before_it_is_activated(world):
+    node = world.node(DeepV2DNode, autostart=False)
+    assert world.change_state(node, Transition.TRANSITION_CONFIGURE).success
+    result = node.set_parameters([ros_support.Parameter('depth', value='flow')])[0]
+    assert result.successful, result.reason
+    assert world.change_state(node, Transition.TRANSITION_ACTIVATE).success and node.config.engine.depth == 'flow'
+    world.remove(node)
+
+
+def test_new_settings_in_the_middle_of_a_frame_make_no_jump(bench, monkeypatch):
+    one = bench()
+    one.track(10)
+    engine, entered, release = one.node._engine, threading.Event(), threading.Event()
+    step = engine.step
+
+    def blocked(*args, **options):
+        entered.set()
+        assert release.wait(20.0)
+        return step(*args, **options)
+
+    monkeypatch.setattr(engine, 'step', blocked)
+    one.camera.run(entered.is_set, 'a frame at work')
+    count = len(one.odometry)
+    before = abs(poses.matrix(one.odometry[-1])[1, 3])
+    assert before > 0.05
+    assert one.node.set_parameters([ros_support.Parameter('steps', value=5)])[0].successful
+    release.set()
+    one.track(5)
+    assert one.node._engine is not engine
+    assert min(abs(poses.matrix(m)[1, 3]) for m in one.odometry[count:]) > before - 0.01
+
+
+def test_map_and_path_begin_anew_when_the_scale_becomes_known(bench, monkeypatch):
+    one = bench(map_motion=0.0)
+    step, free = DeepV2DEngine.step, [True]
+
+    def in_half_metres(self, *args, **options):
+        track, depth = step(self, *args, **options)
+        if not free[0]:
+            return track, depth
+        T = track.T_odom_cam.copy()
+        T[:3, 3] /= 2.0
+        return replace(track, T_odom_cam=T, scale=Scale.FREE), depth and replace(depth, depth=depth.depth / 2.0, scale=Scale.FREE)
+
+    monkeypatch.setattr(DeepV2DEngine, 'step', in_half_metres)
+    points = lambda: one.node._map._snapshot()[0]
+    one.camera.run(lambda: len(one.odometry) >= 4 and len(points()), 'a map')
+    np.testing.assert_allclose(points()[:, 0], DEPTH / 2.0, atol=0.05)
+    free[0] = False
+    metric_from = one.camera.stamp - 10 * ros_support.STEP
+    one.camera.run(lambda: one.values()['scale'] == 'metric' and len(points()), 'a map in metres')
+    np.testing.assert_allclose(points()[:, 0], DEPTH, atol=0.05)
+    trail = one.node._odometry.trail.poses()
+    assert trail and trail[0][0] > metric_from and trail[0][0] > codecs.stamp_ns(one.odometry[3].header.stamp)
+
+
+def test_compressed_topics_follow_the_remapping_of_their_base(world):
+    parameters = [ros_support.Parameter('image_transport', value='compressed'), ros_support.Parameter('depth_transport', value='compressedDepth')]
+    node = world.add(DeepV2DNode(context=world.context, parameter_overrides=parameters,
+                                 cli_args=['--ros-args', '-r', 'image:=/left/image_raw', '-r', 'depth:=/left/depth_raw']))
+    made = [world.publisher(CompressedImage, topic) for topic in ('/left/image_raw/compressed', '/left/depth_raw/compressedDepth')]
+    world.connected(*made)
+    for publisher in made:
+        world.tester.destroy_publisher(publisher)
+    world.remove(node)
+
+
+def test_the_first_depth_message_settles_where_depth_comes_from(bench):
+    one = bench(depth=None)
+    one.camera.infos.publish(codecs.camera_info(one.camera.K, one.camera.size, one.camera.header()))
+    one.world.until(lambda: one.node._camera.infos.count, 'the calibration')
+    one.node._take_image(one.camera.message())
+    assert one.node._source is None
+    depth = np.full(one.camera.size[::-1], DEPTH, np.float32)
+    one.node._take_depth(codecs.depth_image(depth, depth > 0.0, one.camera.header()))
+    one.world.until(lambda: one.odometry, 'the pose of the first image')
+    assert one.values()['depth from'] == 'sensor'
+
+
+def test_depth_may_be_chosen_between_a_reset_and_the_next_image(bench):
+    one = bench()
+    one.track(2)
+    one.camera.stamp += 10 * ros_support.STEP
+    one.node._take_image(one.camera.message())      # waits for its depth
+    assert one.call('reset').success
+    assert one.node.set_parameters([ros_support.Parameter('depth', value='sensor')])[0].successful
+    depth = np.full(one.camera.size[::-1], DEPTH, np.float32)
+    one.node._take_depth(codecs.depth_image(depth, depth > 0.0, one.camera.header()))
+    one.world.until(lambda: codecs.stamp_ns(one.odometry[-1].header.stamp) == one.camera.stamp, 'the pose of the image')

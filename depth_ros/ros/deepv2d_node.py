@@ -15,7 +15,7 @@ from std_srvs.srv import Trigger
 from depth_ros import files
 from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine
 from depth_ros.engines.flow import FlowConfig
-from depth_ros.frames import CameraFrame, FlowResult, TrackResult, TrackStatus
+from depth_ros.frames import CameraFrame, FlowResult, Scale, TrackResult, TrackStatus
 from depth_ros.learning.trajectory import Trajectory, write_trajectory
 from depth_ros.ros import bundle, codecs, diagnostics, params
 from depth_ros.ros.camera import CameraConfig, CameraInput
@@ -75,6 +75,8 @@ class DeepV2DNode(ManagedNode):
         self._map = MapOutput(self, self.config.map, 'deepv2d/map')
         self._reset_wanted = False
         self._lap = self._lap_at_work = 0       # how often the clock jumped back
+        self._engine_at_work: DeepV2DEngine | None = None       # the worker's last
+        self._scale_at_work: Scale | None = None
 
     def start(self) -> None:
         """Listen to the camera, the depth sensor, the range hits and the flow."""
@@ -87,7 +89,8 @@ class DeepV2DNode(ManagedNode):
         self._newest = self.worker(lambda job: self._work(*job))
         self._camera = CameraInput(self, self._take_image, self._on_jump)
         compressed = self.config.depth_transport == 'compressedDepth'
-        kind, topic = (CompressedImage, 'depth/compressedDepth') if compressed else (Image, 'depth')
+        # As image_transport does: behind the name that `depth` is remapped to.
+        kind, topic = (CompressedImage, f'{self.resolve_topic_name("depth")}/compressedDepth') if compressed else (Image, 'depth')
         self._depth = self.listen(kind, topic, self._take_depth, stalls=self._source == 'sensor')
         self._hits_input = self.listen(Image, 'sparse_depth/image', lambda hits: self._hits.put(codecs.stamp_ns(hits.header.stamp), hits), stalls=False)
         self._bundle = bundle.BundleInput(self, self._take_bundle)
@@ -96,8 +99,8 @@ class DeepV2DNode(ManagedNode):
         """Track on from the last pose with the new settings."""
         if self.config.engine != before.engine:
             self._choose(self._source if self.config.engine.depth == 'auto' else self.config.engine.depth)
-            self._matcher.wants_depth = self._depth.stalls = self._source in (None, 'sensor')
-            self._odometry.rebase()
+            if self.state == 'active':      # else `start` sees to it
+                self._matcher.wants_depth = self._depth.stalls = self._source in (None, 'sensor')
 
     def teardown(self) -> None:
         """Let go of TF."""
@@ -109,17 +112,20 @@ class DeepV2DNode(ManagedNode):
 
     def _choose(self, source: str | None) -> None:
         """Make the engine for a source of depth; None: not known yet."""
-        self._source = source
         self._engine = DeepV2DEngine(replace(self.config.engine, depth=source or 'sensor'))
+        self._source = source
 
     def _look_for_depth(self) -> None:
         """Settle where depth comes from: wait for the sensor until discovery has had its time."""
         found = self.count_publishers(self._depth.topic) > 0
         if not found and time.monotonic() - self._first_image < _DISCOVERY:
             return
-        self._choose('sensor' if found else 'flow')
-        self._depth.stalls = self._matcher.wants_depth = found
-        self.get_logger().info(f'depth comes from {f"the sensor on {self._depth.topic}" if found else "flow, for nothing publishes " + self._depth.topic}')
+        self._settle(found)
+
+    def _settle(self, sensor: bool) -> None:
+        self._choose('sensor' if sensor else 'flow')
+        self._depth.stalls = self._matcher.wants_depth = sensor
+        self.get_logger().info(f'depth comes from {f"the sensor on {self._depth.topic}" if sensor else "flow, for nothing publishes " + self._depth.topic}')
 
     def _take_image(self, image: Image | CompressedImage) -> None:
         self._first_image = self._first_image or time.monotonic()
@@ -128,7 +134,9 @@ class DeepV2DNode(ManagedNode):
         self._hand_on(self._matcher.put_image(codecs.stamp_ns(image.header.stamp), image, time.monotonic()))
 
     def _take_depth(self, depth: Image | CompressedImage) -> None:
-        if self._source in (None, 'sensor'):
+        if self._source is None:
+            self._settle(True)      # no better proof of a sensor
+        if self._source == 'sensor':
             self._hand_on(self._matcher.put_depth(codecs.stamp_ns(depth.header.stamp), depth, time.monotonic()))
 
     def _take_bundle(self, stamp: int, parts: Mapping[str, Any]) -> None:
@@ -155,7 +163,7 @@ class DeepV2DNode(ManagedNode):
     def _tell_flow(self, matched: Matched) -> None:
         if matched.flow is not None:
             self.diagnostics.clear('flow')
-        elif time.monotonic() - self._first_image > self.config.flow_patience:
+        elif self._first_image is not None and time.monotonic() - self._first_image > self.config.flow_patience:
             topic = self._bundle.inputs['flow'].topic
             self.diagnostics.hold('flow', diagnostics.WARN, f'no flow on {topic} for {self.config.flow_patience:.1f} s: it is computed here, at a higher cost')
 
@@ -177,6 +185,7 @@ class DeepV2DNode(ManagedNode):
         track, depth = engine.step(frame, self._flow_of(matched, frame), hits=self._decoded(hits))
         self._frames.put(frame.stamp, frame)
         self._tell_state(track, engine.reason)
+        self._heed_scale(track)
         T_odom_cam = self._odometry.publish(track, frame.frame_id)
         if depth is None:
             return
@@ -186,7 +195,13 @@ class DeepV2DNode(ManagedNode):
 
     def _begin_anew(self, engine: DeepV2DEngine, lap: int) -> None:
         """Reset where asked to, and restart with the first image after the clock jumped back: not before, for older ones may still wait."""
-        if self._reset_wanted:
+        if engine is not self._engine_at_work:
+            # Here, not where it is made: until now its predecessor may still have been at a frame, whose pose is in its own frame.
+            self._odometry.rebase()
+            self._frames.clear()
+            self._engine_at_work = engine
+        reset, self._reset_wanted = self._reset_wanted, False
+        if reset:
             engine.reset()
             self._odometry.relocate()
         elif lap != self._lap_at_work:
@@ -197,7 +212,16 @@ class DeepV2DNode(ManagedNode):
             return
         self._map.clear()
         self._frames.clear()
-        self._reset_wanted, self._lap_at_work = False, lap
+        self._lap_at_work = lap
+
+    def _heed_scale(self, track: TrackResult) -> None:
+        """Begin map and path anew when lengths change their unit: free and metric do not mix."""
+        if track.status is not TrackStatus.OK:
+            return
+        if self._scale_at_work not in (None, track.scale):
+            self._odometry.change_unit()
+            self._map.clear()
+        self._scale_at_work = track.scale
 
     def _flow_of(self, matched: Matched, frame: CameraFrame) -> FlowResult | None:
         """The flow of a frame to its reference, or None where it cannot be used."""

@@ -92,6 +92,7 @@ class MapOutput:
         self._lock = threading.Lock()
         self._throttle = Throttle()
         self._changed = False
+        self._cleared = 0       # how often; tells depth from before
 
     def start(self) -> None:
         """Begin to work; the node ends it when it is deactivated."""
@@ -99,16 +100,16 @@ class MapOutput:
 
     def put(self, result: DepthResult, T_map_cam: np.ndarray, map_frame: str, config: MapConfig) -> None:
         """Offer the depth of a frame at its pose (4, 4) in the map's frame."""
-        self._worker.put((result, T_map_cam, map_frame, config))
+        self._worker.put((self._cleared, result, T_map_cam, map_frame, config))
 
-    def _work(self, result: DepthResult, T_map_cam: np.ndarray, map_frame: str, config: MapConfig) -> None:
-        if self._T_map_last is None or apart(self._T_map_last, T_map_cam) >= config.map_motion:
-            self._T_map_last = T_map_cam
-            self.add(result, T_map_cam, config)
+    def _work(self, cleared: int, result: DepthResult, T_map_cam: np.ndarray, map_frame: str, config: MapConfig) -> None:
+        last = self._T_map_last
+        if last is None or apart(last, T_map_cam) >= config.map_motion:
+            self.add(result, T_map_cam, config, cleared)
         self.publish(result.frame.stamp, map_frame, config)
 
-    def add(self, result: DepthResult, T_map_cam: np.ndarray, config: MapConfig) -> None:
-        """Add the confident depth of a frame at its pose (4, 4)."""
+    def add(self, result: DepthResult, T_map_cam: np.ndarray, config: MapConfig, cleared: int | None = None) -> None:
+        """Add the confident depth of a frame at its pose (4, 4), unless the map was cleared since it was put."""
         stride, frame = config.map_stride, result.frame
         rows, columns = np.nonzero((result.valid & (result.confidence >= config.map_confidence))[::stride, ::stride])
         rows, columns = rows * stride, columns * stride
@@ -116,7 +117,10 @@ class MapOutput:
         rays = np.stack([(columns - frame.K[0, 2]) / frame.K[0, 0], (rows - frame.K[1, 2]) / frame.K[1, 1], np.ones(len(rows))], axis=1)
         points = (rays * depth[:, None]) @ T_map_cam[:3, :3].T + T_map_cam[:3, 3]
         with self._lock:
+            if cleared not in (None, self._cleared):
+                return
             self._map.add(points, frame.image[rows, columns])
+            self._T_map_last = T_map_cam
             self._changed = True
 
     def publish(self, stamp: int, frame_id: str, config: MapConfig) -> None:
@@ -138,6 +142,7 @@ class MapOutput:
         with self._lock:
             self._map.clear()
             self._T_map_last = None
+            self._cleared += 1
             self._changed = True
 
     def _snapshot(self) -> tuple[np.ndarray, np.ndarray]:

@@ -81,10 +81,14 @@ class OdometryOutputs:
 
     def restart(self) -> None:
         """The clock jumped back: begin a new path, forget transforms and velocity; the pose goes on."""
-        self.trail.clear()
-        self._previous = None
+        self.change_unit()
         if self._buffer is not None:
             self._buffer.clear()
+
+    def change_unit(self) -> None:
+        """Lengths mean something else from here on: begin a new path, forget the velocity."""
+        self.trail.clear()
+        self._previous = None
 
     def relocate(self) -> None:
         """Tracking starts at its origin again: look up where the camera sits on the robot once more."""
