@@ -1,4 +1,4 @@
-"""Scores of trajectories against a reference, through evo."""
+"""Scores of trajectories against a reference; association and alignment are evo's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from evo.core import metrics, sync
 from evo.core.geometry import GeometryException
 from evo.core.trajectory import PoseTrajectory3D
+from scipy.spatial.transform import Rotation
 
 from depth_ros.frames import Scale
 from depth_ros.learning.trajectory import Trajectory
@@ -41,23 +42,19 @@ def tracking(estimate: Trajectory, reference: Trajectory, scale: Scale) -> Track
         raise ValueError(f'no pose lies within {MAX_STAMP_DIFFERENCE} s of the reference: do both use the same clock?') from error
     if truth.num_poses < 3:
         raise ValueError(f'expected at least 3 poses within {MAX_STAMP_DIFFERENCE} s of the reference, got {truth.num_poses}')
-    frames_per_second = max(1, round(1.0 / float(np.median(np.diff(truth.timestamps)))))
-    if truth.num_poses <= frames_per_second:
-        raise ValueError(f'expected a trajectory longer than 1 s, got {truth.num_poses} poses at {frames_per_second} Hz')
+    pairs = pairs_apart(np.asarray(truth.timestamps), 1.0)
+    if len(pairs) == 0:
+        raise ValueError(f'expected poses one second apart, got {truth.num_poses} poses over {truth.timestamps[-1] - truth.timestamps[0]:.1f} s')
     try:
         track.align(truth, correct_scale=scale is Scale.FREE)
     except GeometryException as error:
         raise ValueError(f'cannot align the trajectory with the reference, one of them does not move enough: {error}') from error
-    relative = {}
-    for part in (metrics.PoseRelation.translation_part, metrics.PoseRelation.rotation_angle_deg):
-        rpe = metrics.RPE(part, delta=frames_per_second, delta_unit=metrics.Unit.frames, all_pairs=True)
-        rpe.process_data((truth, track))
-        relative[part] = float(rpe.get_statistic(metrics.StatisticsType.rmse))
+    errors = relative_errors(np.stack(truth.poses_se3), np.stack(track.poses_se3), pairs)
     ape = metrics.APE(metrics.PoseRelation.translation_part)
     ape.process_data((truth, track))
     return TrackingScore(
-        rpe_1s_trans_rmse=relative[metrics.PoseRelation.translation_part],
-        rpe_1s_rot_rmse=relative[metrics.PoseRelation.rotation_angle_deg],
+        rpe_1s_trans_rmse=_rms(np.linalg.norm(errors[:, :3, 3], axis=1)),
+        rpe_1s_rot_rmse=_rms(np.degrees(Rotation.from_matrix(errors[:, :3, :3]).magnitude())),
         ate_rmse=float(ape.get_statistic(metrics.StatisticsType.rmse)),
         alignment='Sim3' if scale is Scale.FREE else 'SE3',
         poses=truth.num_poses,
@@ -66,6 +63,28 @@ def tracking(estimate: Trajectory, reference: Trajectory, scale: Scale) -> Track
         aligned=track.positions_xyz,
         ate=np.asarray(ape.error),
     )
+
+
+def pairs_apart(stamps: np.ndarray, delta: float) -> np.ndarray:
+    """Indices (M, 2) of all poses whose stamps (N,) [s] lie delta [s] apart, to half a frame.
+
+    evo counts frames instead, which stretches the second wherever frames are missing.
+    """
+    later = np.searchsorted(stamps, stamps + delta).clip(1, len(stamps) - 1)
+    later -= stamps + delta - stamps[later - 1] < stamps[later] - stamps - delta     # whichever neighbour is nearer
+    tolerance = 0.5 * np.median(np.diff(stamps))
+    kept = np.abs(stamps[later] - stamps - delta) <= tolerance
+    return np.stack([np.flatnonzero(kept), later[kept]], axis=1)
+
+
+def relative_errors(truth: np.ndarray, track: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Errors (M, 4, 4) of the track's motion over each pair (M, 2) of poses (N, 4, 4) (Sturm et al., IROS 2012, eq. 1)."""
+    wanted, found = (np.linalg.inv(T[pairs[:, 0]]) @ T[pairs[:, 1]] for T in (truth, track))
+    return np.linalg.inv(wanted) @ found
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values ** 2)))
 
 
 def _evo(trajectory: Trajectory) -> PoseTrajectory3D:
