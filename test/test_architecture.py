@@ -15,7 +15,8 @@ ROS_MODULES = {'rclpy', 'launch', 'launch_ros', 'launch_pytest', 'tf2_ros', 'tf2
                'rosgraph_msgs', 'visualization_msgs', 'rcl_interfaces', 'lifecycle_msgs'}
 MAX_LINES = 430     # "not much over 400"
 SOURCES = sorted(set(PACKAGE.rglob('*.py')) - {PACKAGE / '__init__.py'})
-ALL_PYTHON = sorted(p for folder in ('depth_ros', 'launch', 'test', 'benchmarks', 'ros2_polyfill/src', 'ros2_polyfill/test') for p in (ROOT / folder).rglob('*.py'))
+ALL_PYTHON = sorted(p for folder in ('depth_ros', 'launch', 'test', 'benchmarks', 'ros2_polyfill/src', 'ros2_polyfill/test') for p in (ROOT / folder).rglob('*.py')
+                    if not any(part.startswith('.') for part in p.relative_to(ROOT).parts))
 
 
 def imported_modules(source: Path) -> set[str]:

@@ -68,18 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     tasks = parser.add_subparsers(required=True, metavar='tracking|depth')
     for name, score, text in (('tracking', _tracking, 'camera poses against a reference trajectory'),
                               ('depth', _depth, 'dense depth against the depth sensor')):
-        task = tasks.add_parser(name, help=text, description=f'Score {text}.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        task = tasks.add_parser(name, help=text, description=f'Score {text}.')
         task.set_defaults(score=score)
         task.add_argument('--sequence', required=True, help='a TUM folder, a ROS 1 .bag, a rosbag2, or "sample"')
         task.add_argument('--reference', type=Path, help="reference trajectory, TUM text; the sequence's ground truth if not given")
         task.add_argument('--poses', type=Path, help='use these poses (TUM text) instead of tracking')
-        task.add_argument('--out', type=Path, default=Path(f'evaluation/{name}'), help='folder for metrics.json and plots')
+        task.add_argument('--out', type=Path, default=Path(f'evaluation/{name}'), help='folder for metrics.json and plots (default: %(default)s)')
         task.add_argument('--engine', choices=('deepv2d',), default='deepv2d', help='the engine to score')
         task.add_argument('--frames', type=int, help='stop after so many frames')
         if name == 'depth':
-            task.add_argument('--first', type=int, default=40, help='first frame to score')
+            task.add_argument('--first', type=int, default=40, help='first frame to score (default: %(default)s)')
             task.add_argument('--last', type=int, default=None, help='last frame to score')
-            task.add_argument('--every', type=int, default=10, help='score every so many frames')
+            task.add_argument('--every', type=int, default=10, help='score every so many frames (default: %(default)s)')
             task.add_argument('--align', choices=('auto', *MATCHES, 'metric'), default='auto',
                               help='before scoring, match each frame by the ratio of medians (median) or the median of ratios (median_ratio), or score metres as they come (metric); '
                                    'auto: metric with a depth sensor, else median')

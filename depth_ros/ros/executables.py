@@ -42,7 +42,8 @@ def deepv2d() -> None:
 
 def _main(module: str, name: str) -> None:
     def leave(_signal: int, _frame: FrameType | None) -> None:
-        sys.exit(0)
+        # At once: an exception raised here inside the import of a C++ library aborts the process. Nothing is open yet.
+        os._exit(0)
 
     # Set before the imports, which take seconds: a launch may be stopped while it starts.
     for number in (signal.SIGINT, signal.SIGTERM):

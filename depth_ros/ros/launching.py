@@ -59,6 +59,14 @@ def value(context: LaunchContext, name: str) -> str:
     return LaunchConfiguration(name).perform(context)
 
 
+def number(context: LaunchContext, name: str) -> float:
+    """What a numeric launch argument is set to. Raises ValueError naming it."""
+    try:
+        return float(value(context, name))
+    except ValueError:
+        raise ValueError(f'{name}: expected a number, got {value(context, name)!r}') from None
+
+
 def node(context: LaunchContext, executable: str, topics: dict[str, str] | None = None, **parameters: object) -> list[Node | RegisterEventHandler]:
     """A node of the package under the common arguments; topics maps the node's names to ours.
 
@@ -85,7 +93,7 @@ def player(context: LaunchContext) -> list[Node | RegisterEventHandler]:
     if not bag:
         return []
     path = bag if bag == 'sample' else str(Path(bag).expanduser().absolute())
-    return node(context, 'player', bag=path, rate=float(value(context, 'rate')), loop=value(context, 'loop') == 'true')
+    return node(context, 'player', bag=path, rate=number(context, 'rate'), loop=value(context, 'loop') == 'true')
 
 
 def rviz(context: LaunchContext, configuration: str, topics: dict[str, str]) -> list[Node]:
