@@ -19,7 +19,7 @@ from depth_ros.engines.alignment import align, pair_matches
 from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference
 from depth_ros.engines.flow import FlowEngine, consistency_error
 from depth_ros.engines.keyframes import DepthMap, View
-from depth_ros.engines.pairing import Pairing, PairingConfig
+from depth_ros.engines.pairing import Pairing, PairingConfig, displacement
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig, ScaledPath
 from depth_ros.engines.threads import single_threaded
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _VIEWS = 40                     # past frames that a sweep chooses its references from
 _SWEPT = 0.22, 5.5              # multiples of the median inverse depth that a sweep covers
 _TRACKED_SIGMA = 0.4            # relative standard deviation up to which depth is tracked against
-_CARRIED_TRUST = 3.0            # measured on kitchen: less lets the scale drift, more lets noise into the poses
+_CARRIED_TRUST = 5.0            # measured on kitchen: less lets the scale drift, more lets noise into the poses
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,10 @@ class DeepV2DEngine:
                 self.reset(keep_pose=True)
         self._camera = frame.stamp, frame.size, frame.K
 
+    def _failed(self, frame: CameraFrame) -> TrackResult:
+        status = TrackStatus.LOST if self._started else TrackStatus.INITIALISING
+        return TrackResult(frame.stamp, self._published.copy(), UNKNOWN.copy(), 0.0, status, self._unit(False))
+
     def _step_sensor(self, small: CameraFrame, bundle: FlowResult | None, T_odom_cam: np.ndarray | None) -> EngineResult:
         track = self._tracker.step(small, bundle, T_odom_cam)
         self._published = track.T_odom_cam
@@ -160,21 +164,31 @@ class DeepV2DEngine:
             self._begin_at(small)
             return None, None
         result = self._flow.step(pair)
-        found = essential_from_flow(result.flow, small.K, result.valid)
-        if found.status is TwoViewStatus.OK and found.parallax > self.config.bootstrap_parallax * small.size[0]:
-            T_ref_cur = found.T_ref_cur
-            estimate = DepthFilter(self.config).step(small, [Reference(result, T_ref_cur)])
-            if estimate is not None:
-                T_ref_cur[:3, 3] *= np.median(estimate.value)
-                backward = reverse(result)
-                first = DepthFilter(self.config).step(pair.reference, [Reference(backward, np.linalg.inv(T_ref_cur))])
-                if first is not None:
-                    self._tracker.set_depth(pair.reference.stamp, _depth_map(first))
-                    return result, self._published @ T_ref_cur
+        if displacement(result) > self.config.bootstrap_parallax / 4:  # looking for parallax is slow; rotation can hide part of it, as in orbiting
+            T_ref_cur = self._two_views(result)
+            if T_ref_cur is not None:
+                return result, self._published @ T_ref_cur
         self.reason = 'not enough parallax yet to start: move the camera sideways'
         if self._start.update(result):
             self._begin_at(small)
         return None, None
+
+    def _two_views(self, result: FlowResult) -> np.ndarray | None:
+        """The pose T_ref_cur (4, 4) of a pair with enough parallax, the median depth being 1; gives the tracker the reference's depth."""
+        pair = result.pair
+        found = essential_from_flow(result.flow, pair.current.K, result.valid)
+        if found.status is not TwoViewStatus.OK or found.parallax <= self.config.bootstrap_parallax * pair.current.size[0]:
+            return None
+        T_ref_cur = found.T_ref_cur.copy()
+        estimate = DepthFilter(self.config).step(pair.current, [Reference(result, T_ref_cur)])
+        if estimate is None:
+            return None
+        T_ref_cur[:3, 3] *= np.median(estimate.value)
+        first = DepthFilter(self.config).step(pair.reference, [Reference(reverse(result), np.linalg.inv(T_ref_cur))])
+        if first is None:
+            return None
+        self._tracker.set_depth(pair.reference.stamp, _depth_map(first))
+        return T_ref_cur
 
     def _begin_at(self, small: CameraFrame) -> None:
         self._tracker.reset(self._published)

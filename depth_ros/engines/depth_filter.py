@@ -21,24 +21,31 @@ from depth_ros.geometry import two_view
 from depth_ros.settings import setting
 
 _TINY = 1e-9
-_LOOSE = 0.5            # relative standard deviation from which a pixel says nothing
+_NEAR_FAR = 0.1, 10.0   # inverse depths are kept within these multiples of their median
+_BELIEVABLE = 1e-4, 1e4 # medians of inverse depth, whatever the unit: wild flow must not overflow
+_EDGE_REACH = 7         # [px] from which a pixel takes another depth: about what a DIS patch smears
+_EDGE_WINDOW = 5        # [px] over which photometric differences are averaged
+_EDGE_CAP = 0.15        # grey difference that counts as no agreement at all
+_EDGE_MARGIN, _EDGE_NOISE = 0.03, 0.003     # share of the difference, and difference, by which another depth must be better
+_EDGE_STEP = 1.1        # ratio of depths that makes an edge
+_EDGE_TRUST = 0.3       # of the information, kept by a pixel that changed its depth
 
 
 @dataclass(frozen=True)
 class DepthFilterConfig:
     """Noise of the filter. Inverse depths are judged relative to their median, so that the scale may be free."""
 
-    filter_flow_noise: float = setting(0.5, 'standard deviation of good flow in triangulation', 'px', 0.01, 10.0)
-    filter_doubt: float = setting(1.7, 'how many times its forward-backward error and epipolar distance add to the noise of flow', '', 0.0, 100.0)
+    filter_flow_noise: float = setting(0.2, 'standard deviation of good flow in triangulation', 'px', 0.01, 10.0)
+    filter_doubt: float = setting(3.0, 'how many times its forward-backward error and epipolar distance add to the noise of flow', '', 0.0, 100.0)
     filter_max_inconsistency: float = setting(5.0, 'forward-backward error from which flow is not triangulated', 'px', 0.1, 50.0)
     filter_gate: float = setting(1.7, 'standard deviations of disagreement that halve the weight of a measurement', '', 0.1, 100.0)
     filter_forgetting: float = setting(0.05, 'standard deviation that the estimate gains in a frame that moves the image, as a share of the median inverse depth',
                                        '', 0.0, 10.0)
-    filter_radius: int = setting(15, 'radius of the smoothing window', 'px', 1, 200)
+    filter_radius: int = setting(10, 'radius of the smoothing window', 'px', 1, 200)
     filter_edge: float = setting(0.055, 'grey deviation, in [0, 1], that smoothing respects as an edge', '', 0.001, 1.0)
     filter_smoothness: float = setting(0.13, 'standard deviation of depth about its smooth fit, as a share of the median inverse depth; smaller is smoother',
                                        '', 0.001, 10.0)
-    filter_confident: float = setting(0.1, 'relative standard deviation at which confidence is a half', '', 0.001, 1.0)
+    filter_confident: float = setting(0.15, 'relative standard deviation at which confidence is a half', '', 0.001, 1.0)
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,12 @@ class DepthFilter:
 
         `references` are triangulated; `carried` is what `carry` made of the last estimate (None: begin anew).
         """
-        measured = self._measure(references, frame.K)
-        fused = self._fuse(measured, carried)
-        self.estimate = None if fused is None else self._smooth(fused, frame.image)
+        moved = [r for r in references if np.linalg.norm(r.T_ref_cur[:3, 3]) > _TINY]
+        fused = self._fuse(self._measure(moved, frame.K), carried)
+        if fused is None:
+            self.estimate = None
+        else:   # twice: smoothing wants true edges, and blurs them
+            self.estimate = sharpen(self._smooth(sharpen(fused, frame, moved), frame.image), frame, moved)
         return self.estimate
 
     def carry(self, previous: Reference, K: np.ndarray) -> InverseDepth | None:
@@ -107,9 +117,8 @@ class DepthFilter:
         forgetting = (moved * self.config.filter_forgetting * _median(value, information)) ** 2
         return InverseDepth(value, (information / (1 + forgetting * information)).astype(np.float32))
 
-    def _measure(self, references: Sequence[Reference], K: np.ndarray) -> InverseDepth | None:
+    def _measure(self, moved: Sequence[Reference], K: np.ndarray) -> InverseDepth | None:
         """Triangulate every reference and fuse the results; where they contradict each other all lose weight."""
-        moved = [r for r in references if np.linalg.norm(r.T_ref_cur[:3, 3]) > _TINY]
         if not moved:
             return None
         value, parallax, epipolar = _triangulate(moved, K)
@@ -139,7 +148,7 @@ class DepthFilter:
 
     def _smooth(self, estimate: InverseDepth, image: np.ndarray) -> InverseDepth:
         """Draw each pixel towards a fit that is affine in the image's grey within a window, the more the less is known of it."""
-        guide = grey(image).astype(np.float32) / 255
+        guide = _grey(image)
         value, weight = estimate.value.astype(np.float32), estimate.information.astype(np.float32)
         middle = _median(value, weight)
         pull = np.float32(1 / (self.config.filter_smoothness * middle) ** 2)
@@ -148,7 +157,41 @@ class DepthFilter:
         return InverseDepth(np.clip(value, _NEAR_FAR[0] * middle, _NEAR_FAR[1] * middle), weight)
 
 
-_NEAR_FAR = 0.1, 10.0     # inverse depths are kept within these multiples of their median
+
+def sharpen(estimate: InverseDepth, frame: CameraFrame, references: Sequence[Reference]) -> InverseDepth:
+    """Give a pixel the farthest or nearest inverse depth around it instead of its own where the reference images agree clearly better with that.
+
+    The patches of flow carry a near surface's motion beyond its edge; the true depth of such pixels stands a few pixels away.
+    """
+    if not references:
+        return estimate
+    own = estimate.value.astype(np.float32)
+    around = np.ones((2 * _EDGE_REACH + 1,) * 2, np.uint8)
+    candidates = own, cv2.erode(own, around), cv2.dilate(own, around)
+    costs = _photometric_costs(candidates, frame, references[:2])
+    value, best = own, (1 - _EDGE_MARGIN) * costs[0] - _EDGE_NOISE
+    for candidate, cost in zip(candidates[1:], costs[1:]):
+        better = (cost < best) & (np.maximum(candidate, own) > _EDGE_STEP * np.minimum(candidate, own))
+        value, best = np.where(better, candidate, value), np.where(better, cost, best)
+    return InverseDepth(value, np.where(value == own, estimate.information, _EDGE_TRUST * estimate.information).astype(np.float32))
+
+
+def _photometric_costs(candidates: Sequence[np.ndarray], frame: CameraFrame, references: Sequence[Reference]) -> list[np.ndarray]:
+    """Grey difference (H, W), in [0, 1], that each inverse depth (H, W) leaves between a frame and its references, capped, mean over a window."""
+    pixels = pixel_grid(*frame.size)
+    guide = _grey(frame.image)
+    costs = [np.zeros_like(guide) for _ in candidates]
+    for reference in references:
+        image = _grey(reference.flow.pair.reference.image)
+        turn = (frame.K @ reference.T_ref_cur[:3, :3] @ np.linalg.inv(frame.K)).astype(np.float32)
+        shift = (frame.K @ reference.T_ref_cur[:3, 3]).astype(np.float32)
+        at_infinity = [row[0] * pixels[..., 0] + row[1] * pixels[..., 1] + row[2] for row in turn]
+        for candidate, cost in zip(candidates, costs):
+            x, y, z = (a + b * candidate for a, b in zip(at_infinity, shift))
+            scale = 1 / np.maximum(z, np.float32(1e-3))
+            seen = cv2.remap(image, x * scale, y * scale, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            cost += np.minimum(np.abs(seen - guide), np.float32(_EDGE_CAP)) / np.float32(len(references))
+    return [cv2.boxFilter(cost, -1, (_EDGE_WINDOW,) * 2) for cost in costs]
 
 
 def weighted_guided_filter(x: np.ndarray, weight: np.ndarray, guide: np.ndarray, radius: int, edge: float) -> np.ndarray:
@@ -161,6 +204,11 @@ def weighted_guided_filter(x: np.ndarray, weight: np.ndarray, guide: np.ndarray,
     slope = (box(weight * guide * x) / total - mean_guide * mean_x) / (variance + np.float32(edge * edge))
     offset = mean_x - slope * mean_guide
     return (box(total * slope) * guide + box(total * offset)) / box(total)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """(H, W) float32 in [0, 1]."""
+    return grey(image).astype(np.float32) / np.float32(255)
 
 
 def _triangulate(references: Sequence[Reference], K: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -178,7 +226,7 @@ def _median(value: np.ndarray, information: np.ndarray) -> np.float32:
     known = information > 0
     if not known.any():
         return np.float32(1)
-    return np.median(value[known & (information >= np.median(information[known]))])
+    return np.float32(np.clip(np.median(value[known & (information >= np.median(information[known]))]), *_BELIEVABLE))
 
 
 def _bounded(value: np.ndarray, information: np.ndarray) -> np.ndarray:
