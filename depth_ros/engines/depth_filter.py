@@ -16,7 +16,7 @@ import torch
 
 from depth_ros import settings
 from depth_ros.engines.flow import grey, pixel_grid
-from depth_ros.frames import CameraFrame, FlowResult
+from depth_ros.frames import CameraFrame, FlowResult, resize_intrinsics
 from depth_ros.geometry import two_view
 from depth_ros.settings import setting
 
@@ -212,12 +212,20 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _triangulate(references: Sequence[Reference], K: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inverse depth [1/m], parallax [px m] and epipolar distance [px] of each reference, (V, H, W)."""
-    flow = torch.from_numpy(np.stack([r.flow.flow for r in references]))
+    """Inverse depth [1/m], parallax [px m] and epipolar distance [px] of each reference, (V, H, W).
+
+    Worked out at half size: the flow is that of patches and no finer, and it takes a quarter of the time.
+    """
+    height, width = references[0].flow.flow.shape[:2]
+    small = width // 2, height // 2
+    x, y = small[0] / width, small[1] / height
+    shrink = np.array([x, y], np.float32)
+    flow = torch.from_numpy(np.stack([cv2.resize(r.flow.flow, small, interpolation=cv2.INTER_AREA) * shrink for r in references]))
     T = torch.from_numpy(np.stack([r.T_ref_cur for r in references])).to(flow)
     with torch.inference_mode():
-        found = two_view.triangulate_inverse_depth(flow, torch.from_numpy(K).to(flow), T)
-        return found.inverse_depth.numpy(), found.parallax.numpy(), found.epipolar.numpy()
+        found = two_view.triangulate_inverse_depth(flow, torch.from_numpy(resize_intrinsics(K, x, y)).to(flow), T)
+    parts = found.inverse_depth, found.parallax / y, found.epipolar / y
+    return tuple(np.stack([cv2.resize(a, (width, height)) for a in part.numpy()]) for part in parts)
 
 
 def _median(value: np.ndarray, information: np.ndarray) -> np.float32:
