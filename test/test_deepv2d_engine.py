@@ -235,5 +235,5 @@ def test_memory_is_bounded(beginning):
     held = []
     for lap in range(4):
         run(engine, [replace(f, stamp=f.stamp + lap * COUNT * STEP) for f in small], truth)
-        held.append(len(engine._views))
+        held.append(len(engine._sweeper.views))
     assert held[-1] == held[1] <= 40

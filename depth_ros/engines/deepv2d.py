@@ -7,12 +7,10 @@ until range hits tell the metre.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from depth_ros import settings
 from depth_ros.engines.alignment import align, pair_matches
@@ -22,24 +20,22 @@ from depth_ros.engines.keyframes import DepthMap, View
 from depth_ros.engines.pairing import Pairing, PairingConfig, displacement
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig, ScaledPath
+from depth_ros.engines.sweep import Sweeper, SweepSettings
 from depth_ros.engines.threads import single_threaded
 from depth_ros.engines.tracker import UNKNOWN, Tracker, TrackerConfig, level_start
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, TrackResult, TrackStatus
-from depth_ros.geometry import plane_sweep
 from depth_ros.geometry.gauss_newton import SolveStatus
 from depth_ros.geometry.two_view import TwoViewStatus, essential_from_flow
 from depth_ros.settings import setting
 
 log = logging.getLogger(__name__)
 
-_VIEWS = 40                     # past frames that a sweep chooses its references from
-_SWEPT = 0.22, 5.5              # multiples of the median inverse depth that a sweep covers
 _TRACKED_SIGMA = 0.4            # relative standard deviation up to which depth is tracked against
 _CARRIED_TRUST = 5.0            # measured on kitchen: less lets the scale drift, more lets noise into the poses
 
 
 @dataclass(frozen=True)
-class DeepV2DConfig(TrackerConfig, DepthFilterConfig, MetricScaleConfig):
+class DeepV2DConfig(TrackerConfig, DepthFilterConfig, MetricScaleConfig, SweepSettings):
     """What moves, what measures, at which size."""
 
     motion: str = setting('flow', 'where motion comes from: dense alignment on optical flow', choices=('flow',))
@@ -48,9 +44,6 @@ class DeepV2DConfig(TrackerConfig, DepthFilterConfig, MetricScaleConfig):
     width: int = setting(320, 'image width that tracking and depth work at', 'px', 64, 1920)
     height: int = setting(240, 'image height that tracking and depth work at', 'px', 48, 1200)
     bootstrap_parallax: float = setting(0.02, 'median parallax that starts tracking without a depth sensor, as a share of the width', '', 0.003, 0.2)
-    sweep_every: int = setting(10, 'frames from one plane sweep to the next', '', 1, 1000)
-    sweep_planes: int = setting(64, 'planes of a sweep', '', 8, 512)
-    sweep_width: int = setting(160, 'image width that sweeps work at; 320 halves the error at depth edges and takes four times as long', 'px', 64, 1920)
 
 
 class EngineResult(NamedTuple):
@@ -71,6 +64,7 @@ class DeepV2DEngine:
         self._flow = FlowEngine()
         self._tracker = Tracker(config, self._flow)
         self._filter = DepthFilter(config)
+        self._sweeper = Sweeper(config)
         self._scale = MetricScale(config)
         self._path = ScaledPath()
         self._start = Pairing(PairingConfig(displacement=0.2, overlap=0.4, max_age=3.0))
@@ -81,13 +75,13 @@ class DeepV2DEngine:
         pose = self._published.copy() if keep_pose else level_start()
         self._started = False
         self._previous: tuple[CameraFrame, np.ndarray] | None = None
-        self._views: deque[tuple[CameraFrame, np.ndarray]] = deque(maxlen=_VIEWS)
         self._published = pose                      # in the frame and unit that results have
         self._camera: tuple[int, tuple[int, int], np.ndarray] | None = None     # stamp, size and K of the last frame
         self._source: str | None = None             # of depth, told by the first frame if it is `auto`
         self._count = 0
         self._tracker.reset(pose)
         self._filter.reset()
+        self._sweeper.reset()
         self._scale.reset()
         self._path.reset()
         self._start.reset()
@@ -208,7 +202,7 @@ class DeepV2DEngine:
         if carried is not None and not given:
             T_odom_cam = self._refine(View(small, T_odom_cam, _depth_map(carried, _CARRIED_TRUST)), pairs)
         self._previous = small, T_odom_cam
-        self._views.append((small, T_odom_cam))
+        self._sweeper.remember(small, T_odom_cam)
         references = [Reference(flow, np.linalg.inv(view.T_odom_cam) @ T_odom_cam) for flow, view in pairs]
         return T_odom_cam, self._filter.step(small, references, carried)
 
@@ -252,22 +246,7 @@ class DeepV2DEngine:
             return DepthResult(small, estimate.depth, everywhere, self._confidence(estimate), Scale.FREE)
         if (self._count - 1) % self.config.sweep_every:
             return None
-        return self._sweep(small, float(np.median(estimate.value)))
-
-    def _sweep(self, small: CameraFrame, middle: float) -> DepthResult | None:
-        """Sweep planes about the inverse depth `middle` [1/m]."""
-        T_odom_cam = self._views[-1][1]
-        past = list(self._views)[:-1]
-        if not past:
-            return None
-        T_ref_cur = torch.from_numpy(np.stack([np.linalg.inv(T) @ T_odom_cam for _, T in past])).float()
-        chosen = plane_sweep.choose_views(T_ref_cur, 1 / middle)
-        size = self.config.sweep_width, round(self.config.sweep_width * small.size[1] / small.size[0])
-        small = small.resized(*size)
-        images = torch.stack([_tensor(past[i][0].resized(*size).image) for i in chosen])
-        config = plane_sweep.SweepConfig(planes=self.config.sweep_planes, min_inverse_depth=_SWEPT[0] * middle, max_inverse_depth=_SWEPT[1] * middle)
-        found = plane_sweep.sweep(_tensor(small.image), images, torch.from_numpy(small.K).float(), T_ref_cur[chosen], config)
-        return DepthResult(small, (1 / found.inverse_depth).numpy(), np.ones(found.valid.shape, bool), found.confidence.numpy(), Scale.FREE)
+        return self._sweeper.step(float(np.median(estimate.value)))
 
 
 def unusable(frame: CameraFrame) -> str:
@@ -296,8 +275,3 @@ def _scaled(covariance: np.ndarray, factor: float) -> np.ndarray:
     """Covariance (6, 6) of (translation, rotation) when lengths are multiplied by `factor`."""
     unit = np.diag([factor] * 3 + [1.0] * 3)
     return unit @ covariance @ unit
-
-
-def _tensor(image: np.ndarray) -> torch.Tensor:
-    """(3, H, W) float in [0, 1] of (H, W, 3) uint8."""
-    return torch.from_numpy(image).movedim(-1, 0).float() / 255
