@@ -158,7 +158,8 @@ class _System:
         alike = max(1.0, (CORRELATION / self.config.grid_stride) ** 2)
         variance = alike * float(self.squared_error / self.evidence.clamp(min=1))
         covariance = variance * np.linalg.inv(H.numpy() + DAMPING.absolute * np.eye(6))
-        T_odom_cam = se3.inverse(T_cam_odom).numpy()
+        # Poses are chained from frame to frame: without this, rounding makes them rotations less and less.
+        T_odom_cam = se3.inverse(se3.from_quaternion(se3.to_quaternion(T_cam_odom), T_cam_odom[:3, 3])).numpy()
         finite = np.isfinite(T_odom_cam).all() and np.isfinite(covariance).all()
         agreement = float(counts.sum() / consistent.sum().clamp(min=1))
         return Alignment(T_odom_cam, covariance, float(ratio), int(counts.max()), agreement, status if finite else SolveStatus.SINGULAR)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from depth_ros import settings
 from depth_ros.engines.alignment import Alignment, AlignmentConfig, align, pair_matches
@@ -19,6 +20,7 @@ from depth_ros.engines.keyframes import DepthMap, Keyframes, View
 from depth_ros.engines.pairing import PairingConfig, is_spent
 from depth_ros.engines.relocaliser import Found, Relocaliser, expected_flow
 from depth_ros.frames import CameraFrame, FlowResult, ImagePair, Scale, TrackResult, TrackStatus
+from depth_ros.geometry import se3
 from depth_ros.geometry.gauss_newton import SolveStatus
 from depth_ros.settings import setting
 
@@ -74,8 +76,7 @@ class Tracker:
         self.keyframes.clear()
         self.flows = ()
         self._T_odom_cam = level_start() if T_odom_cam is None else np.array(T_odom_cam, dtype=np.float64)
-        self._velocity: np.ndarray | None = None    # T_before_now of the last two frames
-        self._interval = 0.0                        # [s] between them
+        self._velocity: np.ndarray | None = None    # (6,) twist [m/s, rad/s] along the camera's axes
         self._status = TrackStatus.INITIALISING
         self._tracked_any = False
 
@@ -174,8 +175,12 @@ class Tracker:
         elapsed = self._elapsed(view)
         if self._velocity is None or self._status is not TrackStatus.OK or elapsed > self.config.max_gap:
             return self._T_odom_cam
-        # repeated as often as its interval fits: frames are dropped whole
-        return self._T_odom_cam @ np.linalg.matrix_power(self._velocity, max(1, round(elapsed / self._interval)))
+        return self._T_odom_cam @ se3.exp(torch.from_numpy(elapsed * self._velocity)).numpy()
+
+    def _velocity_to(self, view: View) -> np.ndarray:
+        """Twist (6,) [m/s, rad/s] of the motion from the last frame."""
+        T_last_view = np.linalg.inv(self.keyframes.last.T_odom_cam) @ view.T_odom_cam
+        return se3.log(torch.from_numpy(T_last_view)).numpy() / self._elapsed(view)
 
     def _elapsed(self, view: View) -> float:
         return 1e-9 * (view.stamp - self.keyframes.last.stamp)
@@ -201,9 +206,7 @@ class Tracker:
 
     def _accept(self, view: View, covariance: np.ndarray, inlier_ratio: float) -> TrackResult:
         """Take a pose as the current one, and the view as a keyframe if the newest is spent."""
-        last = self.keyframes.last
-        self._velocity = np.linalg.inv(last.T_odom_cam) @ view.T_odom_cam if self._status is TrackStatus.OK else None
-        self._interval = self._elapsed(view)
+        self._velocity = self._velocity_to(view) if self._status is TrackStatus.OK else None
         self._T_odom_cam, self._status, self._tracked_any = view.T_odom_cam, TrackStatus.OK, True
         self.keyframes.remember(view)
         if self.flows and is_spent(self.flows[0], self._pairing):      # the pairing judges alike: its next reference is this frame
