@@ -1,0 +1,80 @@
+"""Augmentation of image pairs that keeps flow, depth, intrinsics and motion true to each other.
+
+Global-Local is trained with pairs mirrored on the x axis and turned by 180 degrees, each with probability one half. Mirroring reflects the scene, too: a point
+(x, y, z) becomes (-x, y, z), and so M T M with M = diag(-1, 1, 1, 1) is the motion between the mirrored cameras. Turning does so with y as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from depth_ros.geometry import pinhole
+from depth_ros.geometry.warp import sample
+from depth_ros.learning.pairs import PairBatch
+
+PROBABILITY = 0.5
+_ALL = 1 - 1e-4      # a mask interpolated to more than this was true all around
+
+
+def draw_flips(generator: torch.Generator) -> tuple[bool, bool]:
+    """Whether to reverse (columns, rows) of a pair, so that it is mirrored on the x axis and turned by 180 degrees with probability one half each."""
+    mirrored, turned = (torch.rand(2, generator=generator) < PROBABILITY).tolist()
+    return mirrored != turned, turned
+
+
+def draw_zoom(variation: float, generator: torch.Generator) -> Tensor:
+    """Factors (2,) on a pair's focal lengths within +-variation of a common one, which is so large that every window lies inside its image."""
+    return (1 + variation * (2 * torch.rand(2, generator=generator) - 1)) / (1 - variation)
+
+
+def flip(batch: PairBatch, x: Tensor, y: Tensor) -> PairBatch:
+    """The pairs with columns reversed where x (B,) and rows where y (B,) bool hold, and all that belongs to it."""
+    height, width = batch.image1.shape[-2:]
+
+    def turned(values: Tensor) -> Tensor:
+        values = torch.where(x[:, None, None, None], values.flip(-1), values)
+        return torch.where(y[:, None, None, None], values.flip(-2), values)
+
+    sign = torch.stack([1.0 - 2.0 * x, 1.0 - 2.0 * y], 1).to(batch.K.dtype)          # (B, 2) of x and y
+    reflection = torch.cat([sign, torch.ones_like(sign)], 1)                         # (B, 4): the diagonal of M
+    last = sign.new_tensor([width - 1.0, height - 1.0])
+    K = batch.K.clone()
+    K[:, :2, 2] = torch.where(sign < 0, last - K[:, :2, 2], K[:, :2, 2])
+    changed = {'K': K, 'T_2_1': reflection[:, :, None] * batch.T_2_1 * reflection[:, None, :]}
+    for name, values in _images(batch).items():
+        changed[name] = turned(values) * sign[:, :, None, None] if _is_flow(name) else turned(values)
+    return dataclasses.replace(batch, **changed)
+
+
+def zoom(batch: PairBatch, factors: Tensor) -> PairBatch:
+    """The pairs as cameras with focal lengths factors (B, 2) >= 1 times theirs in x and y would see them: a window around the centre, magnified.
+
+    Everything is interpolated linearly; a pixel is valid where all that it is made of was.
+    """
+    if not (factors >= 1).all():
+        raise ValueError(f'zoom: expected factors of at least 1, got {factors.min().item():.3f}: there is nothing outside the image')
+    height, width = batch.image1.shape[-2:]
+    centre = factors.new_tensor([(width - 1) / 2, (height - 1) / 2])
+    pixels = centre + (pinhole.pixel_grid(height, width, like=batch.image1) - centre) / factors[:, None, None, :]
+    K = batch.K.clone()
+    K[:, 0] *= factors[:, :1]
+    K[:, 1] *= factors[:, 1:]
+    K[:, :2, 2] += centre * (1 - factors)
+    changed = {'K': K}
+    for name, values in _images(batch).items():
+        seen, _ = sample(values.to(batch.image1.dtype), pixels)
+        changed[name] = seen > _ALL if values.dtype is torch.bool else seen * factors[:, :, None, None] if _is_flow(name) else seen
+    return dataclasses.replace(batch, **changed)
+
+
+def _images(batch: PairBatch) -> dict[str, Tensor]:
+    """The fields of the batch that are images (B, C, H, W)."""
+    fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    return {name: values for name, values in fields.items() if isinstance(values, Tensor) and values.ndim == 4}
+
+
+def _is_flow(name: str) -> bool:
+    return name.endswith('flow')

@@ -1,0 +1,65 @@
+"""Losses, once for every network: inverse depth against range, smoothness, and photometric reprojection.
+
+Depth from an image pair learned from as little as one range reading an image (Global-Local): inverse depth is compared where it is known, and elsewhere kept
+smooth except at edges of the image; each term is the mean over the points that it uses. The photometric loss follows C. Godard et al.,
+"Unsupervised monocular depth estimation with left-right consistency", CVPR 2017, eq. 2, with SSIM over 3 x 3 boxes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from depth_ros.geometry.warp import induced_flow, warp_by_flow
+
+SSIM_SHARE = 0.85                           # of SSIM in the photometric loss; the rest is L1
+_SSIM_STABLE = 0.01 ** 2, 0.03 ** 2         # Wang et al., "Image quality assessment", 2004: for intensities in [0, 1]
+_MIN_INVERSE_DEPTH = 1e-3                   # [1/baseline] nearer to zero than this a point is as good as at infinity
+
+
+def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
+    """Mean of x where valid (same shape, bool); 0, still differentiable, when nothing is."""
+    return torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def inverse_depth_l1(z: Tensor, z_true: Tensor, supervised: Tensor) -> Tensor:
+    """Mean |z - z_true| of inverse depths (B, 1, H, W) [1/baseline] over the pixels of the mask; z_true may be anything elsewhere."""
+    known = torch.where(supervised, z_true, z.detach())     # a NaN left in would reach the gradient even through the mask
+    return masked_mean((z - known).abs(), supervised)
+
+
+def edge_aware_smoothness(z: Tensor, image: Tensor) -> Tensor:
+    """Mean |dx z| exp(-|dx I|) + mean |dy z| exp(-|dy I|) of z (B, 1, H, W) under image (B, 3, H, W) in [0, 1]; |d I| is the mean over colours."""
+    return sum((dz * torch.exp(-di.mean(1, keepdim=True))).mean() for dz, di in zip(_differences(z), _differences(image)))
+
+
+def global_local_loss(z: Tensor, z_true: Tensor, supervised: Tensor, image: Tensor, l1_weight: float = 5.0, smooth_weight: float = 2.0) -> Tensor:
+    """The loss that Global-Local is trained with: both terms above, weighted."""
+    return l1_weight * inverse_depth_l1(z, z_true, supervised) + smooth_weight * edge_aware_smoothness(z, image)
+
+
+def structural_dissimilarity(a: Tensor, b: Tensor) -> Tensor:
+    """(1 - SSIM) / 2 in [0, 1] of images (B, C, H, W) in [0, 1], over 3 x 3 boxes, same size."""
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode='reflect'), 3, 1)
+
+    mean_a, mean_b = mean(a), mean(b)
+    variance_a, variance_b = mean(a * a) - mean_a ** 2, mean(b * b) - mean_b ** 2
+    covariance = mean(a * b) - mean_a * mean_b
+    c1, c2 = _SSIM_STABLE
+    ssim = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((mean_a ** 2 + mean_b ** 2 + c1) * (variance_a + variance_b + c2))
+    return ((1 - ssim) / 2).clamp(0, 1)
+
+
+def photometric(image1: Tensor, image2: Tensor, z: Tensor, K: Tensor, T_2_1: Tensor) -> Tensor:
+    """Mean difference of image1 (B, 3, H, W) and image2 brought onto it by z (B, 1, H, W) [1/baseline], K (B, 3, 3), T_2_1 (B, 4, 4), where seen by both."""
+    flow, in_front = induced_flow(1.0 / z[:, 0].clamp(min=_MIN_INVERSE_DEPTH), K, T_2_1)
+    warped, inside = warp_by_flow(image2, flow)
+    difference = SSIM_SHARE * structural_dissimilarity(image1, warped) + (1 - SSIM_SHARE) * (image1 - warped).abs()
+    return masked_mean(difference.mean(1), in_front & inside)
+
+
+def _differences(x: Tensor) -> tuple[Tensor, Tensor]:
+    """|x - its left neighbour| (..., H, W - 1) and |x - its upper neighbour| (..., H - 1, W)."""
+    return x.diff(dim=-1).abs(), x.diff(dim=-2).abs()
