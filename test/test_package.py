@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KEYS = {"cv2": "python3-opencv", "yaml": "python3-yaml", "pytest": "python3-pytest", "tf2_ros": "tf2_ros_py"} | {
     name: f"python3-{name}" for name in ("numpy", "scipy", "matplotlib", "tqdm")
 }
-PIP_ONLY = {"torch", "safetensors", "rosbags", "evo"}      # no rosdep key installs them everywhere
+PIP_ONLY = {"torch", "safetensors", "onnx", "onnxruntime", "rosbags", "evo"}      # no rosdep key installs them everywhere
 PROVIDED = {"depth_ros"} | {path.stem for path in (ROOT / "test").glob("*.py")} | set(sys.stdlib_module_names)
 
 
