@@ -1,5 +1,5 @@
 """Describe and run a set of processes (the part of ROS 2's `launch` that depth_ros uses)."""
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from . import actions, conditions, event_handlers, events, launch_description_sources, logging, substitutions, utilities
 from .action import Action

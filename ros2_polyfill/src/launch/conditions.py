@@ -1,7 +1,7 @@
 """Conditions on expressions."""
 from __future__ import annotations
 
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from .condition import Condition
 from .launch_context import LaunchContext

@@ -1,5 +1,5 @@
 """Tests that run beside a launch (the part of ROS 2's `launch_pytest` that depth_ros uses)."""
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from . import actions, tools
 from .fixture import fixture

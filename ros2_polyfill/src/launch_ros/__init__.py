@@ -1,5 +1,5 @@
 """Launch ROS nodes (the part of ROS 2's `launch_ros` that depth_ros uses)."""
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from . import actions, descriptions, parameter_descriptions, substitutions
 

@@ -8,7 +8,7 @@ from typing import Any, List
 import yaml
 from launch import LaunchContext, SomeSubstitutionsType, Substitution
 from launch.utilities import normalize_to_list_of_substitutions, perform_substitutions
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 __all__ = ["Parameter", "ParameterFile", "ParameterValue"]
 __getattr__ = unprovided(__name__)

@@ -2,7 +2,7 @@
 from message_filters.cache import Cache
 from message_filters.simple_filter import SimpleFilter, Subscriber
 from message_filters.synchronizers import ApproximateTimeSynchronizer, TimeSynchronizer
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 __all__ = ['ApproximateTimeSynchronizer', 'Cache', 'SimpleFilter', 'Subscriber', 'TimeSynchronizer']
 __getattr__ = unprovided(__name__)

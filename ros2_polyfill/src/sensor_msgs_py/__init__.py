@@ -1,4 +1,4 @@
 """sensor_msgs_py without a full ROS 2: its module point_cloud2."""
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 __getattr__ = unprovided(__name__)

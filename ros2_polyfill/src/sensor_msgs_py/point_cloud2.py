@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured, unstructured_to_structured
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 

@@ -1,5 +1,5 @@
 """tf2_ros without a full ROS 2: a transform buffer, its listener and the two broadcasters."""
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 from tf2_ros.buffer import Buffer
 from tf2_ros.exceptions import (ConnectivityException, ExtrapolationException, InvalidArgumentException, LookupException,
                                 TimeoutException, TransformException)

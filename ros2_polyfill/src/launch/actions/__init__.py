@@ -1,5 +1,5 @@
 """What a launch can do."""
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from .arguments import DeclareLaunchArgument
 from .basic import EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown, ShutdownAction, TimerAction, UnregisterEventHandler

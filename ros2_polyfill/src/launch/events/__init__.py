@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable
 
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from ..event import Event
 from . import process

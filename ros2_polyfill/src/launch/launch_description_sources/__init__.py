@@ -5,7 +5,7 @@ import importlib.machinery
 import importlib.util
 from types import ModuleType
 
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from ..launch_description import LaunchDescription
 from ..launch_description_source import LaunchDescriptionSource

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 __all__ = ["get_logger", "get_output_loggers", "launch_config"]
 __getattr__ = unprovided(__name__)

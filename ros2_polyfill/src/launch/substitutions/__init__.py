@@ -7,7 +7,7 @@ import os
 import shutil
 from typing import Any, Callable, Iterable
 
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from ..launch_context import LaunchContext
 from ..some_substitutions_type import SomeSubstitutionsType

@@ -5,7 +5,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterable
 
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from ..substitution import Substitution
 

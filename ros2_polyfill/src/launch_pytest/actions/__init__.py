@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from launch import Action, LaunchContext
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 __all__ = ["ReadyToTest"]
 __getattr__ = unprovided(__name__)

@@ -1,5 +1,5 @@
 """Helpers for tests."""
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from . import process
 

@@ -12,7 +12,7 @@ from typing import Any, Callable
 from launch import BaseEventHandler, LaunchContext
 from launch.actions import ExecuteProcess
 from launch.events.process import ProcessExited, ProcessIO, ProcessStarted
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 __all__ = [f"{verb}{suffix}" for suffix in ("", "_sync") for verb in (
     "assert_output", "assert_stderr", "wait_for_exit", "wait_for_output", "wait_for_start", "wait_for_stderr")]

@@ -1,5 +1,5 @@
 """Nodes, and what is set for the nodes that follow."""
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from .node import Node
 from .scope import PushROSNamespace, PushRosNamespace, SetParameter, SetParametersFromFile, SetRemap, SetUseSimTime

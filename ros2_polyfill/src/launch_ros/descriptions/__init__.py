@@ -1,5 +1,5 @@
 """Descriptions of parameters, under their second name."""
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from ..parameter_descriptions import Parameter, ParameterFile, ParameterValue
 

@@ -7,7 +7,7 @@ from ament_index_python import get_package_prefix
 from launch import LaunchContext, SomeSubstitutionsType, Substitution
 from launch.substitutions import SubstitutionFailure
 from launch.utilities import normalize_to_list_of_substitutions, perform_substitutions
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 __all__ = ["ExecutableInPackage", "FindPackage", "FindPackagePrefix", "FindPackageShare"]
 __getattr__ = unprovided(__name__)

@@ -6,7 +6,7 @@ from typing import Any, Iterable, Mapping
 
 from launch import LaunchContext, Substitution
 from launch.utilities import normalize_to_list_of_substitutions, perform_substitutions
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from ..parameter_descriptions import Parameter, ParameterFile, ParameterValue, check_uniform, load_scalar_or_list
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Callable
 
-from ros2_polyfill import unprovided
+from polyfill_names import unprovided
 
 from ...event import Event
 

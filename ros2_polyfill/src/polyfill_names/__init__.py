@@ -1,4 +1,4 @@
-"""What the packages of this distribution share: the answer to names they do not provide."""
+"""What the packages of this distribution share: the answer to names they do not provide. Not named after its folder, which pytest would take for it."""
 from __future__ import annotations
 
 import dis
