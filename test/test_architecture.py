@@ -1,4 +1,4 @@
-"""The one-way imports and the size of files that DESIGN section 2 lays down."""
+"""The one-way imports between the folders of the package, and the size of files."""
 
 from __future__ import annotations
 

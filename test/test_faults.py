@@ -1,4 +1,4 @@
-"""The fault table (DESIGN section 7) for the nodes that take images: what is refused, what is said, and that work goes on."""
+"""What goes wrong in front of the nodes that take images: what is refused, what is said, and that work goes on."""
 
 from __future__ import annotations
 
