@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Matrix = TypeVar('Matrix', np.ndarray, 'Tensor')
 
+# Turns the axes of an optical frame (x right, y down, z forward) into those of a body that looks along its x, z up (REP 103).
+R_BODY_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+R_BODY_OPTICAL.flags.writeable = False
+
 
 class Scale(enum.Enum):
     """What a length in a result means."""

@@ -19,7 +19,7 @@ from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.keyframes import DepthMap, Keyframes, View
 from depth_ros.engines.pairing import PairingConfig, is_spent
 from depth_ros.engines.relocaliser import Found, Relocaliser, expected_flow
-from depth_ros.frames import CameraFrame, FlowResult, ImagePair, Scale, TrackResult, TrackStatus
+from depth_ros.frames import R_BODY_OPTICAL, CameraFrame, FlowResult, ImagePair, Scale, TrackResult, TrackStatus
 from depth_ros.geometry import se3
 from depth_ros.geometry.gauss_newton import SolveStatus
 from depth_ros.settings import setting
@@ -48,7 +48,7 @@ class TrackerConfig(AlignmentConfig):
 def level_start() -> np.ndarray:
     """T_odom_cam (4, 4) of a level optical frame that looks along +x of a z-up odom."""
     T = np.eye(4)
-    T[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    T[:3, :3] = R_BODY_OPTICAL
     return T
 
 

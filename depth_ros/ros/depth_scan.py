@@ -7,14 +7,14 @@ import math
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from depth_ros.frames import R_BODY_OPTICAL
 from depth_ros.learning.sequences import Mount, Scan
 
 FRAME_ID = 'scan_from_depth'
 RANGE_LIMITS = 0.3, 10.0            # [m]
 INCREMENT = math.radians(0.5)
-# The laser looks along the optical axis with its beams in the plane y = 0: x forward is the camera's z, y left its -x, z up its -y.
-_R_CAM_LASER = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
-MOUNT = Mount(FRAME_ID, np.hstack([np.zeros(3), Rotation.from_matrix(_R_CAM_LASER).as_quat()]))
+# The laser looks along the optical axis with its beams in the plane y = 0.
+MOUNT = Mount(FRAME_ID, np.hstack([np.zeros(3), Rotation.from_matrix(R_BODY_OPTICAL.T).as_quat()]))
 
 
 def cut(depth: np.ndarray, K: np.ndarray, stamp: int) -> Scan:
