@@ -1,0 +1,129 @@
+"""Global-Local network: dense depth of an image from its flow to another, learned from as little as one range reading per image.
+
+After "Global-Local Network for Learning Depth with Very Sparse Supervision" (ICLR 2020 submission), section 3. A global module sees both images and
+the flow and says what it saw in six numbers, which stand for the motion and the camera; one linear layer makes filter banks of them; these, applied to
+the flow and nothing else, give the inverse depth. The paper counts 3.9 K generated weights, which is what two input channels give; with
+the coordinates, which it appends as well, there are 4320.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from depth_ros import settings
+from depth_ros.models.layers import TYPICAL, Conv, FilterGenerator, Pairs, conv_leaky, coordinates, local_network
+from depth_ros.models.pose_aware import PoseAwareLocal, geometry
+from depth_ros.settings import setting
+
+PARAMETERS = 6                  # numbers that the global module may say
+BANKS = [20, 10, 20]            # output channels of the generated filter banks
+FLOW_GAIN = 10.0                # flow in tenths of the width: usual ones are then of the order of 1, as the other inputs are
+NEAREST = 10.0                  # [1/baseline] nothing is taken to be nearer than a tenth of the baseline
+_FARTHEST = 1e-4                # [1/baseline]
+_KNEE = 0.05                    # [1/baseline] see inverse_depth_of
+
+
+@dataclass(frozen=True)
+class GlobalLocalConfig:
+    """Which of the two variants, and what the paper's ablations (table 5) take away."""
+
+    pose_aware: bool = setting(False, 'correct what flow and the tracker\'s pose triangulate, instead of going by the flow alone')
+    image_pair: bool = setting(True, 'show both images to the global module, not the flow alone')
+    coordinates: bool = setting(True, 'append X and Y channels to what the generated filters see')
+    global_module: bool = setting(True, 'make the filters from global parameters; else they are the same for every pair')
+    flow: bool = setting(True, 'work on the flow; else the global module has the images alone, and the generated filters the images instead of the flow')
+
+    def __post_init__(self) -> None:
+        settings.check(self)
+        if self.pose_aware and not self.flow:
+            raise ValueError('flow: expected True with pose_aware, which triangulates it, got False')
+        if not self.image_pair and not self.flow:
+            raise ValueError('flow: expected True without image_pair, as nothing else is left to see, got False')
+
+
+class GlobalModule(nn.Sequential):
+    """Images and flow (B, C, H, W) to the global parameters (B, 6): five convolutions, one more to six channels, mean over the image."""
+
+    def __init__(self, inputs: int) -> None:
+        widths = [inputs, 16, 32, 64, 128, 256]
+        strides = [2, 2, 2, 2, 1]
+        super().__init__(*(conv_leaky(a, b, stride=s) for a, b, s in zip(widths[:-1], widths[1:], strides)), Conv(widths[-1], PARAMETERS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Global parameters."""
+        return super().forward(x).mean((2, 3))
+
+
+class LocalModule(nn.Module):
+    """What it is given (B, C, H, W), through three generated filter banks and an ordinary convolution, to inverse depth (B, 1, H, W) [1/baseline]."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.generator = FilterGenerator(PARAMETERS, [inputs, *BANKS])
+        self.last = Conv(BANKS[-1], 1)
+        with torch.no_grad():
+            self.last.weight.mul_(0.3)              # so that all pixels start near the typical inverse depth
+            self.last.bias.fill_(math.log(math.expm1(TYPICAL / _KNEE)))
+
+    def forward(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Inverse depth; only in use, not in training, is it held below NEAREST."""
+        z = inverse_depth_of(self.last(local_network(x, self.generator(parameters))))
+        return z if self.training else z.clamp(max=NEAREST)
+
+
+def inverse_depth_of(x: Tensor) -> Tensor:
+    """Positive inverse depth [1/baseline] of a network's last channel, whatever its value.
+
+    Softplus with its knee a little below the usual inverse depths: linear for near points, where flow and inverse depth are proportional, and logarithmic for
+    far ones, so that a step of the optimiser never makes one negative and its gradient falls with the value itself, never to nothing as a clamp's would.
+    """
+    return _FARTHEST + _KNEE * F.softplus(x)
+
+
+class GlobalLocal(nn.Module):
+    """Both variants: as published, and pose-aware (see pose_aware.py)."""
+
+    def __init__(self, config: GlobalLocalConfig = GlobalLocalConfig()) -> None:
+        super().__init__()
+        self.config = config
+        seen = 6 * config.image_pair + 2 * config.flow
+        self.global_module = GlobalModule(seen) if config.global_module else None
+        extra = 2 * config.coordinates
+        self.local = PoseAwareLocal(PARAMETERS, extra) if config.pose_aware else LocalModule((2 if config.flow else 6) + extra)
+
+    def inputs(self, batch: Pairs) -> tuple[Tensor, ...]:
+        """What forward takes of a batch."""
+        pair = batch.image1, batch.image2, batch.flow
+        return (*pair, *geometry(batch.flow, batch.K, batch.T_2_1)) if self.config.pose_aware else pair
+
+    def forward(self, image1: Tensor, image2: Tensor, flow: Tensor, *triangulation: Tensor) -> Tensor:
+        """Inverse depth (B, 1, H, W) [1/baseline] of image1 (B, 3, H, W) in [0, 1] by flow (B, 2, H, W) [px] to image2; the rest as PoseAwareLocal takes it."""
+        parameters = self.global_parameters(image1, image2, flow)
+        seen = [scaled_flow(flow)] if self.config.flow else [centred(image1), centred(image2)]
+        if self.config.coordinates:
+            seen.append(coordinates(flow))
+        if self.config.pose_aware:
+            return self.local(parameters, torch.cat(seen, 1), image1, *triangulation)
+        return self.local(parameters, torch.cat(seen, 1))
+
+    def global_parameters(self, image1: Tensor, image2: Tensor, flow: Tensor) -> Tensor:
+        """g (B, 6) of the pair; zeros where the global module is left out."""
+        if self.global_module is None:
+            return flow.new_zeros(len(flow), PARAMETERS)
+        seen = [centred(image1), centred(image2)] if self.config.image_pair else []
+        return self.global_module(torch.cat([*seen, scaled_flow(flow)] if self.config.flow else seen, 1))
+
+
+def scaled_flow(flow: Tensor) -> Tensor:
+    """Flow (B, 2, H, W) [px] as a share of the width, so that the same weights serve images of any size."""
+    return flow * (FLOW_GAIN / flow.shape[-1])
+
+
+def centred(image: Tensor) -> Tensor:
+    """Image in [0, 1] brought to [-1, 1]."""
+    return 2 * image - 1

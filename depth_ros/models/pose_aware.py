@@ -1,0 +1,121 @@
+"""The local module that knows the pose: it corrects the inverse depth which flow and a tracker's motion triangulate.
+
+The paper's tables compare triangulation with the true pose against a network without it (Global-Local, appendix 6.4, table 7): the one is exact where flow
+is, the other bears its errors. This one starts at triangulation and learns where not to believe it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from depth_ros.geometry import two_view
+from depth_ros.models.layers import TYPICAL, Conv, FilterGenerator, conv_leaky, leaky, local_network, resize
+
+BANKS = [20, 10, 20]                # output channels of the generated filter banks, as in the published local module
+_STEP = 2                           # all but the result is computed at half size: flow is no finer
+_LEVELS = 5                         # means of the triangulation over 1, 2, 4, 8 and 16 pixels of half size
+_WIDTHS = (32, 48, 64, 96)          # channels at 1/2, 1/4, 1/8 and 1/16 of the size
+_LOWEST, _HIGHEST = -2.0, 3.0       # bounds of the log of triangulated over usual inverse depth
+_REACH = 4.0                        # bound of the same log in the result
+_NOMINAL_WIDTH = 256                # lengths in pixels are meant at this width, so that the same weights serve others
+_FEATURES = 7                       # channels that describe the triangulation
+
+
+@torch.no_grad()
+def geometry(flow: Tensor, K: Tensor, T_2_1: Tensor) -> tuple[Tensor, ...]:
+    """What PoseAwareLocal takes, of flow (B, 2, H, W) [px], K (B, 3, 3) [px] and T_2_1 (B, 4, 4).
+
+    Derotated flow (B, 2, H, W) [px], triangulated inverse depth [1/baseline], signed, epipolar distance [px] and parallax [px baseline], all (B, 1, H, W).
+    """
+    found = two_view.triangulate_inverse_depth(flow.permute(0, 2, 3, 1), K, T_2_1)
+    return found.derotated.permute(0, 3, 1, 2), found.inverse_depth[:, None], found.epipolar[:, None], found.parallax[:, None]
+
+
+def usual(inverse_depth: Tensor) -> Tensor:
+    """Usual positive value (B, 1, 1, 1) of inverse depth (B, 1, H, W), unmoved by a few huge ones and exactly proportional to all.
+
+    A mean of what is positive, cut again and again at three times the mean so far. Unlike a median it exports to any graph and costs no sorting.
+    """
+    positive = inverse_depth.clamp(min=0)
+    count = (positive > 0).sum((2, 3), keepdim=True).clamp(min=1)
+    mean = positive.sum((2, 3), keepdim=True) / count
+    for _ in range(5):
+        mean = torch.minimum(positive, 3 * mean).sum((2, 3), keepdim=True) / count
+    return torch.where(mean > 0, mean, TYPICAL)
+
+
+class PoseAwareLocal(nn.Module):
+    """Corrects triangulated inverse depth: log z = (1 - A) log z_tri + C with maps A and C of half size.
+
+    C is a correction plus shares of means of log z_tri over growing neighbourhoods, A is the sum of the shares. So the network may put the mean over a neighbourhood of
+    its choice in place of a pixel that lies, or move it. Its last layer starts at zero, so the whole at triangulation, and the shares have a gradient from the first step.
+    Lengths enter only as ratios to the image's usual inverse depth: scaling the baseline scales the result.
+    """
+
+    def __init__(self, parameters: int, extra: int) -> None:
+        super().__init__()
+        seen = _FEATURES + 2 + extra
+        self.generator = FilterGenerator(parameters, [seen, *BANKS])
+        self.refiner = Hourglass(BANKS[-1] + seen + _LEVELS - 1, _LEVELS + 1)
+        nn.init.zeros_(self.refiner.last.weight)
+
+    def forward(self, parameters: Tensor, seen: Tensor, image1: Tensor, derotated_flow: Tensor, triangulated: Tensor, epipolar: Tensor, parallax: Tensor) -> Tensor:
+        """Inverse depth (B, 1, H, W) [1/baseline] from the global parameters, what the published local module sees, and geometry()."""
+        scale = usual(triangulated)
+        unit = _NOMINAL_WIDTH / seen.shape[-1]
+        log_ratio = (triangulated / scale).clamp(min=1e-6).log().clamp(_LOWEST, _HIGHEST)
+        positive = (triangulated > 0).to(seen.dtype)
+        shift = parallax * scale * unit             # [px] of a usual point: what an error of the flow is to be compared with
+        epipolar = epipolar * unit
+        features = [log_ratio, positive, shift.log1p() - 2, epipolar.log1p(), image1.mean(1, keepdim=True) - 0.5, derotated_flow * (10 / seen.shape[-1]), seen]
+        half = F.avg_pool2d(torch.cat(features, 1), _STEP)
+        trust = positive * shift.square() / ((1 + shift.square()) * (1 + epipolar.square()))
+        means = _means(log_ratio, trust, half)
+        filtered = local_network(half, self.generator(parameters))
+        out = self.refiner(torch.cat([filtered, half, means[:, 1:] - means[:, :1]], 1))
+        shares = out[:, 1:]
+        change = torch.cat([shares.sum(1, keepdim=True), out[:, :1] + (shares * means).sum(1, keepdim=True)], 1)
+        away, towards = resize(change, log_ratio).split(1, 1)
+        return scale * ((1 - away) * log_ratio + towards).clamp(-_REACH, _REACH).exp()
+
+
+def _means(x: Tensor, trust: Tensor, half: Tensor) -> Tensor:
+    """Means (B, L, h, w) of x (B, 1, H, W) by its trust over 2, 4, 8, ... pixels, at the size of `half`; where nothing is trusted the mean over twice that."""
+    parts = F.avg_pool2d(torch.cat([x * trust, trust], 1), _STEP)
+    pyramid = [parts]
+    for _ in range(_LEVELS - 1):
+        pyramid.append(F.avg_pool2d(pyramid[-1], 2, ceil_mode=True))
+    coarser, means = None, []
+    for parts in reversed(pyramid):
+        total, weight = parts.split(1, 1)
+        if coarser is not None:
+            total, weight = total + 0.01 * resize(coarser, total), weight + 0.01
+        coarser = total / (weight + 1e-6)
+        means.append(resize(coarser, half))
+    return torch.cat(means[::-1], 1)
+
+
+class Hourglass(nn.Module):
+    """Encoder and decoder of (B, C, H, W) with skip connections by sums: every output pixel has seen most of the image."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = conv_leaky(inputs, _WIDTHS[0])
+        pairs = list(zip(_WIDTHS[:-1], _WIDTHS[1:]))
+        self.down = nn.ModuleList(nn.Sequential(conv_leaky(a, b, stride=2), conv_leaky(b, b)) for a, b in pairs)
+        self.narrow = nn.ModuleList(Conv(b, a, 1) for a, b in pairs)
+        self.up = nn.ModuleList(conv_leaky(a, a) for a, _ in pairs)
+        self.last = Conv(_WIDTHS[0], outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output channels at the size of x."""
+        x = self.first(x)
+        passed = []
+        for down in self.down:
+            passed.append(x)
+            x = down(x)
+        for narrow, up, skip in zip(reversed(self.narrow), reversed(self.up), reversed(passed)):
+            x = up(leaky(skip + resize(narrow(x), skip)))
+        return self.last(x)
