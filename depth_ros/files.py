@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and where made ones are kept."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def user_cache() -> Path:
+    """Where what can be made again is kept for this user."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'depth_ros'
 
 
 @contextlib.contextmanager

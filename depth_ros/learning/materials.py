@@ -74,12 +74,12 @@ class Painter:
     """Paints tiles (TILE, TILE, 3) in [0, 1] from one random generator."""
 
     def __init__(self, generator: torch.Generator) -> None:
-        self._generator = generator
-        self._y, self._x = torch.meshgrid(*[(torch.arange(TILE) + 0.5) / TILE] * 2, indexing='ij')
+        self.generator = generator
+        self.y, self.x = torch.meshgrid(*[(torch.arange(TILE) + 0.5) / TILE] * 2, indexing='ij')
 
     def random(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1)."""
-        return torch.rand(*shape, generator=self._generator)
+        return torch.rand(*shape, generator=self.generator)
 
     def noise(self, rows: int, columns: int) -> Tensor:
         """Smooth periodic noise (TILE, TILE) of unit range, with so many cells down and across (powers of two)."""
@@ -92,11 +92,11 @@ class Painter:
 
     def bricks(self, rows: int, columns: int, base: Sequence[float], joint: Sequence[float], spread: float, gap: float = 0.004, stretch: int = 1) -> Tensor:
         """Courses of bricks, planks or tiles, each of its own shade, with joints of `gap` of the tile's side; every other course moved by half."""
-        row = (self._y * rows).floor()
-        across = self._x * columns + 0.5 * (row % 2)
+        row = (self.y * rows).floor()
+        across = self.x * columns + 0.5 * (row % 2)
         column = across.floor() % columns
         shade = self.random(rows, columns)[row.long(), column.long()] - 0.5
-        edge_y = torch.minimum(self._y * rows - row, row + 1 - self._y * rows) / rows
+        edge_y = torch.minimum(self.y * rows - row, row + 1 - self.y * rows) / rows
         edge_x = torch.minimum(across - across.floor(), across.floor() + 1 - across) / columns
         grain = 0.35 * self.fractal(8, 256)
         if stretch > 1:     # wood; grain alone would leave motion along it undecided
@@ -140,6 +140,14 @@ class Painter:
             tile[rows, columns] = torch.where(inside, torch.lerp(below, self.colour(chroma).expand_as(below), contrast), below)
         return tile + 0.12 * self.fractal(16, 256)[..., None]
 
+    def marks(self, tile: Tensor, count: int, size: float, contrast: float) -> Tensor:
+        """The tile with that many rectangles of up to `size` of its side on it."""
+        for x, y, w, h in self.random(count, 4).tolist():
+            rows = (int(y * TILE) + torch.arange(int(2 + h * size * TILE)))[:, None] % TILE
+            columns = (int(x * TILE) + torch.arange(int(2 + w * size * TILE))) % TILE
+            tile[rows, columns] = torch.lerp(tile[rows, columns], self.colour(0.6), contrast)
+        return tile
+
     def marble(self, base: Sequence[float], amplitude: float) -> Tensor:
         """Patches with sharp borders over soft noise."""
         soft = self.fractal(4, 128)
@@ -171,3 +179,66 @@ def bake(seed: int) -> Textures:
     painter = Painter(torch.Generator().manual_seed(seed))
     tiles = torch.stack([paint(painter).clamp(0.02, 0.98) for _, _, paint in MATERIALS])
     return Textures(tiles, [metres for _, metres, _ in MATERIALS])
+
+
+def random_palette(seed: int, count: int) -> Textures:
+    """Tiles of as many random surfaces, about a third of them nearly plain as painted walls and cupboards are; deterministic from the seed."""
+    painter = Painter(torch.Generator().manual_seed(seed))
+    pick = torch.multinomial(torch.tensor([weight for weight, _ in _FAMILIES]), count, replacement=True, generator=painter.generator)
+    tiles = [_FAMILIES[i][1](painter) for i in pick.tolist()]
+    metres = (0.5 * 6.0 ** painter.random(count)).tolist()
+    return Textures(torch.stack(tiles).clamp(0.02, 0.98), metres)
+
+
+def _random_bricks(p: Painter) -> Tensor:
+    rows, columns, wood = 2 ** (1 + 4.5 * p.random(1)), 2 ** (1 + 3.0 * p.random(1)), p.random(1) < 0.5
+    return p.bricks(int(rows), int(columns), p.colour(0.3).tolist(), p.colour(0.2).tolist(), 0.4 * p.random(1).item(),
+                    0.001 + 0.006 * p.random(1).item(), stretch=8 if wood else 1)
+
+
+def _random_shapes(p: Painter) -> Tensor:
+    count, contrast, chroma = p.random(3).tolist()
+    return p.shapes(int(12 * 30.0 ** count), p.colour(0.4).tolist(), 0.2 + 0.8 * contrast, chroma)
+
+
+def _random_marble(p: Painter) -> Tensor:
+    return p.marble(p.colour(0.5).tolist(), 0.05 + 0.3 * p.random(1).item())
+
+
+def _random_clouds(p: Painter) -> Tensor:
+    """Noise of several scales, each in a direction of colour space of its own."""
+    first = 2 ** int(1 + 4.0 * p.random(1))
+    directions = (p.random(3, 3) - 0.5) + 0.5 * (p.random(3, 1) - 0.5)
+    return p.colour(0.4) + sum(p.fractal(max(first >> i, 2), 256)[..., None] * directions[i] for i in range(3))
+
+
+def _random_plain(p: Painter) -> Tensor:
+    """Paint: a soft change of shade, a trace of grain, a few marks."""
+    tile = p.colour(0.25) + 0.06 * p.random(1) * p.fractal(2, 8)[..., None] + 0.05 * p.random(1) * p.fractal(32, 256)[..., None]
+    return p.marks(tile, int(6.0 * p.random(1)), 0.1, 0.3)
+
+
+def _random_print(p: Painter) -> Tensor:
+    """Lines of dark words on paper, with a picture here and there."""
+    tile = (0.6 + 0.35 * p.random(1)) * torch.ones(TILE, TILE, 3) + 0.04 * p.fractal(4, 128)[..., None]
+    line = int(8 + 24 * p.random(1))
+    words = F.interpolate((p.random(1, 1, TILE // line, TILE // 4) < 0.7).float(), (TILE // line, TILE))[0, 0]
+    for row in range(TILE // line):
+        top = row * line + line // 4
+        tile[top:top + line // 2] -= 0.55 * words[row, :, None] * (p.random(1, TILE, 1) < 0.7)
+    return p.marks(tile, int(8.0 * p.random(1)), 0.25, 0.9)
+
+
+def _random_weave(p: Painter) -> Tensor:
+    """Stripes or checks, as on cloth, tiles and grilles; they repeat, which misleads matching as in life."""
+    across, down = (2 ** int(1 + 4.5 * v) for v in p.random(2).tolist())
+    wave_x, wave_y = torch.sin(2.0 * math.pi * across * p.x), torch.sin(2.0 * math.pi * down * p.y)
+    kind = p.random(1)
+    wave = wave_x if kind < 0.35 else wave_y if kind < 0.6 else wave_x * wave_y
+    wave = torch.sign(wave) if p.random(1) < 0.5 else wave
+    return p.colour(0.4) + 0.5 * (wave[..., None] * (p.random(3) - 0.5)) + 0.2 * p.random(1) * p.fractal(4, 256)[..., None]
+
+
+_FAMILIES: tuple[tuple[float, Callable[[Painter], Tensor]], ...] = (
+    (0.30, _random_plain), (0.14, _random_bricks), (0.16, _random_shapes), (0.09, _random_marble), (0.12, _random_clouds),
+    (0.07, _random_print), (0.06, _random_weave), (0.06, lambda p: p.books(int(2 + 5 * p.random(1)))))

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from depth_ros import files
+from depth_ros.frames import R_BODY_OPTICAL
 from depth_ros.geometry import se3
 from depth_ros.learning import synthetic
 from depth_ros.learning.materials import NAMES, bake
@@ -34,8 +34,6 @@ from depth_ros.learning.tum_writer import TumWriter
 _LOG = logging.getLogger(__name__)
 _FORMAT = 4             # raise it whenever what is rendered changes
 _MAX_WORKERS = 4
-# Optical axes (x right, y down, z forward) in a body that looks along its x, z up.
-_R_BODY_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
 
 @dataclass(frozen=True)
@@ -64,19 +62,19 @@ class SampleSettings:
 def sample_folder(settings: SampleSettings = SampleSettings()) -> Path:
     """The TUM folder of the sample in the user's cache, rendered now if it is not there (well under a minute, about 80 MB)."""
     key = hashlib.sha256(json.dumps([_FORMAT, asdict(settings)], sort_keys=True).encode()).hexdigest()[:12]
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'depth_ros'
+    cache = files.user_cache()
     folder = cache / f'sample-{key}'
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / '.sample.lock').open('w') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)    # of two programs that start together, the second waits for the first one's
+            # Whoever rendered these was killed: it would hold the lock. Other samples stay, for another checkout may be at them.
+            for partial in cache.glob('.sample-*'):
+                shutil.rmtree(partial, ignore_errors=True)
             if not folder.exists():
                 _LOG.info('rendering the sample sequence into %s', folder)
                 with files.whole(folder) as partial:
                     write_sample(partial, settings)
-        for outdated in cache.glob('sample-*'):
-            if outdated != folder:
-                shutil.rmtree(outdated, ignore_errors=True)
     return folder
 
 
@@ -165,7 +163,7 @@ def body_poses(settings: SampleSettings) -> np.ndarray:
 
 def _T_body_cam(settings: SampleSettings) -> np.ndarray:
     T = np.eye(4)
-    T[:3, :3] = Rotation.from_euler('ZY', [settings.camera_yaw, settings.camera_pitch], degrees=True).as_matrix() @ _R_BODY_OPTICAL
+    T[:3, :3] = Rotation.from_euler('ZY', [settings.camera_yaw, settings.camera_pitch], degrees=True).as_matrix() @ R_BODY_OPTICAL
     T[:3, 3] = 0.1, 0.0, settings.camera_height
     return T
 

@@ -1,0 +1,250 @@
+"""Pairs of views in random synthetic scenes: where the cameras are, how they move, what their sensors do to the images. Fixed seeds for each split.
+
+The motions keep the limits of Global-Local's training set (at most 14 degrees of rotation and 1 m of translation an axis) and resemble what hands and wheels
+do: rotation moves pixels a fraction of what translation does up to several times as far, some motions keep an object in view, and wheels turn about the vertical.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from depth_ros.frames import resize_intrinsics
+from depth_ros.geometry import se3
+from depth_ros.geometry.pinhole import pixel_grid, unproject
+from depth_ros.geometry.warp import induced_flow, sample
+from depth_ros.learning import synthetic
+from depth_ros.learning.furnishing import furnished_room, shapes_room
+from depth_ros.learning.materials import Textures, random_palette
+from depth_ros.learning.sequences import camera_matrix
+from depth_ros.settings import setting
+
+SPLITS = {'train': range(0, 2 ** 30), 'validation': range(2 ** 30, 2 ** 30 + 2 ** 29), 'test': range(2 ** 30 + 2 ** 29, 2 ** 31)}
+"""The numbers of the scenes of each split; they never meet, whatever the seed."""
+
+_SCENES_A_SHARD = 4096              # more than any shard needs
+_SHARDS_A_PALETTE, _PALETTE = 4, 24
+_PATHS, _VIEWS, _PAIRS_A_PATH = 3, 4, 5
+_CANDIDATES = 48                    # places that are looked from before the paths of a scene start
+_LOOK = 24, 18                      # [px] of those looks
+_NEAREST = 0.3                      # [m] that a camera comes to anything
+_MAX_ANGLE, _MAX_STEP = math.radians(14.0), 1.0     # an axis
+_BASELINES = 0.03, 0.5              # [m]
+_LEAST_PARALLAX, _MOST_PARALLAX = 0.01, 0.35        # mean flow by translation, as a share of the focal length
+_MOST_FLOW = 0.14                   # mean of it, as a share of the width
+_LEAST_SEEN = 0.45                  # share of image 1 that image 2 shows
+_HIDDEN = 0.02                      # relative depth behind what is seen from which a point counts as hidden
+
+
+@dataclass(frozen=True)
+class SceneData:
+    """What the pairs look like."""
+
+    seed: int = setting(1, 'decides every scene', '', 0)
+    width: int = setting(128, 'width of the pairs', 'px', 32, 1920)
+    height: int = setting(96, 'height of the pairs', 'px', 24, 1200)
+    flow_width: int = setting(256, 'width that images are rendered and flow is computed at', 'px', 32, 1920)
+    flow_height: int = setting(192, 'height that images are rendered and flow is computed at', 'px', 24, 1200)
+    focal: float = setting(525.0 / 640.0, 'focal length as a share of the width', '', 0.3, 3.0)
+    focal_jitter: float = setting(0.0, 'largest relative change of the focal length from path to path', '', 0.0, 0.5)
+    shapes: float = setting(0.25, 'share of scenes that are shapes in the air, not furnished rooms', '', 0.0, 1.0)
+    sensor: float = setting(1.0, "strength of the camera's faults: exposure, noise, blur", '', 0.0, 3.0)
+
+
+@dataclass(frozen=True)
+class ScenePair:
+    """Two views: images at the size that flow is computed at, the rest at the pair's size (H, W)."""
+
+    image1: np.ndarray      # (h, w, 3) uint8 RGB
+    image2: np.ndarray      # (h, w, 3) uint8 RGB
+    depth: np.ndarray       # (H, W) float32 [m] of image 1
+    valid: np.ndarray       # (H, W) bool, where depth is known
+    flow: np.ndarray        # (H, W, 2) float32 [px], exact, 1 -> 2; 0 where not valid
+    visible: np.ndarray     # (H, W) bool, inside image 2 and not hidden there
+    K: np.ndarray           # (3, 3) [px] at the pair's size
+    T_2_1: np.ndarray       # (4, 4) [m]
+
+
+def scene_number(split: str, shard: int, index: int) -> int:
+    """The number of the index-th scene of a shard. Raises ValueError beyond the split's range."""
+    numbers = SPLITS[split]
+    number = shard * _SCENES_A_SHARD + index
+    if not (0 <= index < _SCENES_A_SHARD and 0 <= number < len(numbers)):
+        raise ValueError(f'expected a scene within the {len(numbers)} of the {split} split, got {index} of shard {shard}')
+    return numbers[number]
+
+
+def scene_pairs(data: SceneData, split: str, shard: int) -> Iterator[ScenePair]:
+    """The pairs of a shard, scene after scene, without an end to speak of; they depend on nothing but the arguments."""
+    textures = _palette(data.seed, scene_number(split, shard - shard % _SHARDS_A_PALETTE, 0))
+    for index in range(_SCENES_A_SHARD):
+        rng = np.random.default_rng([data.seed, scene_number(split, shard, index)])
+        make = shapes_room if rng.random() < data.shapes else furnished_room
+        scene = make(rng, textures)
+        for start in _starts(scene, rng):
+            yield from _pairs_of_path(data, scene, start, rng)
+
+
+@functools.lru_cache(maxsize=2)
+def _palette(seed: int, number: int) -> Textures:
+    return random_palette(int(np.random.default_rng([seed, number, 1]).integers(2 ** 62)), _PALETTE)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a path begins and what is seen from there."""
+
+    T_world_cam: np.ndarray     # (4, 4)
+    depth: np.ndarray           # (n,) [m] of a coarse look
+    wheels: bool                # or hands
+
+
+def _starts(scene: synthetic.Scene, rng: np.random.Generator) -> list[_Start]:
+    """A few places with enough air before the camera and something to see."""
+    half = scene.half[0, 0].numpy()
+    wheels = rng.random(_CANDIDATES) < 0.3
+    T = np.stack([_somewhere(half, w, rng) for w in wheels])
+    depth = _look(scene, T)
+    spread = np.log(depth).std(1)
+    # Views of a single wall are kept to a few: they say little about what depth does.
+    fit = (depth.min(1) > _NEAREST) & _outside(scene, T) & ((spread > 0.15) | (rng.random(_CANDIDATES) < 0.25)) & (np.median(depth, 1) < 6.5)
+    return [_Start(T[i], depth[i], bool(wheels[i])) for i in np.flatnonzero(fit)[:_PATHS]]
+
+
+def _somewhere(half: np.ndarray, wheels: bool, rng: np.random.Generator) -> np.ndarray:
+    """T_world_cam of a camera in hand or on a robot in a room of these half extents."""
+    x, y = rng.uniform(-0.92, 0.92, 2) * half[:2]
+    z = rng.uniform(0.2, 0.9) if wheels else rng.uniform(0.8, 1.9)
+    pitch, roll = (rng.normal(3.0, 6.0), rng.normal(0.0, 1.0)) if wheels else (rng.normal(18.0, 15.0), rng.normal(0.0, 6.0))
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_euler('ZYX', [rng.uniform(-180.0, 180.0), pitch, roll], degrees=True).as_matrix() @ _OPTICAL
+    T[:3, 3] = x, y, z
+    return T
+
+
+_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])      # axes of the camera in a body that looks along its x
+
+
+def _look(scene: synthetic.Scene, T: np.ndarray) -> np.ndarray:
+    """Depth (N, n) [m] of a few rays of cameras T (N, 4, 4)."""
+    width, height = _LOOK
+    K = torch.tensor(camera_matrix(0.8 * width, 0.8 * width, (width - 1) / 2, (height - 1) / 2), dtype=torch.float32)
+    return synthetic.cast(scene, torch.tensor(T, dtype=torch.float32), synthetic.camera_rays(K, height, width)).distance.flatten(1).numpy()
+
+
+def _outside(scene: synthetic.Scene, T: np.ndarray) -> np.ndarray:
+    """Mask (N,) of cameras T (N, 4, 4) that are in no primitive but the room."""
+    places = torch.tensor(T[:, :3, 3], dtype=torch.float32)
+    local = se3.transform(se3.inverse(scene.T_world_self[0]), places[None])        # (primitives, N, 3)
+    return ((local.abs() > scene.half[0, :, None] + 0.05).any(-1) | (torch.tensor(scene.kinds) == synthetic.ROOM)[:, None]).all(0).numpy()
+
+
+def _path(start: _Start, rng: np.random.Generator) -> np.ndarray:
+    """T_world_cam (VIEWS, 4, 4) of a smooth motion whose middle gap has a baseline that suits what is seen."""
+    near = float(np.median(start.depth))
+    share = math.exp(rng.normal(math.log(0.05), 0.6))                               # of the baseline in the depth
+    step = np.clip(share * near, 1.2 * _BASELINES[0], 0.9 * _BASELINES[1]) / 2.0
+    if start.wheels:
+        way = np.array([rng.normal(0.0, 0.35), 0.0, rng.choice([1.0, 1.0, 1.0, -1.0])])
+        turn = np.array([0.02, 1.0, 0.02]) * rng.normal(size=3)
+    else:
+        way = rng.normal(size=3) * np.array([1.0, 0.8, rng.choice([0.3, 1.0, 2.0])])
+        turn = rng.normal(size=3) * np.array([1.0, 1.0, 0.6])
+    way *= step / np.linalg.norm(way)
+    turn *= min(math.exp(rng.normal(math.log(1.0), 0.8)) * step / near / max(np.linalg.norm(turn), 1e-6), math.radians(12.0))
+    if rng.random() < 0.3:      # as when something is looked at while one walks past it
+        turn += np.array([-way[1], way[0], 0.0]) * -rng.uniform(0.5, 1.2) / near
+    bend = rng.normal(size=3) * 0.15 * step
+    poses = [start.T_world_cam]
+    for i in range(1, _VIEWS):
+        T = np.eye(4)
+        shake = 0.0 if start.wheels else 0.25
+        T[:3, :3] = Rotation.from_rotvec(turn * (1.0 + shake * rng.normal(size=3))).as_matrix()
+        T[:3, 3] = way + i * bend
+        poses.append(poses[-1] @ T)
+    return np.stack(poses)
+
+
+def _pairs_of_path(data: SceneData, scene: synthetic.Scene, start: _Start, rng: np.random.Generator) -> Iterator[ScenePair]:
+    """Render a path and pair its views in both directions, as far as they make useful pairs."""
+    poses = _path(start, rng)
+    if not (_look(scene, poses).min() > 0.7 * _NEAREST and _outside(scene, poses).all()):
+        return
+    K_flow, K = _cameras(data, rng)
+    T = torch.tensor(poses, dtype=torch.float32)
+    depth = synthetic.cast(scene, T, synthetic.camera_rays(K, data.height, data.width), K).distance
+    order = [pair for pair in itertools.permutations(range(_VIEWS), 2)]
+    rng.shuffle(order)
+    found = []
+    for i, j in order:
+        T_j_i = np.linalg.inv(poses[j]) @ poses[i]
+        if _moderate(T_j_i):
+            moved, visible = views_flow(depth[i:i + 1], depth[j:j + 1], torch.tensor(T_j_i, dtype=torch.float32)[None], K)
+            followed = visible.float().mean() > _LEAST_SEEN and moved.norm(dim=-1).mean() < _MOST_FLOW * data.width
+            if followed and _useful(depth[i], T_j_i, K):
+                found.append((i, j, moved[0].numpy(), visible[0].numpy(), T_j_i))
+        if len(found) == _PAIRS_A_PATH:
+            break
+    if not found:
+        return
+    images = _exposed(synthetic.render(scene, T, K_flow, data.flow_height, data.flow_width).image.numpy(), data.sensor, rng)
+    for i, j, moved, visible, T_j_i in found:
+        known = torch.isfinite(depth[i]).numpy()
+        yield ScenePair(images[i], images[j], depth[i].numpy(), known, moved, visible, K.numpy(), T_j_i)
+
+
+def _cameras(data: SceneData, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """K (3, 3) at the size of flow and at that of the pair."""
+    width, height = data.flow_width, data.flow_height
+    focal = data.focal * width * (1.0 + rng.uniform(-1.0, 1.0) * data.focal_jitter)
+    K = camera_matrix(focal, focal * data.flow_height / data.flow_width * data.width / data.height, (width - 1) / 2, (height - 1) / 2)
+    return torch.tensor(K, dtype=torch.float32), torch.tensor(resize_intrinsics(K, data.width / width, data.height / height), dtype=torch.float32)
+
+
+def _moderate(T_2_1: np.ndarray) -> bool:
+    """Whether a motion is within the limits."""
+    step = T_2_1[:3, 3]
+    angles = Rotation.from_matrix(T_2_1[:3, :3]).as_rotvec()
+    return bool(np.abs(angles).max() < _MAX_ANGLE and np.abs(step).max() < _MAX_STEP and _BASELINES[0] <= np.linalg.norm(step) <= _BASELINES[1])
+
+
+def _useful(depth: torch.Tensor, T_2_1: np.ndarray, K: torch.Tensor) -> bool:
+    """Whether translation alone moves the pixels enough to tell depth, and not out of all bounds."""
+    T = torch.eye(4)
+    T[:3, 3] = torch.tensor(T_2_1[:3, 3])
+    parallax = float(induced_flow(depth, K, T)[0].norm(dim=-1).mean() / K[0, 0])
+    return _LEAST_PARALLAX < parallax < _MOST_PARALLAX
+
+
+def views_flow(depth1: torch.Tensor, depth2: torch.Tensor, T_2_1: torch.Tensor, K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Exact flow (B, H, W, 2) [px] 1 -> 2 of depth (B, H, W) of both views, and the mask (B, H, W) of pixels that view 2 shows too: inside, not behind its depth."""
+    moved, in_front = induced_flow(depth1, K, T_2_1)
+    inverse, inside = sample(1.0 / depth2[:, None], moved + pixel_grid(*depth1.shape[1:], like=depth1))     # inverse depth is linear on a plane
+    expected = se3.transform(T_2_1, unproject(depth1, K))[..., 2]
+    return moved, in_front & inside & (expected * inverse[:, 0] < 1.0 + _HIDDEN)
+
+
+def _exposed(images: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Images (N, H, W, 3) uint8 of one camera as its sensor would give them: exposure and white balance, blur, noise."""
+    if strength == 0.0:
+        return images
+    gamma = math.exp(strength * rng.normal(0.0, 0.15))
+    gain = np.exp(strength * (rng.normal(0.0, 0.2) + rng.normal(0.0, 0.06, 3)))
+    noise, soft = strength * rng.uniform(0.0, 4.0), rng.random() < 0.5
+    made = []
+    for image in images:
+        gains = gain * math.exp(strength * rng.normal(0.0, 0.03))
+        seen = 255.0 * (image / np.float32(255.0)) ** np.float32(gamma) * gains.astype(np.float32)
+        if soft:
+            seen = cv2.GaussianBlur(seen, (0, 0), strength * rng.uniform(0.4, 0.9))
+        seen += np.float32(noise) * rng.standard_normal(seen.shape, np.float32)
+        made.append(np.clip(np.rint(seen), 0, 255).astype(np.uint8))
+    return np.stack(made)
