@@ -281,6 +281,16 @@ def test_the_cache_is_made_once_and_never_half(tiny_sample, monkeypatch):
     assert list(folder.parent.glob('*sample-*')) == [folder]
 
 
+def test_other_samples_stay_in_the_cache_and_what_a_killed_program_left_goes(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setattr(sample, 'write_sample', lambda partial, _: partial.mkdir())
+    first = sample.sample_folder(replace(SETTINGS, seed=1))
+    left = first.parent / f'.{first.name}.k1ll3d' / first.name
+    left.mkdir(parents=True)
+    second = sample.sample_folder(replace(SETTINGS, seed=2))
+    assert {p.name for p in first.parent.iterdir()} == {first.name, second.name, '.sample.lock'}
+
+
 def test_the_way_of_the_robot_is_that_of_a_robot():
     """At least 10 s at 30 Hz, level within a degree, soft, at about 0.4 m/s, and nearer than the sensor's limits to nothing."""
     T = sample.camera_poses(SETTINGS)
