@@ -1,0 +1,130 @@
+"""`train RECIPE`: train a network by a recipe; started again, it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+import depth_ros
+from depth_ros.apps import options
+from depth_ros.engines.flow import FlowConfig, FlowEngine
+from depth_ros.learning import ranks, recipe, train_state
+from depth_ros.learning.pairs import FlowFunction, PairData, PairStore, open_store
+from depth_ros.learning.recipe import Recipe
+from depth_ros.learning.trainer import BEST, STATE, Data, Trainer
+
+_EPILOG = """
+OUT gets last.safetensors (everything needed to go on), best.safetensors (the network that did best on the validation split),
+history.json and curves for `tensorboard --logdir OUT`. Ctrl-C saves before it ends. The pairs are rendered into the user's cache first.
+Several accelerators, or processes: torchrun --nproc-per-node 2 -m depth_ros.apps.train RECIPE.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `ros2 run depth_ros train`."""
+    return options.run(_main, argv)
+
+
+def _main(argv: list[str]) -> None:
+    args = _parser().parse_args(argv)
+    if args.list:
+        print('\n'.join(sorted(shipped_recipes())))
+        return
+    if args.recipe is None:
+        raise ValueError(f'expected a recipe: a YAML file, or one of {", ".join(sorted(shipped_recipes()))}')
+    path = find_recipe(args.recipe)
+    chosen = recipe.read(path, _changes(args.set))
+    out = args.out or Path('training') / path.stem
+    torch.set_num_threads(chosen.threads)
+    with ranks.joined(chosen.device) as joined:
+        if not args.fresh and (out / STATE).exists():
+            _refuse_another(chosen, out / STATE)
+        data = open_data(PairData, chosen, joined)
+        progress = Trainer(chosen, data, out, joined, resume=not args.fresh).run(args.until)
+        if joined.first:
+            _report(progress, out)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='train', description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('recipe', nargs='?', help='a YAML file, or the name of one that comes with the package (--list)')
+    parser.add_argument('--out', type=Path, help='folder for the results (default: training/NAME_OF_THE_RECIPE)')
+    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='change a key of the recipe, such as rate=3.0e-4 or model_config.pose_aware=true')
+    parser.add_argument('--until', type=int, metavar='STEP', help='stop after this step, to go on later')
+    parser.add_argument('--list', action='store_true', help='list the recipes that come with the package')
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument('--resume', action='store_true', help='go on with the state in OUT (the default where there is one)')
+    again.add_argument('--fresh', action='store_true', help='begin anew, over what OUT holds')
+    return parser
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name: beside the sources, or where it was installed."""
+    places = [Path(depth_ros.__file__).parents[1] / 'config']
+    places += [Path(prefix) / 'share' / 'depth_ros' / 'config' for prefix in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if prefix]
+    return {path.stem: path for place in reversed(places) for path in (place / 'train').glob('*.yaml')}
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given by path or by name. Raises ValueError, listing the known ones."""
+    known = shipped_recipes()
+    path = Path(name)
+    if path.is_file():
+        return path
+    if name not in known:
+        raise ValueError(f'{name}: neither a file nor one of the recipes {", ".join(sorted(known))}')
+    return known[name]
+
+
+def open_data(spec: type[PairData], chosen: Recipe, joined: ranks.Ranks) -> Data:
+    """The splits that a recipe trains and validates on, rendered now if they are not there; by the first process alone, while the others wait."""
+    pairs = recipe.configured(spec, chosen.data)
+    flow = flow_function(pairs.flow)
+
+    def both() -> Data:
+        return Data(*(open_store(pairs, split, flow) for split in ('train', 'validation')))
+
+    data = both() if joined.first else None
+    joined.any(False)       # a barrier
+    return data or both()
+
+
+def flow_function(name: str) -> FlowFunction:
+    """The estimator that a pair store names. Raises ValueError for an unknown one."""
+    if name != 'dis':
+        raise ValueError(f'data.flow: expected dis, got {name!r}')
+    engine = FlowEngine(FlowConfig())
+    return engine.estimate
+
+
+def _changes(texts: list[str]) -> dict[str, object]:
+    changes = {}
+    for text in texts:
+        key, found, value = text.partition('=')
+        if not found:
+            raise ValueError(f'--set: expected KEY=VALUE, got {text!r}')
+        changes[key] = yaml.safe_load(value)
+    return changes
+
+
+def _refuse_another(chosen: Recipe, state: Path) -> None:
+    """Say at once, before pairs are rendered, that the folder is another training's."""
+    differences = chosen.differences(train_state.recipe_of(state))
+    if differences:
+        raise ValueError(f'{state} is the state of another recipe: this one has {"; ".join(differences)}. Choose another --out, or --fresh to begin anew')
+
+
+def _report(progress: train_state.Progress, out: Path) -> None:
+    best = progress.best
+    print(f'{progress.step} steps; the state is in {out / STATE}')
+    if best is not None:
+        print(f'best at step {best["step"]}, {out / BEST}: ' + ', '.join(f'{name} {value:.4f}' for name, value in best.items() if name != 'step'))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

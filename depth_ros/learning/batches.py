@@ -1,0 +1,64 @@
+"""The batch of each step of a training: a function of the seed and the step alone, so that a training that was broken off goes on as if it had not been."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from depth_ros.learning import augmentation, supervision
+from depth_ros.learning.pairs import PairBatch, PairStore
+from depth_ros.learning.ranks import Ranks
+from depth_ros.learning.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one process learns from in one step."""
+
+    indices: np.ndarray     # (b,) of the store
+    pairs: PairBatch        # b pairs, augmented
+    supervised: Tensor      # (b, 1, H, W) bool: the pixels whose depth is told
+
+
+class Batches:
+    """Draws the batches of a recipe from a store, each pair once an epoch."""
+
+    def __init__(self, store: PairStore, recipe: Recipe, ranks: Ranks = Ranks()) -> None:
+        if len(store) == 0:
+            raise ValueError('the training split holds no pairs')
+        self._store, self._recipe, self._part = store, recipe, ranks.part(recipe.batch)
+
+    def joint_indices(self, step: int) -> np.ndarray:
+        """Indices (batch,) into the store of a step's pairs, of all processes."""
+        batch, size = self._recipe.batch, len(self._store)
+        places = np.arange(step * batch, (step + 1) * batch)
+        return np.array([_order(self._recipe.seed, int(epoch), size)[place] for epoch, place in zip(places // size, places % size)])
+
+    def of_step(self, step: int) -> Drawn:
+        """This process's part of a step's batch."""
+        recipe = self._recipe
+        indices = self.joint_indices(step)[self._part]
+        pairs = self._store.batch(indices)
+        generators = [_generator(recipe.seed, step, place) for place in range(recipe.batch)[self._part]]
+        if recipe.zoom > 0.0:
+            pairs = augmentation.zoom(pairs, torch.stack([augmentation.draw_zoom(recipe.zoom, g) for g in generators]))
+        if recipe.flip:
+            pairs = augmentation.flip(pairs, *torch.tensor([augmentation.draw_flips(g) for g in generators]).T)
+        supervised = torch.cat([supervision.choose(valid[None], recipe.supervised_pixels, g) for valid, g in zip(pairs.valid, generators)])
+        return Drawn(indices, pairs, supervised)
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The order (size,) in which an epoch visits the store."""
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+def _generator(seed: int, step: int, place: int) -> torch.Generator:
+    """The source of a pair's draws; its own, so that it does not matter which process draws."""
+    state = np.random.SeedSequence([seed, step, place]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))

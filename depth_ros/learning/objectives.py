@@ -1,0 +1,72 @@
+"""What a network of each kind is trained for, and what its validation reports. An objective knows no network by name."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from depth_ros.learning import losses, metrics
+from depth_ros.learning.batches import Drawn
+from depth_ros.learning.pairs import PairBatch
+from depth_ros.learning.recipe import Recipe
+
+Share = Callable[[Tensor], Tensor]
+"""Number of points used here -> their weight among the processes' (Ranks.share)."""
+
+REPORTED = ('abs_inv', 'abs_rel', 'sc_inv')     # of depth, as the Global-Local paper reports it; sc_inv is its S-RMSE
+FARTHEST = 1e3                                  # [baselines] that a prediction is clipped to, for no network knows infinity
+
+
+class Objective(abc.ABC):
+    """One kind of loss and its scores."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    @abc.abstractmethod
+    def terms(self, network: nn.Module, inputs: Callable[[PairBatch], tuple[Tensor, ...]], drawn: Drawn, share: Share) -> dict[str, Tensor]:
+        """The weighted terms of the loss, whose sum is minimised; `network` is to be called, with what `inputs` gives of the pairs."""
+
+    @abc.abstractmethod
+    def scores(self, network: nn.Module, pairs: PairBatch) -> list[dict[str, float]]:
+        """Scores of each pair, the lower the better."""
+
+
+class InverseDepth(Objective):
+    """Inverse depth at the supervised pixels, smooth elsewhere."""
+
+    def terms(self, network: nn.Module, inputs: Callable[[PairBatch], tuple[Tensor, ...]], drawn: Drawn, share: Share) -> dict[str, Tensor]:
+        """The two terms of losses.global_local_loss, told apart."""
+        z = network(*inputs(drawn.pairs)).float()
+        l1 = losses.inverse_depth_l1(z, drawn.pairs.inverse_depth, drawn.supervised)
+        smooth = losses.edge_aware_smoothness(z, drawn.pairs.image1)
+        return {'l1': self._recipe.l1_weight * share(drawn.supervised.sum()) * l1, 'smooth': self._recipe.smooth_weight * smooth}
+
+    def scores(self, network: nn.Module, pairs: PairBatch) -> list[dict[str, float]]:
+        """REPORTED, as predicted (no scale is matched)."""
+        return depth_scores(network(*network.inputs(pairs)).float(), pairs)
+
+
+OBJECTIVES: dict[str, type[Objective]] = {'inverse_depth': InverseDepth}
+
+
+def build(recipe: Recipe) -> Objective:
+    """The objective that a recipe names. Raises ValueError, listing the known ones."""
+    if recipe.objective not in OBJECTIVES:
+        raise ValueError(f'objective: expected one of {", ".join(OBJECTIVES)}, got {recipe.objective!r}')
+    return OBJECTIVES[recipe.objective](recipe)
+
+
+def depth_scores(z: Tensor, pairs: PairBatch) -> list[dict[str, float]]:
+    """REPORTED of each pair that has depth, for inverse depths z (B, 1, H, W) [1/baseline]."""
+    depth = z.clamp(min=1.0 / FARTHEST).reciprocal()[:, 0].cpu().numpy()
+    valid = pairs.valid[:, 0].cpu().numpy()
+    truth = torch.where(pairs.valid, pairs.inverse_depth, 1.0).reciprocal()[:, 0].cpu().numpy()
+    if not np.isfinite(depth).all():
+        return [dict.fromkeys(REPORTED, float('nan')) for _ in depth]
+    everything = [metrics.depth_metrics(*one) for one in zip(depth, truth, valid) if one[2].any()]
+    return [{name: scores[name] for name in REPORTED} for scores in everything]

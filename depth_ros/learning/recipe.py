@@ -1,0 +1,102 @@
+"""A recipe: everything that decides what a training gives, in one YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from depth_ros import settings
+from depth_ros.settings import setting
+
+Config = TypeVar('Config')
+
+# What may change between two sittings of one training, because it does not change what is learned.
+_OF_THE_SITTING = {'device', 'threads', 'checkpoint_every', 'log_every', 'validate_every'}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. `model_config` and `data` are the fields of the network's and of the pair store's own configuration."""
+
+    model: str = setting('global_local', 'name of the network')
+    model_config: dict = field(default_factory=dict)
+    data: dict = field(default_factory=dict)
+    objective: str = setting('inverse_depth', 'what the loss compares: inverse depth with range, or something that a network of another kind gives')
+    supervised_pixels: int = setting(1, 'pixels of an image whose depth the loss is told; 0: all', low=0)
+    l1_weight: float = setting(5.0, 'of the difference of inverse depth', low=0.0)
+    smooth_weight: float = setting(2.0, 'of edge-aware smoothness', low=0.0)
+    flip: bool = setting(True, 'mirror and turn half of the pairs')
+    zoom: float = setting(0.0, "spread of a pair's focal lengths around a common one, which the data's are magnified to", low=0.0, high=0.5)
+    steps: int = setting(94000, 'length of the training', low=1)
+    batch: int = setting(16, 'pairs a step, of all processes together', low=1)
+    seed: int = setting(0, 'decides the first weights, the order of pairs and every other draw', low=0)
+    rate: float = setting(1e-4, "Adam's highest learning rate", low=0.0)
+    schedule: str = setting('constant', 'how the rate goes on after the warm-up; step: final_rate in the last fifth', choices=('constant', 'cosine', 'step'))
+    warm_up: int = setting(0, 'steps in which the rate rises from 0', low=0)
+    final_rate: float = setting(0.01, 'share of the rate that the schedule ends at', low=0.0, high=1.0)
+    clip: float = setting(0.0, 'largest norm of the gradient; 0: any', low=0.0)
+    ema: float = setting(0.0, 'decay a step of the averaged weights, which are then the ones validated and kept; 0: none', low=0.0, high=0.99999)
+    start_from: str = setting('', 'checkpoint of the same network whose weights to begin with')
+    validate_every: int = setting(1000, 'steps between two validations', low=1)
+    validation_pairs: int = setting(256, 'pairs of the validation split to score; 0: all', low=0)
+    best_by: str = setting('abs_rel', 'the score whose lowest value makes the best checkpoint')
+    checkpoint_every: int = setting(1000, 'steps between two saved states', low=1)
+    log_every: int = setting(50, 'steps between two points of the curves', low=1)
+    device: str = setting('auto', 'where to compute; auto: an accelerator if there is one', choices=('auto', 'cpu', 'cuda'))
+    precision: str = setting('auto', 'auto: bf16 on an accelerator, else fp32', choices=('auto', 'fp32', 'bf16'))
+    threads: int = setting(1, 'of torch, on the CPU: one is best beside other work', low=1)
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step."""
+        if step < self.warm_up:
+            return self.rate * (step + 1) / self.warm_up
+        progress = (step - self.warm_up) / max(self.steps - self.warm_up, 1)
+        if self.schedule == 'cosine':
+            return self.rate * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress)))
+        return self.rate * (self.final_rate if self.schedule == 'step' and progress >= 0.8 else 1.0)
+
+    def differences(self, other: Recipe) -> list[str]:
+        """`key: ours instead of theirs` for each key that makes a training with the other recipe another training."""
+        free = _OF_THE_SITTING | ({'steps'} if self.schedule == other.schedule == 'constant' else set())
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+        return [f'{name}: {ours!r} instead of {theirs!r}' for name, ours, theirs in pairs if ours != theirs and name not in free]
+
+
+def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a YAML file; `changes` by key, `model_config.x` for one inside, win over it. Raises ValueError, naming the file, for what it may not hold."""
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f'{path}: not YAML: {" ".join(str(error).split())}') from error
+    if not isinstance(values, dict):
+        raise ValueError(f'{path}: expected keys and values, got {type(values).__name__}')
+    for key, value in (changes or {}).items():
+        outer, _, inner = key.partition('.')
+        if inner and isinstance(values.setdefault(outer, {}), dict):
+            values[outer][inner] = value
+        else:
+            values[key] = value
+    try:
+        return configured(Recipe, values)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+
+
+def configured(config: type[Config], values: Mapping[str, Any]) -> Config:
+    """A configuration with these values. Raises ValueError for an unknown key, listing the known ones, and for a value of a wrong type or out of range."""
+    known = {f.name: f for f in dataclasses.fields(config)}
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise ValueError(f'unknown key {", ".join(map(repr, unknown))}: expected {", ".join(known)}')
+    for key, value in values.items():
+        if known[key].default_factory is dict and not isinstance(value, dict):
+            raise ValueError(f'{key}: expected keys and values, got {value!r}')
+    made = config(**values)
+    settings.check(made)
+    return made

@@ -1,0 +1,244 @@
+"""The one trainer: any network of the registry, by a recipe, resumable to bit-equal weights."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from depth_ros import files
+from depth_ros.learning import metrics, objectives, train_state
+from depth_ros.learning.batches import Batches, Drawn
+from depth_ros.learning.pairs import PairStore
+from depth_ros.learning.ranks import Ranks
+from depth_ros.learning.recipe import Recipe
+from depth_ros.models import checkpoint, registry
+
+_LOG = logging.getLogger(__name__)
+
+STATE, BEST, HISTORY = 'last.safetensors', 'best.safetensors', 'history.json'
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits that a training sees."""
+
+    train: PairStore
+    validation: PairStore
+
+
+class Diverged(ValueError):
+    """A loss or gradient is not finite. The files hold the last good state."""
+
+
+class Trainer:
+    """Trains the network of a recipe. `out` gets last.safetensors (the whole state), best.safetensors (a checkpoint to use), history.json and the curves.
+
+    Goes on with the state in `out` if there is one, unless told otherwise.
+    """
+
+    def __init__(self, recipe: Recipe, data: Data, out: Path, ranks: Ranks = Ranks(), resume: bool = True) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self._data, self._out, self._ranks = recipe, data, Path(out), ranks
+        self._objective = objectives.build(recipe)
+        self._batches = Batches(data.train, recipe, ranks)
+        self.model = registry.build(recipe.model, recipe.model_config)
+        if recipe.start_from:
+            self.model.load_state_dict(checkpoint.load(recipe.start_from, expect=recipe.model).model.state_dict())
+        self.model.to(ranks.device, memory_format=torch.channels_last)
+        self._average = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema > 0.0 else None
+        self._optimiser = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=recipe.rate)
+        self.progress = train_state.Progress()
+        state = self._out / STATE
+        if resume and state.exists():
+            self.progress = train_state.load(state, recipe, self.model, self._average, self._optimiser)
+            _LOG.info('going on after step %d of %s', self.progress.step, state)
+        self._network = ranks.wrap(self.model)
+        half = recipe.precision == 'bf16' or (recipe.precision == 'auto' and ranks.device.type == 'cuda')
+        self._precision = torch.autocast(ranks.device.type, torch.bfloat16, enabled=half)
+
+    @property
+    def result(self) -> nn.Module:
+        """The network as it would be used: with averaged weights if the recipe asks for them."""
+        return self.model if self._average is None else self._average
+
+    def run(self, until: int | None = None) -> train_state.Progress:
+        """Train to the recipe's end, or until a step. Raises Diverged; KeyboardInterrupt after a state was saved if SIGINT comes."""
+        end = min(self.recipe.steps, until or self.recipe.steps)
+        with ThreadPoolExecutor(1) as ahead, _signals() as stopped, self._curves() as curves, self._bar(end) as bar:
+            drawn = ahead.submit(self._batches.of_step, self.progress.step)
+            while self.progress.step < end and not self._ranks.any(bool(stopped)):
+                drawn = self._step(drawn, ahead, curves, bar)
+                if self._due(self.recipe.validate_every):
+                    self._validate(curves)
+                if self._due(self.recipe.checkpoint_every):
+                    self._save()
+            self._save()
+        if stopped:
+            _LOG.info('stopped after step %d; the state is in %s', self.progress.step, self._out / STATE)
+            raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
+        return self.progress
+
+    def validate(self) -> dict[str, float]:
+        """Mean scores of the network over the recipe's share of the validation split."""
+        network = self.result
+        network.eval()
+        count = min(self.recipe.validation_pairs or len(self._data.validation), len(self._data.validation))
+        scores: list[dict[str, float]] = []
+        with torch.inference_mode(), self._precision:
+            for first in range(0, count, self.recipe.batch):
+                pairs = self._data.validation.batch(np.arange(first, min(first + self.recipe.batch, count)))
+                scores += self._objective.scores(network, pairs.to(self._ranks.device))
+        network.train()
+        return metrics.mean_metrics(scores)
+
+    def _step(self, drawn: Future[Drawn], ahead: ThreadPoolExecutor, curves: _Curves, bar: tqdm) -> Future[Drawn]:
+        """Learn from one batch while the next one is drawn."""
+        step, batch = self.progress.step, drawn.result()
+        following = ahead.submit(self._batches.of_step, step + 1)
+        terms, norm = self._learn(step, batch)
+        self.progress.step = step + 1
+        bar.update()
+        if self._due(self.recipe.log_every) and self._ranks.first:
+            bar.set_postfix(loss=f'{sum(terms.values()):.4f}', refresh=False)
+            rate = bar.format_dict['rate']
+            curves.add('train', {**terms, 'loss': sum(terms.values()), 'gradient': norm, 'rate': self.recipe.rate_at(step),
+                                 **({'steps_per_second': rate} if rate else {})}, self.progress.step)
+        return following
+
+    def _learn(self, step: int, drawn: Drawn) -> tuple[dict[str, float], float]:
+        """One step of the optimiser: the loss' terms and the gradient's norm. Raises Diverged, before anything has changed, if they are not finite."""
+        torch.manual_seed(hash((self.recipe.seed, step, self._ranks.rank)) % 2 ** 63)      # what a network itself may draw, such as dropout
+        drawn = Drawn(drawn.indices, drawn.pairs.to(self._ranks.device), drawn.supervised.to(self._ranks.device))
+        self._optimiser.zero_grad(set_to_none=True)
+        with self._precision:
+            terms = self._objective.terms(self._network, self.model.inputs, drawn, self._ranks.share)
+        sum(terms.values()).backward()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf))
+        values = dict(zip(terms, self._ranks.mean(torch.stack([t.detach() for t in terms.values()])).tolist()))
+        if not math.isfinite(norm + sum(values.values())):
+            raise Diverged(self._divergence(step, drawn, values, norm))
+        for group in self._optimiser.param_groups:
+            group['lr'] = self.recipe.rate_at(step)
+        self._optimiser.step()
+        self._follow(step)
+        return values, norm
+
+    def _follow(self, step: int) -> None:
+        """Move the averaged weights towards the new ones; faster at first, when there is little to average."""
+        if self._average is None:
+            return
+        keep = min(self.recipe.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for mean, new in zip(self._average.state_dict().values(), self.model.state_dict().values()):
+                mean.lerp_(new, 1 - keep) if mean.is_floating_point() else mean.copy_(new)
+
+    def _divergence(self, step: int, drawn: Drawn, terms: dict[str, float], norm: float) -> str:
+        """What went wrong in a step, and with which pairs."""
+        bad = []
+        for place, index in enumerate(drawn.indices):
+            one = Drawn(drawn.indices[place:place + 1], drawn.pairs.pick([place]), drawn.supervised[place:place + 1])
+            with torch.no_grad(), self._precision:
+                loss = sum(self._objective.terms(self.model, self.model.inputs, one, torch.ones_like).values())
+            bad += [] if math.isfinite(float(loss)) else [int(index)]
+        whose = f'samples {bad}' if bad else f'the gradient of samples {drawn.indices.tolist()}'
+        found = ', '.join(f'{name} {value:g}' for name, value in {**terms, 'gradient': norm}.items())
+        state = self._out / STATE
+        return f'step {step}: not finite ({found}) because of {whose}; ' + (f'{state} holds the last good state' if state.exists() else 'nothing was saved yet')
+
+    def _validate(self, curves: _Curves) -> None:
+        if self._ranks.first:
+            scores = {'step': self.progress.step, **self.validate()}
+            self.progress.history.append(scores)
+            curves.add('validation', scores, self.progress.step)
+            _LOG.info('step %d: %s', self.progress.step, ', '.join(f'{k} {v:.4f}' for k, v in scores.items() if k != 'step'))
+            if self._best_yet(scores):
+                self.progress.best = scores
+                checkpoint.save(self._out / BEST, self.recipe.model, self.result, self.record(scores))
+
+    def _best_yet(self, scores: dict[str, float]) -> bool:
+        key, best = self.recipe.best_by, self.progress.best
+        if key not in scores:
+            raise ValueError(f'best_by: expected one of {", ".join(k for k in scores if k != "step")}, got {key!r}')
+        return best is None or scores[key] < best[key]
+
+    def record(self, scores: dict[str, float]) -> dict[str, object]:
+        """How the network came about, for its checkpoint."""
+        return {'recipe': asdict(self.recipe), 'validation': scores, 'pairs': len(self._data.train), 'torch': torch.__version__}
+
+    def _save(self) -> None:
+        if self._ranks.first:
+            train_state.save(self._out / STATE, self.recipe, self.progress, self.model, self._average, self._optimiser)
+            with files.whole(self._out / HISTORY) as partial:
+                partial.write_text(json.dumps(asdict(self.progress), indent=1) + '\n')
+
+    def _due(self, every: int) -> bool:
+        return self.progress.step % every == 0 or self.progress.step == self.recipe.steps
+
+    def _bar(self, end: int) -> tqdm:
+        return tqdm(initial=self.progress.step, total=end, desc=self.recipe.model, unit='step', smoothing=0.05, disable=None if self._ranks.first else True)
+
+    @contextlib.contextmanager
+    def _curves(self) -> Iterator[_Curves]:
+        curves = _Curves(self._out / 'tensorboard' if self._ranks.first else None, self.progress.step)
+        try:
+            yield curves
+        finally:
+            curves.close()
+
+
+class _Curves:
+    """Scalars for TensorBoard; none without a folder."""
+
+    def __init__(self, folder: Path | None, step: int) -> None:
+        self._writer = None
+        if folder is not None:
+            from torch.utils.tensorboard import SummaryWriter       # takes a second: not for those who only import the trainer
+            self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def add(self, group: str, values: dict[str, float], step: int) -> None:
+        """A point of each curve."""
+        for name, value in values.items():
+            if self._writer is not None and name != 'step':
+                self._writer.add_scalar(f'{group}/{name}', value, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that gets the number of a SIGINT or SIGTERM, which then waits for the end of a step; a second one does not wait."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came      # only the main thread may handle signals
+        return
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

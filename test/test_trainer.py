@@ -1,0 +1,248 @@
+"""Laws of the trainer, on a network and a store of a few pixels: resuming, diverging, stopping, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pair_support import MemoryStore, wavy_pairs
+from safetensors.torch import load_file
+from torch import nn
+
+from depth_ros.learning import train_state
+from depth_ros.learning.batches import Batches
+from depth_ros.learning.ranks import Ranks
+from depth_ros.learning.recipe import Recipe
+from depth_ros.learning.trainer import BEST, HISTORY, STATE, Data, Diverged, Trainer
+from depth_ros.models import checkpoint, registry
+from depth_ros.settings import setting
+
+RECIPE = Recipe(model='tiny', steps=6, batch=4, rate=1e-2, schedule='cosine', warm_up=2, clip=1.0, ema=0.9, supervised_pixels=3, validation_pairs=6,
+                validate_every=3, checkpoint_every=2, log_every=2, device='cpu')
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    width: int = setting(4, 'channels')
+
+
+class Tiny(nn.Module):
+    """Inverse depth from images and flow by two convolutions, with something random in between, as real networks have."""
+
+    def __init__(self, config: TinyConfig = TinyConfig()) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.Sequential(nn.Conv2d(8, config.width, 3, padding=1), nn.BatchNorm2d(config.width), nn.LeakyReLU(0.1), nn.Dropout(0.1), nn.Conv2d(config.width, 1, 1))
+
+    def inputs(self, batch) -> tuple[torch.Tensor, ...]:
+        return batch.image1, batch.image2, batch.flow / 10
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return nn.functional.softplus(self.layers(torch.cat(inputs, 1))) + 1e-3
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(registry.MODELS, 'tiny', (TinyConfig, Tiny))
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def data() -> Data:
+    return Data(MemoryStore(wavy_pairs(10, seed=1)), MemoryStore(wavy_pairs(6, seed=2)))
+
+
+def tensors(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / STATE)
+
+
+def assert_bit_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+# ---------------------------------------------------------------- what a step's batch is
+
+def test_each_pair_comes_once_an_epoch_whatever_the_batch():
+    batches = Batches(MemoryStore(wavy_pairs(10)), RECIPE)
+    drawn = np.concatenate([batches.joint_indices(step) for step in range(5)])
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10)) and drawn[:10].tolist() != drawn[10:].tolist()
+
+
+def test_a_step_draws_the_same_whenever_it_is_asked_and_another_seed_draws_otherwise():
+    store = MemoryStore(wavy_pairs(10))
+    first, again, other = (Batches(store, replace(RECIPE, seed=seed)) for seed in (0, 0, 1))
+    first.of_step(0)
+    a, b, c = first.of_step(7), again.of_step(7), other.of_step(7)
+    assert torch.equal(a.pairs.image1, b.pairs.image1) and torch.equal(a.supervised, b.supervised) and a.indices.tolist() == b.indices.tolist()
+    assert not torch.equal(a.supervised, c.supervised)
+
+
+def test_the_parts_of_the_processes_are_the_joint_batch():
+    store = MemoryStore(wavy_pairs(10))
+    joint, *parts = (Batches(store, replace(RECIPE, zoom=0.1), ranks).of_step(3) for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)))
+    assert torch.equal(torch.cat([p.pairs.flow for p in parts]), joint.pairs.flow) and torch.equal(torch.cat([p.supervised for p in parts]), joint.supervised)
+
+
+def test_supervision_is_what_the_recipe_says():
+    drawn = Batches(MemoryStore(wavy_pairs(10)), RECIPE).of_step(0)
+    assert (drawn.supervised.flatten(1).sum(1) == 3).all()
+
+
+def test_a_batch_that_the_processes_cannot_share_evenly_is_refused():
+    with pytest.raises(ValueError, match='multiple of the 3 processes'):
+        Batches(MemoryStore(wavy_pairs(10)), RECIPE, Ranks(0, 3))
+
+
+# ---------------------------------------------------------------- training
+
+def test_training_lowers_the_validation_error(data, tmp_path):
+    recipe = replace(RECIPE, steps=120, supervised_pixels=0, validate_every=40, flip=False)
+    progress = Trainer(recipe, data, tmp_path).run()
+    assert progress.history[-1]['abs_inv'] < 0.5 * progress.history[0]['abs_inv'] or progress.history[-1]['abs_inv'] < 0.1
+    assert progress.best == min(progress.history, key=lambda scores: scores['abs_rel'])
+
+
+def test_going_on_is_bit_equal_to_never_having_stopped(data, tmp_path):
+    Trainer(RECIPE, data, tmp_path / 'whole').run()
+    Trainer(RECIPE, data, tmp_path / 'parts').run(until=2)
+    Trainer(RECIPE, data, tmp_path / 'parts').run(until=3)
+    progress = Trainer(RECIPE, data, tmp_path / 'parts').run()
+    assert progress.step == 6 and [scores['step'] for scores in progress.history] == [3, 6]
+    assert_bit_equal(tensors(tmp_path / 'whole'), tensors(tmp_path / 'parts'))
+    assert (tmp_path / 'whole' / HISTORY).read_text() == (tmp_path / 'parts' / HISTORY).read_text()
+
+
+def test_the_best_checkpoint_is_the_averaged_network_with_its_record(data, tmp_path):
+    trainer = Trainer(RECIPE, data, tmp_path)
+    best = trainer.run().best
+    loaded = checkpoint.load(tmp_path / BEST, expect='tiny')
+    assert loaded.record['validation'] == best and loaded.record['recipe']['batch'] == 4
+    if best['step'] == RECIPE.steps:
+        assert_bit_equal(loaded.model.state_dict(), trainer.result.state_dict())
+    fresh = Trainer(replace(RECIPE, start_from=str(tmp_path / BEST)), data, tmp_path / 'other')
+    assert_bit_equal(loaded.model.state_dict(), fresh.model.state_dict())
+
+
+def test_the_curves_are_written_for_tensorboard(data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Trainer(RECIPE, data, tmp_path).run()
+    events = EventAccumulator(str(tmp_path / 'tensorboard')).Reload()
+    assert {'train/loss', 'train/l1', 'train/rate', 'validation/abs_rel', 'validation/sc_inv'} <= set(events.Tags()['scalars'])
+    assert [event.step for event in events.Scalars('train/loss')] == [2, 4, 6]
+
+
+def test_the_state_of_another_recipe_is_refused_naming_what_differs(data, tmp_path):
+    Trainer(RECIPE, data, tmp_path).run(until=1)
+    with pytest.raises(ValueError, match=r'another recipe: this one has batch: 2 instead of 4; rate: 0.5 instead of 0.01'):
+        Trainer(replace(RECIPE, rate=0.5, batch=2), data, tmp_path)
+    assert Trainer(replace(RECIPE, rate=0.5), data, tmp_path, resume=False).progress.step == 0
+
+
+def test_a_state_cut_short_is_refused_by_name(data, tmp_path):
+    Trainer(RECIPE, data, tmp_path).run(until=1)
+    state = tmp_path / STATE
+    state.write_bytes(state.read_bytes()[:200])
+    with pytest.raises(ValueError, match=str(state)):
+        Trainer(RECIPE, data, tmp_path)
+
+
+@pytest.mark.parametrize('change, complaint', [({'model': 'tinny'}, 'tiny'), ({'objective': 'colour'}, 'inverse_depth'), ({'model_config': {'widht': 3}}, 'width'),
+                                               ({'best_by': 'beauty'}, 'abs_rel')])
+def test_an_unknown_name_is_refused_with_the_known_ones(data, tmp_path, change, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Trainer(replace(RECIPE, **change), data, tmp_path).run(until=3)
+
+
+def test_a_loss_that_is_not_finite_stops_at_the_last_good_state_and_tells_the_sample(data, tmp_path):
+    Trainer(RECIPE, data, tmp_path).run(until=3)
+    before = tensors(tmp_path)
+    bad = int(Batches(data.train, RECIPE).joint_indices(4)[2])
+    data.train.pairs.image2[bad] = float('nan')
+    trainer = Trainer(replace(RECIPE, checkpoint_every=100), data, tmp_path)
+    if bad in Batches(data.train, RECIPE).joint_indices(3):
+        pytest.fail('choose another seed: the bad pair must first come at step 4')
+    with pytest.raises(Diverged, match=rf'step 4: not finite .* samples \[{bad}\]; .*{STATE} holds the last good state'):
+        trainer.run()
+    assert_bit_equal(before, tensors(tmp_path))
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_ctrl_c_saves_a_state_from_which_going_on_is_bit_equal(data, tmp_path):
+    class Interrupting(MemoryStore):
+        def batch(self, indices):
+            self.drawn = getattr(self, 'drawn', 0) + 1
+            if self.drawn == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().batch(indices)
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(RECIPE, replace(data, train=Interrupting(data.train.pairs)), tmp_path / 'cut').run()
+    assert 0 < train_state.Progress(**json.loads((tmp_path / 'cut' / HISTORY).read_text())).step < RECIPE.steps
+    Trainer(RECIPE, data, tmp_path / 'cut').run()
+    Trainer(RECIPE, data, tmp_path / 'whole').run()
+    assert_bit_equal(tensors(tmp_path / 'cut'), tensors(tmp_path / 'whole'))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# ---------------------------------------------------------------- several processes
+
+WORKER = """
+import sys
+from dataclasses import replace
+sys.path.insert(0, {test!r})
+import test_trainer as t
+from depth_ros.learning import ranks
+t.registry.MODELS['tiny'] = t.TinyConfig, t.Calm
+t.torch.set_num_threads(1)
+with ranks.joined('cpu') as joined:
+    t.Trainer(t.JOINT, t.uneven_data(), {out!r}, joined).run()
+"""
+JOINT = replace(RECIPE, supervised_pixels=0, steps=4, log_every=1)
+
+
+class Calm(Tiny):
+    """Tiny without what depends on the batch or on chance: its joint gradient is the mean of the parts'."""
+
+    def __init__(self, config: TinyConfig = TinyConfig()) -> None:
+        super().__init__(config)
+        self.layers = nn.Sequential(self.layers[0], self.layers[2], self.layers[4])
+
+
+def uneven_data() -> Data:
+    """Pairs of which some have much less known depth, so that the processes' parts do not weigh the same."""
+    pairs = wavy_pairs(10, seed=1)
+    pairs.valid[:5, :, 5:] = False
+    return Data(MemoryStore(pairs), MemoryStore(pairs))
+
+
+def test_two_processes_learn_what_one_learns_from_the_joint_batch(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry.MODELS, 'tiny', (TinyConfig, Calm))
+    Trainer(JOINT, uneven_data(), tmp_path / 'one').run()
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    code = WORKER.format(test=str(Path(__file__).parent), out=str(tmp_path / 'two'))
+    environment = {**os.environ, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'WORLD_SIZE': '2', 'OMP_NUM_THREADS': '1'}
+    workers = [subprocess.Popen([sys.executable, '-c', code], env={**environment, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}) for rank in range(2)]
+    assert [worker.wait(120) for worker in workers] == [0, 0]
+    one, two = tensors(tmp_path / 'one'), tensors(tmp_path / 'two')
+    assert one.keys() == two.keys()
+    assert max((one[name] - two[name]).abs().max().item() for name in one if name.startswith('model/')) < 1e-6
+    assert abs(losses_of(tmp_path / 'one') - losses_of(tmp_path / 'two')).max() < 1e-6
+
+
+def losses_of(out: Path) -> np.ndarray:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return np.array([event.value for event in EventAccumulator(str(out / 'tensorboard')).Reload().Scalars('train/loss')])
