@@ -85,3 +85,15 @@ def test_focal_lengths_vary_within_the_spread_of_a_common_one():
     assert factors.min() >= 1.0 and factors.max() <= 1.2 * common
     assert factors.min() < 1.02 and factors.max() > 1.18 * common
     assert (factors[:, 0] - factors[:, 1]).abs().max() > 0.3
+
+
+def test_the_flow_of_reduced_pairs_is_still_the_projection_of_their_depth_and_motion():
+    pairs = wavy_pairs(3, 48, 64)
+    reduced = augmentation.reduce(pairs, 2)
+    assert reduced.flow.shape == (3, 2, 24, 32) and flow_error(reduced) < 0.1
+    assert reduced.valid.dtype is torch.bool and not reduced.valid[:, :, :2, :2].any() and reduced.valid[:, :, 2:, 2:].float().mean() > 0.9
+
+
+def test_a_size_that_cannot_be_reduced_evenly_is_refused():
+    with pytest.raises(ValueError, match='divisor of 32 and 24'):
+        augmentation.reduce(wavy_pairs(1), 5)

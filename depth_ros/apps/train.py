@@ -7,12 +7,14 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 
 import depth_ros
 from depth_ros.apps import options
-from depth_ros.engines.flow import FlowConfig, FlowEngine
+from depth_ros.engines.flow import FlowEngine
+from depth_ros.frames import CameraFrame, ImagePair
 from depth_ros.learning import ranks, recipe, train_state
 from depth_ros.learning.pairs import FlowFunction, PairData, PairStore, open_store
 from depth_ros.learning.recipe import Recipe
@@ -98,8 +100,12 @@ def flow_function(name: str) -> FlowFunction:
     """The estimator that a pair store names. Raises ValueError for an unknown one."""
     if name != 'dis':
         raise ValueError(f'data.flow: expected dis, got {name!r}')
-    engine = FlowEngine(FlowConfig())
-    return engine.estimate
+    engine = FlowEngine()
+
+    def flow(*images: np.ndarray) -> np.ndarray:
+        return engine.step(ImagePair(*(CameraFrame(0, '', image, np.eye(3)) for image in images))).flow
+
+    return flow
 
 
 def _changes(texts: list[str]) -> dict[str, object]:

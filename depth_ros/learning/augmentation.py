@@ -10,7 +10,9 @@ import dataclasses
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from depth_ros.frames import resize_intrinsics
 from depth_ros.geometry import pinhole
 from depth_ros.geometry.warp import sample
 from depth_ros.learning.pairs import PairBatch
@@ -67,6 +69,18 @@ def zoom(batch: PairBatch, factors: Tensor) -> PairBatch:
     for name, values in _images(batch).items():
         seen, _ = sample(values.to(batch.image1.dtype), pixels)
         changed[name] = seen > _ALL if values.dtype is torch.bool else seen * factors[:, :, None, None] if _is_flow(name) else seen
+    return dataclasses.replace(batch, **changed)
+
+
+def reduce(batch: PairBatch, factor: int) -> PairBatch:
+    """The pairs at 1 / factor of their size, which has to be a multiple of it: every value is a mean, and valid where all it is made of was."""
+    height, width = batch.image1.shape[-2:]
+    if height % factor or width % factor:
+        raise ValueError(f'reduce: expected a divisor of {width} and {height}, got {factor}')
+    changed = {'K': resize_intrinsics(batch.K, 1 / factor, 1 / factor)}
+    for name, values in _images(batch).items():
+        mean = F.avg_pool2d(values.to(batch.image1.dtype), factor)
+        changed[name] = mean > _ALL if values.dtype is torch.bool else mean / factor if _is_flow(name) else mean
     return dataclasses.replace(batch, **changed)
 
 

@@ -46,6 +46,8 @@ class Batches:
         generators = [_generator(recipe.seed, step, place) for place in range(recipe.batch)[self._part]]
         if recipe.zoom > 0.0:
             pairs = augmentation.zoom(pairs, torch.stack([augmentation.draw_zoom(recipe.zoom, g) for g in generators]))
+        if recipe.reduce > 1:
+            pairs = augmentation.reduce(pairs, recipe.reduce)
         if recipe.flip:
             pairs = augmentation.flip(pairs, *torch.tensor([augmentation.draw_flips(g) for g in generators]).T)
         supervised = torch.cat([supervision.choose(valid[None], recipe.supervised_pixels, g) for valid, g in zip(pairs.valid, generators)])

@@ -33,6 +33,7 @@ class Recipe:
     smooth_weight: float = setting(2.0, 'of edge-aware smoothness', low=0.0)
     flip: bool = setting(True, 'mirror and turn half of the pairs')
     zoom: float = setting(0.0, "spread of a pair's focal lengths around a common one, which the data's are magnified to", low=0.0, high=0.5)
+    reduce: int = setting(1, 'train on pairs of 1 / reduce of the size that the data has: the first part of a long training', low=1, high=8)
     steps: int = setting(94000, 'length of the training', low=1)
     batch: int = setting(16, 'pairs a step, of all processes together', low=1)
     seed: int = setting(0, 'decides the first weights, the order of pairs and every other draw', low=0)
