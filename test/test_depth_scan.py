@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from depth_ros.ros import depth_scan
+from depth_ros.learning import depth_scan
 
 K = np.array([[525.0, 0.0, 319.3], [0.0, 525.0, 238.5], [0.0, 0.0, 1.0]])
 
@@ -34,3 +34,13 @@ def test_unknown_depth_is_nan():
     assert np.isnan(scan.ranges[:10]).all() and np.isfinite(scan.ranges[-10:]).all()
     assert np.nanmax(points[:, 0]) < 0.01
     assert scan.stamp == 7 and abs(scan.angle_max - (scan.angle_min + scan.angle_increment * (len(scan.ranges) - 1))) < 1e-9
+
+
+def test_the_points_of_a_scan_are_its_hits_by_rep_117():
+    depth = np.full((480, 640), 2.0, np.float32)
+    scan = depth_scan.cut(depth, K, 7)
+    everything = points_of(scan, np.eye(4))
+    np.testing.assert_allclose(scan.points(), everything, atol=1e-6)
+    for index, bad in enumerate((np.nan, np.inf, -np.inf, scan.range_max + 0.1, scan.range_min - 0.1)):
+        scan.ranges[index] = bad
+    np.testing.assert_allclose(scan.points(), everything[5:], atol=1e-6)

@@ -50,6 +50,12 @@ class Scan:
     range_max: float
     ranges: np.ndarray      # (N,) float32
 
+    def points(self) -> np.ndarray:
+        """Points (M, 3) float64 [m] of the beams that hit, in the laser's own frame."""
+        hit = np.isfinite(self.ranges) & (self.ranges >= np.float32(self.range_min)) & (self.ranges <= np.float32(self.range_max))
+        ranges, angles = self.ranges[hit].astype(np.float64), self.angle_min + np.flatnonzero(hit) * self.angle_increment
+        return np.stack([ranges * np.cos(angles), ranges * np.sin(angles), np.zeros_like(ranges)], axis=-1)
+
 
 @dataclass(frozen=True)
 class PoseEvent:

@@ -15,10 +15,11 @@ from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import CameraInfo, Image, LaserScan
 from tf2_ros import StaticTransformBroadcaster
 
+from depth_ros.learning import depth_scan
 from depth_ros.learning.sequences import ColourEvent, DepthEvent, Event, PoseEvent, Scan, ScanEvent, Sequence
 from depth_ros.learning.trajectory import pose_matrices
 from depth_ros.learning.tum import open_sequence
-from depth_ros.ros import codecs, depth_scan, poses
+from depth_ros.ros import codecs, poses
 from depth_ros.ros.managed_node import ManagedNode, NodeConfig
 from depth_ros.ros.playback import Playback
 from depth_ros.settings import setting
