@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
-from depth_ros.engines.range_projection import project_points, resize_hits
+from depth_ros.engines.range_projection import knots, moved, project_points, resize_hits
 
 SIZE = WIDTH, HEIGHT = 160, 120
 K = np.array([[131.0, 0.0, 79.5], [0.0, 133.0, 59.5], [0.0, 0.0, 1.0]])
@@ -110,3 +111,48 @@ def test_resized_hits_hold_nothing_that_is_no_hit():
     hits = np.zeros((HEIGHT, WIDTH), np.float32)
     hits[3:6, 7] = np.nan, np.inf, -2.0
     assert not resize_hits(hits, (40, 30)).any()
+
+
+def test_a_narrower_hit_speaks_for_what_lies_in_a_cone():
+    """133 px of focal length: a cone of 0.15 rad to each side reaches 20 px."""
+    axis = unproject(np.array([80.0]), np.array([60.0]), np.array([2.0]))
+    beside = unproject(np.array([80.0, 80.0]), np.array([60.0 + 25.0, 60.0 - 30.0]), np.array([3.0, 1.0]))
+    spread = np.array([0.15, 0.0, 0.0])
+    depth, valid = project_points(np.concatenate([axis, beside]), K, SIZE, spread=spread)
+    assert valid.sum() == 3 and depth[60, 80] == 2.0
+    within = unproject(np.array([80.0, 80.0]), np.array([60.0 + 15.0, 60.0 - 30.0]), np.array([3.0, 1.0]))
+    depth, valid = project_points(np.concatenate([axis, within]), K, SIZE, spread=spread)
+    assert valid.sum() == 2 and not valid[60, 80]
+    both = np.concatenate([axis, unproject(np.array([85.0]), np.array([60.0]), np.array([2.5]))])
+    depth, valid = project_points(both, K, SIZE, spread=np.array([0.15, 0.05]))
+    assert valid.sum() == 1 and depth[60, 85] == 2.5        # the wider of two cones gives way
+
+
+def turning(stamps: np.ndarray, rate: float, lever: np.ndarray) -> np.ndarray:
+    """T_cam_sensor (N, 4, 4) of a sensor on a lever [m] that turns about the camera's y axis at a rate [rad/s] from stamp 0 [ns]."""
+    T = np.tile(np.eye(4), (len(stamps), 1, 1))
+    T[:, :3, :3] = Rotation.from_rotvec(np.outer(rate * stamps * 1e-9, [0.0, 1.0, 0.0])).as_matrix()
+    T[:, :3, 3] = T[:, :3, :3] @ lever
+    return T
+
+
+def test_points_of_a_turning_sensor_come_to_stand_where_they_were_measured():
+    """Each beam at its own time: half a hundredth of a pixel of what its own pose gives."""
+    stamps = np.sort(np.random.default_rng(4).integers(-50_000_000, 50_000_000, 300))
+    points = np.random.default_rng(5).uniform([-2.0, -1.0, 1.0], [2.0, 1.0, 6.0], (300, 3))
+    T = turning(stamps, 2.5, np.array([0.3, -0.1, 0.2]))
+    expected = (T[:, :3, :3] @ points[..., None])[..., 0] + T[:, :3, 3]
+    times = knots(stamps)
+    assert times[0] == stamps[0] and times[-1] == stamps[-1] and np.diff(times).max() <= 5_000_001
+    found = moved(points, stamps, times, turning(times, 2.5, np.array([0.3, -0.1, 0.2])))
+    seen = expected[:, 2] > 0.5
+    pixel = lambda p: (p @ K.T)[:, :2] / (p @ K.T)[:, 2:]
+    assert np.abs(pixel(found[seen]) - pixel(expected[seen])).max() < 0.005
+
+
+def test_points_of_one_moment_need_one_transform():
+    stamps = np.full(7, 3)
+    points = np.random.default_rng(6).normal(size=(7, 3))
+    T = turning(np.array([80_000_000]), 2.0, np.ones(3))
+    assert len(knots(stamps)) == 1
+    np.testing.assert_allclose(moved(points, stamps, knots(stamps), T), points @ T[0, :3, :3].T + T[0, :3, 3])

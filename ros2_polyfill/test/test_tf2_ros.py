@@ -69,6 +69,23 @@ def test_a_chain_is_the_product_of_its_links(buffer, rng):
         np.testing.assert_allclose(_matrix(found), T_target_source, atol=1e-9)
 
 
+def test_through_a_frame_that_stands_still_it_looks_from_one_time_into_another(buffer, rng):
+    links = {(child, seconds): _random_link(rng, parent, child, seconds) for parent, child in [('odom', 'base')] for seconds in (5.0, 6.0)}
+    mount, T_base_laser = _random_link(rng, 'base', 'laser', 0.0)
+    for message, _ in links.values():
+        buffer.set_transform(message, 'test')
+    buffer.set_transform_static(mount, 'test')
+    found = buffer.lookup_transform_full('base', _at(6.0), 'laser', _at(5.0), 'odom')
+    assert (found.header.frame_id, found.child_frame_id, found.header.stamp) == ('base', 'laser', _at(6.0).to_msg())
+    np.testing.assert_allclose(_matrix(found), np.linalg.inv(links['base', 6.0][1]) @ links['base', 5.0][1] @ T_base_laser, atol=1e-9)
+    np.testing.assert_allclose(_matrix(buffer.lookup_transform_full('base', _at(5.5), 'laser', _at(5.5), 'odom')), T_base_laser, atol=1e-9)
+    for times in ((_at(7.0), _at(5.0)), (_at(5.0), _at(7.0))):
+        with pytest.raises(tf2_ros.ExtrapolationException):
+            buffer.lookup_transform_full('base', times[0], 'laser', times[1], 'odom')
+    with pytest.raises(tf2_ros.LookupException):
+        buffer.lookup_transform_full('base', _at(6.0), 'laser', _at(5.0), 'nowhere')
+
+
 @pytest.mark.parametrize('share', [0.0, 0.25, 0.7, 1.0])
 def test_between_two_stamps_it_interpolates(buffer, rng, share):
     ends = Rotation.random(2, random_state=1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from time import monotonic
 
 from builtin_interfaces.msg import Time as TimeMsg
@@ -14,7 +15,7 @@ from rclpy.node import Node
 from rclpy.time import Time
 
 from tf2_ros.exceptions import TransformException
-from tf2_ros.rigid import Rigid
+from tf2_ros.rigid import Rigid, compose
 from tf2_ros.tree import FrameTree
 
 _NORM_TOLERANCE = 10e-3    # of the squared norm, as in tf2
@@ -71,12 +72,27 @@ class Buffer:
 
     def lookup_transform(self, target_frame: str, source_frame: str, time: Time, timeout: Duration = Duration()) -> TransformStamped:
         """T_target_source at the time (0: the latest common one), waiting for it up to the timeout (wall time)."""
-        stamp, deadline = _nanoseconds(time), monotonic() + timeout.nanoseconds * 1e-9
+        found, stamp = self._awaited(lambda: self._tree.lookup(target_frame, source_frame, _nanoseconds(time)), timeout)
+        return _to_message(target_frame, source_frame, stamp, found)
+
+    def lookup_transform_full(self, target_frame: str, target_time: Time, source_frame: str, source_time: Time, fixed_frame: str,
+                              timeout: Duration = Duration()) -> TransformStamped:
+        """T_target_source from the source at its time into the target at its own, by way of a frame that stands still between."""
+        def look_up() -> tuple[Rigid, int]:
+            T_fixed_source, _ = self._tree.lookup(fixed_frame, source_frame, _nanoseconds(source_time))
+            T_target_fixed, stamp = self._tree.lookup(target_frame, fixed_frame, _nanoseconds(target_time))
+            return compose(T_target_fixed, T_fixed_source), stamp
+
+        found, stamp = self._awaited(look_up, timeout)
+        return _to_message(target_frame, source_frame, stamp, found)
+
+    def _awaited(self, look_up: Callable[[], tuple[Rigid, int]], timeout: Duration) -> tuple[Rigid, int]:
+        """What a lookup gives once it succeeds; its own exception after the timeout."""
+        deadline = monotonic() + timeout.nanoseconds * 1e-9
         with self._changed:
             while True:
                 try:
-                    found, stamp_found = self._tree.lookup(target_frame, source_frame, stamp)
-                    return _to_message(target_frame, source_frame, stamp_found, found)
+                    return look_up()
                 except TransformException:
                     left = deadline - monotonic()
                     if left <= 0.0:
