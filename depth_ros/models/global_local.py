@@ -72,7 +72,7 @@ class LocalModule(nn.Module):
 
     def forward(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Inverse depth; only in use, not in training, is it held below NEAREST."""
-        z = inverse_depth_of(self.last(local_network(x, self.generator(parameters))))
+        z = inverse_depth_of(local_network(x, self.generator(parameters), self.last))
         return z if self.training else z.clamp(max=NEAREST)
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from depth_ros.geometry import two_view
 from depth_ros.models.layers import TYPICAL, Conv, FilterGenerator, conv_leaky, leaky, local_network, resize
 
-BANKS = [20, 10, 20]                # output channels of the generated filter banks, as in the published local module
+BANKS = [16, 16, 16]                # output channels of the generated filter banks
 _STEP = 2                           # all but the result is computed at half size: flow is no finer
 _LEVELS = 5                         # means of the triangulation over 1, 2, 4, 8 and 16 pixels of half size
 _WIDTHS = (32, 48, 64, 96)          # channels at 1/2, 1/4, 1/8 and 1/16 of the size
@@ -58,7 +58,7 @@ class PoseAwareLocal(nn.Module):
         super().__init__()
         seen = _FEATURES + 2 + extra
         self.generator = FilterGenerator(parameters, [seen, *BANKS])
-        self.refiner = Hourglass(BANKS[-1] + seen + _LEVELS - 1, _LEVELS + 1)
+        self.refiner = Hourglass(BANKS[-1] + seen + _LEVELS, _LEVELS + 1)
         nn.init.zeros_(self.refiner.last.weight)
 
     def forward(self, parameters: Tensor, seen: Tensor, image1: Tensor, derotated_flow: Tensor, triangulated: Tensor, epipolar: Tensor, parallax: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class PoseAwareLocal(nn.Module):
         trust = positive * shift.square() / ((1 + shift.square()) * (1 + epipolar.square()))
         means = _means(log_ratio, trust, half)
         filtered = local_network(half, self.generator(parameters))
-        out = self.refiner(torch.cat([filtered, half, means[:, 1:] - means[:, :1]], 1))
+        out = self.refiner(torch.cat([filtered, half, means - half[:, :1]], 1))
         shares = out[:, 1:]
         change = torch.cat([shares.sum(1, keepdim=True), out[:, :1] + (shares * means).sum(1, keepdim=True)], 1)
         away, towards = resize(change, log_ratio).split(1, 1)
@@ -107,7 +107,7 @@ class Hourglass(nn.Module):
         self.down = nn.ModuleList(nn.Sequential(conv_leaky(a, b, stride=2), conv_leaky(b, b)) for a, b in pairs)
         self.narrow = nn.ModuleList(Conv(b, a, 1) for a, b in pairs)
         self.up = nn.ModuleList(conv_leaky(a, a) for a, _ in pairs)
-        self.last = Conv(_WIDTHS[0], outputs)
+        self.last = Conv(_WIDTHS[0], outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Output channels at the size of x."""
