@@ -1,0 +1,44 @@
+"""The networks by name: what recipes, checkpoints and command lines call them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from depth_ros import settings
+from depth_ros.models.global_local import GlobalLocal, GlobalLocalConfig
+
+MODELS: dict[str, tuple[type, type[nn.Module]]] = {
+    'global_local': (GlobalLocalConfig, GlobalLocal),
+}
+
+
+def network(name: str) -> type[nn.Module]:
+    """The class of a named network. Raises ValueError, listing the known names."""
+    return _entry(name)[1]
+
+
+def configuration(name: str, values: Mapping[str, Any]) -> Any:
+    """The configuration of a named network. Raises ValueError, listing the known ones, for an unknown name or key, and for a value that is refused."""
+    kind = _entry(name)[0]
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise ValueError(f'{name} has no setting {", ".join(map(repr, unknown))}: expected {", ".join(known) or "none at all"}')
+    config = kind(**values)
+    settings.check(config)
+    return config
+
+
+def build(name: str, config: Mapping[str, Any] | None = None) -> nn.Module:
+    """A new network; its first weights depend on torch's seed. Raises ValueError as configuration does."""
+    return network(name)(configuration(name, config or {}))
+
+
+def _entry(name: str) -> tuple[type, type[nn.Module]]:
+    if name not in MODELS:
+        raise ValueError(f'expected one of the models {", ".join(MODELS)}, got {name!r}')
+    return MODELS[name]
