@@ -29,7 +29,7 @@ FlowFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(rgb1, rgb2), (H, W, 3) uint8 each -> flow (H, W, 2) float32 [px] from 1 to 2."""
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 1             # raise it whenever what is stored changes
+FORMAT = 1             # raise it whenever what is stored changes
 
 
 @dataclass
@@ -136,7 +136,7 @@ def _mapped(path: Path) -> np.ndarray:
 def store_folder(spec: PairData) -> Path:
     """Where the pairs are kept: in the user's cache, by everything that decides them."""
     deciding = {k: v for k, v in asdict(spec).items() if k not in SPLITS}
-    key = hashlib.sha256(json.dumps([_FORMAT, deciding], sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([FORMAT, deciding], sort_keys=True).encode()).hexdigest()[:12]
     return files.user_cache() / f'pairs-{spec.width}x{spec.height}-{key}'
 
 
@@ -168,7 +168,7 @@ def open_store(spec: PairData, split: str, flow_function: FlowFunction | None = 
 
 def _made(spec: PairData, split: str, number: int, path: Path, flow_function: FlowFunction, wait: bool, progress: tqdm) -> bool:
     """Make one shard unless another process is at it (or wait for that); whether it is there now."""
-    with _locked(path, wait) as mine:
+    with locked(path, wait) as mine:
         if path.exists():
             progress.update(spec.shard)
         elif mine:
@@ -182,7 +182,7 @@ def _made(spec: PairData, split: str, number: int, path: Path, flow_function: Fl
 
 
 @contextlib.contextmanager
-def _locked(path: Path, wait: bool) -> Iterator[bool]:
+def locked(path: Path, wait: bool) -> Iterator[bool]:
     """Whether the lock beside a file was got."""
     lock = path.with_name(f'.{path.name}.lock')
     with lock.open('w') as file:

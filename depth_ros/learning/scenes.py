@@ -36,7 +36,7 @@ _PATHS, _VIEWS, _PAIRS_A_PATH = 3, 4, 5
 _CANDIDATES = 48                    # places that are looked from before the paths of a scene start
 _LOOK = 24, 18                      # [px] of those looks
 _NEAREST = 0.3                      # [m] that a camera comes to anything
-_MAX_ANGLE, _MAX_STEP = math.radians(14.0), 1.0     # an axis
+MAX_ANGLE, MAX_STEP = math.radians(14.0), 1.0     # an axis
 _BASELINES = 0.03, 0.5              # [m]
 _LEAST_PARALLAX, _MOST_PARALLAX = 0.01, 0.35        # mean flow by translation, as a share of the focal length
 _MOST_FLOW = 0.14                   # mean of it, as a share of the width
@@ -211,9 +211,13 @@ def _cameras(data: SceneData, rng: np.random.Generator) -> tuple[torch.Tensor, t
 
 def _moderate(T_2_1: np.ndarray) -> bool:
     """Whether a motion is within the limits."""
-    step = T_2_1[:3, 3]
-    angles = Rotation.from_matrix(T_2_1[:3, :3]).as_rotvec()
-    return bool(np.abs(angles).max() < _MAX_ANGLE and np.abs(step).max() < _MAX_STEP and _BASELINES[0] <= np.linalg.norm(step) <= _BASELINES[1])
+    angles, step = axis_motion(T_2_1)
+    return bool(angles.max() <= MAX_ANGLE and step.max() <= MAX_STEP and _BASELINES[0] <= np.linalg.norm(step) <= _BASELINES[1])
+
+
+def axis_motion(T_2_1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation (3,) [rad] and translation (3,) [m] about and along each axis, without signs."""
+    return np.abs(Rotation.from_matrix(T_2_1[:3, :3]).as_rotvec()), np.abs(T_2_1[:3, 3])
 
 
 def _useful(depth: torch.Tensor, T_2_1: np.ndarray, K: torch.Tensor) -> bool:
