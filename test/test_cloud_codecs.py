@@ -107,19 +107,26 @@ def scan(ranges, **changes):
 def test_only_ranges_within_the_limits_are_hits():
     ranges = [math.inf, -math.inf, math.nan, 0.05, 0.1, 3.0, 10.0, 10.1, 0.0, -2.0]
     hits = cloud.scan_hits(scan(ranges), '/scan')
-    np.testing.assert_array_equal(hits.hit, [False, False, False, False, True, True, True, False, False, False])
-    assert np.isfinite(hits.points()).all() and len(hits.points()) == 3
+    np.testing.assert_allclose(np.linalg.norm(hits.points, axis=1), [0.1, 3.0, 10.0], rtol=1e-6)
+    np.testing.assert_array_equal(hits.stamps - stamp_ns(HEADER.stamp), np.array([4, 5, 6]) * 1_000_000)
 
 
 def test_beams_lie_where_and_when_they_were_measured():
-    hits = cloud.scan_hits(scan([2.0, math.nan, 2.0, 2.0, 2.0]), '/scan')
+    message = scan([2.0, math.nan, 2.0, 2.0, 2.0])
+    hits = cloud.scan_hits(message, '/scan')
     angles = np.array([-1.0, 0.0, 0.5, 1.0])
-    np.testing.assert_allclose(hits.points(), 2.0 * np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=-1), atol=1e-6)
-    np.testing.assert_array_equal(hits.stamps - stamp_ns(HEADER.stamp), np.arange(5) * 1_000_000)
+    np.testing.assert_allclose(hits.points, 2.0 * np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=-1), atol=1e-6)
+    np.testing.assert_array_equal(hits.stamps - stamp_ns(HEADER.stamp), np.array([0, 2, 3, 4]) * 1_000_000)
+    assert abs(cloud.middle(message) - hits.stamps[1]) < 10 and hits.spread == 0.0
 
 
 def test_an_endless_range_limit_does_not_make_infinity_a_hit():
-    assert not cloud.scan_hits(scan([math.inf], range_max=math.inf), '/scan').hit.any()
+    assert len(cloud.scan_hits(scan([math.inf], range_max=math.inf), '/scan').points) == 0
+
+
+def test_a_scan_without_beams_has_no_hits():
+    hits = cloud.scan_hits(scan([]), '/scan')
+    assert hits.points.shape == (0, 3) and hits.stamps.shape == (0,) and cloud.middle(scan([])) == stamp_ns(HEADER.stamp)
 
 
 @pytest.mark.parametrize('changes', [dict(angle_increment=math.nan), dict(angle_min=math.inf), dict(angle_increment=0.0), dict(range_min=math.nan),
@@ -130,9 +137,20 @@ def test_a_scan_that_cannot_be_placed_is_refused(changes):
 
 
 @pytest.mark.parametrize(('reading', 'hit'), [(0.7, True), (0.2, True), (4.0, True), (0.1, False), (4.5, False), (math.inf, False), (-math.inf, False), (math.nan, False)])
-def test_a_rangefinder_is_one_beam(reading, hit):
-    hits = cloud.range_hit(Range(header=HEADER, min_range=0.2, max_range=4.0, range=reading), '/range')
-    np.testing.assert_array_equal(hits.hit, [hit])
-    assert hits.stamps[0] == stamp_ns(HEADER.stamp)
+def test_a_rangefinder_hits_on_the_axis_of_its_cone(reading, hit):
+    hits = cloud.range_hit(Range(header=HEADER, min_range=0.2, max_range=4.0, range=reading, field_of_view=0.3), '/range')
+    assert hits.points.shape == (int(hit), 3) and hits.spread == pytest.approx(0.15)
     if hit:
-        np.testing.assert_allclose(hits.points(), [[reading, 0.0, 0.0]], rtol=1e-6)
+        np.testing.assert_allclose(hits.points, [[reading, 0.0, 0.0]], rtol=1e-6)
+        assert hits.stamps.tolist() == [stamp_ns(HEADER.stamp)]
+
+
+@pytest.mark.parametrize('angle', [math.nan, -0.1, 4.0])
+def test_a_cone_that_is_none_is_refused(angle):
+    with pytest.raises(BadMessage, match='^/range: got field_of_view'):
+        cloud.range_hit(Range(header=HEADER, min_range=0.2, max_range=4.0, range=1.0, field_of_view=angle), '/range')
+
+
+def test_points_of_a_cloud_are_of_one_moment():
+    hits = cloud.cloud_hits(point_cloud2.create_cloud_xyz32(HEADER, np.ones((3, 3), np.float32)), '/points')
+    assert hits.points.shape == (3, 3) and set(hits.stamps.tolist()) == {stamp_ns(HEADER.stamp)}

@@ -17,18 +17,12 @@ _FLOATS = {PointField.FLOAT32: 4, PointField.FLOAT64: 8}
 
 
 @dataclass(frozen=True)
-class RangeHits:
-    """The beams of one scan, in its own frame (x forward, beams in the plane z = 0), read by REP 117."""
+class Hits:
+    """Where a range sensor hit something, in its own frame."""
 
-    ranges: np.ndarray      # (N,) float32 [m]; only those that hit mean a distance
-    angles: np.ndarray      # (N,) float64 [rad], anticlockwise from x
-    hit: np.ndarray         # (N,) bool, range_min <= range <= range_max
-    stamps: np.ndarray      # (N,) int64 [ns], when each beam was measured
-
-    def points(self) -> np.ndarray:
-        """Points (M, 3) float64 [m] of the beams that hit."""
-        ranges, angles = self.ranges[self.hit].astype(np.float64), self.angles[self.hit]
-        return np.stack([ranges * np.cos(angles), ranges * np.sin(angles), np.zeros_like(ranges)], axis=-1)
+    points: np.ndarray      # (N, 3) [m]
+    stamps: np.ndarray      # (N,) int64 [ns], when each was measured
+    spread: float = 0.0     # [rad], half the angle of the cone that each lies in
 
 
 def point_cloud(depth: np.ndarray, valid: np.ndarray, K: np.ndarray, rgb: np.ndarray, header: Header, stride: int = 1) -> PointCloud2:
@@ -73,6 +67,12 @@ def _pack_colours(rgb: np.ndarray, stored: np.ndarray) -> None:
         packed |= rgb[..., channel]
 
 
+def cloud_hits(msg: PointCloud2, topic: str) -> Hits:
+    """The points of a sparse cloud, all of one moment: how clouds tell times of their points, nobody has agreed on."""
+    points = cloud_points(msg, topic)
+    return Hits(points, np.full(len(points), stamp_ns(msg.header.stamp), np.int64))
+
+
 def cloud_points(msg: PointCloud2, topic: str) -> np.ndarray:
     """The finite points (N, 3) float32 [m] of a cloud, organised or not, padded or not."""
     named = {field.name: field for field in msg.fields}
@@ -93,21 +93,37 @@ def cloud_points(msg: PointCloud2, topic: str) -> np.ndarray:
     return points[np.isfinite(points).all(axis=-1)]
 
 
-def scan_hits(msg: LaserScan, topic: str) -> RangeHits:
-    """The beams of a laser scan; -inf (too close), +inf (no return), NaN (bad) and ranges outside the limits are no hits (REP 117)."""
+def scan_hits(msg: LaserScan, topic: str) -> Hits:
+    """The beams of a laser scan (x forward, anticlockwise in the plane z = 0) that hit, each at its own time.
+
+    -inf (too close), +inf (no return), NaN (bad) and ranges outside the limits are no hits (REP 117).
+    """
     ranges = np.array(msg.ranges, np.float32)
     layout = (msg.angle_min, msg.angle_increment, msg.time_increment)
     if not np.isfinite(layout).all() or (ranges.size > 1 and msg.angle_increment == 0.0):
         raise BadMessage(topic, f'angle_min {layout[0]}, angle_increment {layout[1]}, time_increment {layout[2]}', 'finite values, an increment other than 0')
-    beams = np.arange(ranges.size)
-    stamps = stamp_ns(msg.header.stamp) + np.rint(beams * (msg.time_increment * NANOSECONDS)).astype(np.int64)
-    return RangeHits(ranges, msg.angle_min + beams * float(msg.angle_increment), _hit(ranges, msg.range_min, msg.range_max, topic), stamps)
+    beams = np.flatnonzero(_hit(ranges, msg.range_min, msg.range_max, topic))
+    angles, distances = msg.angle_min + beams * float(msg.angle_increment), ranges[beams].astype(np.float64)
+    points = np.stack([distances * np.cos(angles), distances * np.sin(angles), np.zeros(len(beams))], axis=-1)
+    return Hits(points, stamp_ns(msg.header.stamp) + np.rint(beams * (msg.time_increment * NANOSECONDS)).astype(np.int64))
 
 
-def range_hit(msg: Range, topic: str) -> RangeHits:
-    """A rangefinder's reading as one beam along x (REP 117)."""
+def range_hit(msg: Range, topic: str) -> Hits:
+    """A rangefinder's reading as a hit on the axis of its cone, along x (REP 117); none where it is no hit."""
+    if not 0.0 <= msg.field_of_view < np.pi:    # false for NaN too
+        raise BadMessage(topic, f'field_of_view {msg.field_of_view}', '0 <= field_of_view < pi')
     ranges = np.array([msg.range], np.float32)
-    return RangeHits(ranges, np.zeros(1), _hit(ranges, msg.min_range, msg.max_range, topic), np.array([stamp_ns(msg.header.stamp)], np.int64))
+    hit = _hit(ranges, msg.min_range, msg.max_range, topic)
+    points = np.array([[msg.range, 0.0, 0.0]])[hit]
+    return Hits(points, np.full(len(points), stamp_ns(msg.header.stamp), np.int64), msg.field_of_view / 2.0)
+
+
+def middle(msg: LaserScan | Range | PointCloud2) -> int:
+    """The time [ns] half-way through a measurement."""
+    stamp = stamp_ns(msg.header.stamp)
+    if not isinstance(msg, LaserScan) or not np.isfinite(msg.time_increment):
+        return stamp
+    return stamp + int(0.5 * max(len(msg.ranges) - 1, 0) * msg.time_increment * NANOSECONDS)
 
 
 def _hit(ranges: np.ndarray, nearest: float, farthest: float, topic: str) -> np.ndarray:
