@@ -5,6 +5,8 @@ Measured for Global-Local at 256 x 192 on one thread: ONNX Runtime 14.6 ms, Open
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import importlib.util
 import io
 import logging
@@ -90,7 +92,7 @@ class ExportedModel:
             found = self._run_graph(self.example)
         except Exception as error:      # the exporter and the runtime raise what they like; torch can do it all
             self._session = None
-            log.warning('the network cannot be run as a graph, torch runs it: %s', error)
+            log.warning('the network cannot be run as a graph, torch runs it: %s', str(error).partition('\n')[0][:200])
             return
         self.difference = max(_deviation(f, e) for f, e in zip(found, expected, strict=True))
         if not self.difference <= TOLERANCE:
@@ -119,11 +121,21 @@ def _deviation(found: Tensor, expected: Tensor) -> float:
 
 
 def _graph_of(module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
-    """The module as ONNX. Constants stay where they are: the weights keep their names, by which `_with_weights` finds them, and the runtime folds anyway."""
+    """The module as ONNX, its weights under their own names wherever that can be."""
+    # The exporter merges weights that happen to be equal, such as biases that are all zero; so it gets others first.
+    distinct = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in distinct.parameters():
+            parameter.uniform_(0.5, 1.0)
+    return _with_weights(_exported(distinct, example), module) or _exported(module, example)
+
+
+def _exported(module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # The exporter that traces is called legacy; the other one needs two packages more, and takes seconds.
+    # The exporter that traces is called legacy; the other one needs two packages more, and takes seconds. What fails it prints at length.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
+        # Constants stay where they are, for the runtime folds them anyway.
         torch.onnx.export(module, example, buffer, dynamo=False, opset_version=_OPSET, input_names=_names(len(example)), do_constant_folding=False)
     return buffer.getvalue()
 

@@ -1,0 +1,181 @@
+"""Depth of an image from its flow to an earlier one by the Global-Local network, live: the network as a graph, its scale, and new weights in flight.
+
+The network speaks in units of the baseline ("Global-Local Network for Learning Depth with Very Sparse Supervision", section 3). Metres come from range hits or
+from the length of the step that an odometry measured; where neither is there, depth is given up to scale only if asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from depth_ros import settings
+from depth_ros.engines.depth_networks import VARIANTS, NetworkPair, Networks
+from depth_ros.engines.inference import InferenceConfig
+from depth_ros.engines.pairing import displacement
+from depth_ros.engines.range_projection import resize_hits
+from depth_ros.engines.scale import MetricScale, MetricScaleConfig
+from depth_ros.engines.threads import single_threaded
+from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, nearest_indices
+from depth_ros.settings import setting
+
+log = logging.getLogger(__name__)
+
+_ERROR_KNEE = 1.0       # [px] forward-backward error that halves the confidence
+_PARALLAX_KNEE = 2.0    # [px] displacement that halves it
+_NO_BASELINE = 1e-6     # [m] a shorter step has no direction
+_AT_ONCE = 1.0          # a smoothing that takes the newest frame's word
+
+
+@dataclass(frozen=True)
+class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
+    """Which network at which size, and what tells its scale."""
+
+    variant: str = setting('published', 'the network as published, or the pose-aware one, which also looks at what flow and odometry triangulate', choices=VARIANTS)
+    weights: str = setting('', 'checkpoint of the variant (safetensors); empty: the one that comes with the package')
+    width: int = setting(256, 'image width that the network works at', 'px', 64, 1920)
+    height: int = setting(192, 'image height that the network works at', 'px', 48, 1200)
+    scale: str = setting('auto', 'what tells metres: range hits, the step of an odometry, which must be metric; auto: hits, else odometry; none: depth is in units of the baseline',
+                         choices=('auto', 'hits', 'odometry', 'none'))
+    min_displacement: float = setting(0.006, 'median displacement, as a share of the width, below which a pair has no depth', '', 0.0, 0.5)
+    max_depth: float = setting(20.0, 'depth beyond which a pixel is not valid, once metres are known', 'm', 0.1, 1000.0)
+
+
+class GlobalLocalResult(NamedTuple):
+    """What a step gave; `depth` is None where there is none, `parameters` where the network was not asked."""
+
+    depth: DepthResult | None
+    parameters: np.ndarray | None   # (6,) float32, what the global module said of the pair
+
+
+class GlobalLocalEngine:
+    """Steps through flow results of one camera. After a step `reason` says what was missing ('' when all is well) and `used` which variant gave the depth.
+
+    `offer` and `rollback` may be called from another thread than `step`.
+    """
+
+    def __init__(self, config: GlobalLocalEngineConfig = GlobalLocalEngineConfig()) -> None:
+        """Raises ValueError or OSError, naming the file, for weights that cannot be used."""
+        settings.check(config)
+        self.config = config
+        self.networks = Networks(config.variant, config.weights, (config.height, config.width), config)
+        self.offer, self.rollback = self.networks.offer, self.networks.rollback
+        self.reason = self.used = self.scale_from = ''
+        self._scale = MetricScale(config)
+        self._told_resize: tuple[int, int] | None = None
+
+    def reset(self) -> None:
+        """Forget the scale, as after a jump of the clock; weights stay."""
+        self._scale.reset()
+
+    @single_threaded()
+    def step(self, result: FlowResult, T_ref_cur: np.ndarray | None = None, hits: np.ndarray | None = None, step_length: float | None = None) -> GlobalLocalResult:
+        """Depth of the pair's current image, at the network's size.
+
+        `T_ref_cur`: motion (4, 4) of the pair in any unit of length, which the pose-aware network needs. `hits`: sparse depth (h, w) [m] of the current image, 0
+        where none, at any size. `step_length`: of T_ref_cur's translation [m], if an odometry measured it.
+        """
+        self.reason = self.used = self.scale_from = ''
+        result = self._at_network_size(result)
+        moved = displacement(result)
+        if not moved >= self.config.min_displacement:
+            self.reason = f'the image moved by {moved:.4f} of its width, less than min_displacement {self.config.min_displacement}: no parallax, no depth'
+            return GlobalLocalResult(None, None)
+        self.used = self._variant_for(T_ref_cur)
+        if not self.used:
+            return GlobalLocalResult(None, None)
+        z, parameters = self.networks.run(self.used, network_pair(result, T_ref_cur))
+        confidence = confidence_of(result)
+        depth, unit = self._in_metres(1.0 / z, confidence, hits, T_ref_cur, step_length)
+        if depth is None:
+            return GlobalLocalResult(None, parameters)
+        valid = depth <= self.config.max_depth if unit is Scale.METRIC else np.ones(depth.shape, bool)
+        return GlobalLocalResult(DepthResult(result.pair.current, np.where(valid, depth, np.float32(0.0)), valid, confidence, unit), parameters)
+
+    def _variant_for(self, T_ref_cur: np.ndarray | None) -> str:
+        """The variant that this pair can have; '' and a reason if none."""
+        if self.config.variant == 'published' or (T_ref_cur is not None and np.linalg.norm(T_ref_cur[:3, 3]) > _NO_BASELINE):
+            return self.config.variant
+        self.reason = 'no motion of the pair is known, which the pose-aware network needs'
+        if 'published' in self.networks.variants:
+            self.reason += ': the published one stands in'
+            return 'published'
+        return ''
+
+    def _in_metres(self, depth: np.ndarray, confidence: np.ndarray, hits: np.ndarray | None, T_ref_cur: np.ndarray | None,
+                   step_length: float | None) -> tuple[np.ndarray | None, Scale]:
+        """Depth (H, W) [baselines] in metres, or as it is with `scale: none`; None and a reason where nothing tells the scale."""
+        wanted = self.config.scale
+        if wanted == 'none':
+            return depth, Scale.FREE
+        factor = self._by_hits(depth, confidence, hits, T_ref_cur) if wanted in ('auto', 'hits') else None
+        if factor is not None:
+            self.scale_from = 'hits'
+        elif wanted in ('auto', 'odometry') and step_length is not None and step_length > _NO_BASELINE:
+            factor, self.scale_from = step_length, 'odometry'
+        if factor is None:
+            missing = {'auto': 'neither range hits nor odometry tell', 'hits': 'no range hits tell', 'odometry': 'no odometry tells'}[wanted]
+            self.reason = f'{missing} the scale: no depth (scale: none gives it in units of the baseline)'
+            return None, Scale.FREE
+        return depth * np.float32(factor), Scale.METRIC
+
+    def _by_hits(self, depth: np.ndarray, confidence: np.ndarray, hits: np.ndarray | None, T_ref_cur: np.ndarray | None) -> float | None:
+        """Length of the baseline [m] that range hits tell.
+
+        Baselines differ from pair to pair. Where the motion is known in some unit, the metre in that unit is what is smoothed; else every frame speaks for itself.
+        """
+        length = 0.0 if T_ref_cur is None else float(np.linalg.norm(T_ref_cur[:3, 3]))
+        known = length > _NO_BASELINE
+        scale, unit = (self._scale, length) if known else (MetricScale(replace(self._scale.config, scale_smoothing=_AT_ONCE)), 1.0)
+        if hits is not None:
+            small = resize_hits(hits, (depth.shape[1], depth.shape[0]))
+            scale.update(depth * np.float32(unit), confidence >= min(0.5, float(np.median(confidence))), small)
+        return None if scale.factor is None else scale.factor * unit
+
+    def _at_network_size(self, result: FlowResult) -> FlowResult:
+        size = self.config.width, self.config.height
+        if result.pair.current.size == size and np.isfinite(result.flow).all():
+            return result
+        if result.pair.current.size not in (size, self._told_resize):
+            self._told_resize = result.pair.current.size
+            log.warning('flow of %d x %d pixels is resized to the network\'s %d x %d: give both the same size', *self._told_resize, *size)
+        return resized(result, size)
+
+
+def resized(result: FlowResult, size: tuple[int, int]) -> FlowResult:
+    """A flow result at another size (width, height); flow that is not finite becomes zero and not valid."""
+    finite = np.isfinite(result.flow).all(-1)
+    before = result.pair.current.size
+    rows, columns = nearest_indices(before[1], size[1])[:, None], nearest_indices(before[0], size[0])
+    factors = np.array([size[0] / before[0], size[1] / before[1]], np.float32)
+    flow, backward = (cv2.resize(np.nan_to_num(f, nan=0.0, posinf=0.0, neginf=0.0), size, interpolation=cv2.INTER_AREA) * factors for f in (result.flow, result.backward))
+    error, valid = (np.ascontiguousarray(a[rows, columns]) for a in (np.where(finite, result.error, np.inf), result.valid & finite))
+    pair = ImagePair(result.pair.current.resized(*size), result.pair.reference.resized(*size))
+    return FlowResult(pair, flow, backward, (error * factors.mean()).astype(np.float32), valid)
+
+
+def confidence_of(result: FlowResult) -> np.ndarray:
+    """(H, W) float32 in [0, 1]: high where the two directions of the flow agree and the image moved enough to see depth by."""
+    consistent = 1 / (1 + (result.error / _ERROR_KNEE) ** 2)
+    moved = cv2.magnitude(*cv2.split(result.flow))
+    return (consistent * (moved / (moved + _PARALLAX_KNEE))).astype(np.float32)
+
+
+def network_pair(result: FlowResult, T_ref_cur: np.ndarray | None) -> NetworkPair:
+    """What networks see of a pair; without a motion (4, 4) one step sideways stands in its place, which no network looks at."""
+    T = np.eye(4) if T_ref_cur is None else np.array(T_ref_cur, np.float64)
+    length = np.linalg.norm(T[:3, 3])
+    T[:3, 3] = T[:3, 3] / length if length > _NO_BASELINE else (1.0, 0.0, 0.0)
+    return NetworkPair(*(_tensor(f) for f in (result.pair.current, result.pair.reference)), torch.from_numpy(np.ascontiguousarray(result.flow)).permute(2, 0, 1)[None],
+                       torch.from_numpy(result.pair.current.K).float()[None], torch.from_numpy(T).float()[None])
+
+
+def _tensor(frame: CameraFrame) -> Tensor:
+    """(1, 3, H, W) float in [0, 1] of a frame's image."""
+    return torch.from_numpy(frame.image).permute(2, 0, 1)[None].float() / 255

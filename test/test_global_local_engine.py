@@ -1,0 +1,262 @@
+"""The Global-Local engine: depth in metres by hits or odometry, new weights in flight, and a reason for every silence."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import global_local_support as support
+import numpy as np
+import pytest
+import torch
+
+from depth_ros.engines import depth_networks
+from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig, confidence_of, resized
+from depth_ros.frames import CameraFrame, FlowResult, ImagePair, Scale
+
+SIZE = 128, 96
+BASELINE = 0.25     # [m]
+T_REF_CUR = np.eye(4)
+T_REF_CUR[0, 3] = BASELINE
+
+
+@pytest.fixture(scope='module')
+def shipped(tmp_path_factory):
+    return support.write(tmp_path_factory.mktemp('weights'))
+
+
+@pytest.fixture(autouse=True)
+def as_shipped(shipped, monkeypatch):
+    monkeypatch.setattr(depth_networks, 'shipped', lambda variant: shipped / support.FILES[variant])
+
+
+@pytest.fixture(scope='module')
+def scene():
+    """A slanted wall seen from two places side by side: exact flow and exact depth (H, W) [m]."""
+    width, height = SIZE
+    K = np.array([[110.0, 0.0, 63.5], [0.0, 110.0, 47.5], [0.0, 0.0, 1.0]])
+    depth = np.broadcast_to(np.linspace(3.0, 1.5, height, dtype=np.float32)[:, None], (height, width)).copy()
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
+    frames = [CameraFrame(10 ** 9 * (1 + i), 'camera', images[i], K) for i in range(2)]
+    flow = np.zeros((height, width, 2), np.float32)
+    flow[..., 0] = 110.0 * BASELINE / depth
+    error = np.zeros((height, width), np.float32)
+    return FlowResult(ImagePair(frames[1], frames[0]), flow, -flow, error, error < 1.0), depth
+
+
+def made(variant='pose_aware', **config):
+    # Making a graph takes longer than running it in torch does; test_inference tells that they agree.
+    return GlobalLocalEngine(GlobalLocalEngineConfig(**{'variant': variant, 'width': SIZE[0], 'height': SIZE[1], 'backend': 'torch'} | config))
+
+
+def hits_on(depth, share=1.0):
+    """Range hits (H, W) on one row, at a share of the depth."""
+    hits = np.zeros_like(depth)
+    hits[40, ::2] = share * depth[40, ::2]
+    return hits
+
+
+def test_the_step_of_an_odometry_makes_metres(scene):
+    result, truth = scene
+    engine = made()
+    depth, parameters = engine.step(result, T_REF_CUR, step_length=BASELINE)
+    assert engine.reason == '' and engine.used == 'pose_aware' and engine.scale_from == 'odometry'
+    assert depth.scale is Scale.METRIC and depth.frame is result.pair.current and parameters.shape == (6,)
+    np.testing.assert_allclose(depth.depth[depth.valid], truth[depth.valid], rtol=0.03)     # before training it is triangulation, smoothed a little by half size
+    assert depth.valid.all() and depth.depth.dtype == depth.confidence.dtype == np.float32
+
+
+def test_the_unit_of_the_motion_does_not_matter_but_its_length_does(scene):
+    result, _ = scene
+    far, near = T_REF_CUR.copy(), T_REF_CUR.copy()
+    near[0, 3] = 0.5
+    once = made().step(result, far, step_length=0.25).depth.depth
+    twice = made().step(result, near, step_length=0.5).depth.depth
+    np.testing.assert_allclose(twice, 2.0 * once, rtol=1e-5)
+
+
+@pytest.mark.parametrize('variant', ['published', 'pose_aware'])
+def test_hits_make_metres_and_come_before_odometry(scene, variant):
+    result, truth = scene
+    engine = made(variant)
+    depth, _ = engine.step(result, T_REF_CUR if variant == 'pose_aware' else None, hits_on(truth, 2.0), step_length=BASELINE)
+    assert engine.scale_from == 'hits' and depth.scale is Scale.METRIC
+    ratio = depth.depth[40, ::2] / (2.0 * truth[40, ::2])
+    assert np.median(ratio) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_few_outlier_hits_do_not_matter(scene):
+    result, truth = scene
+    hits = hits_on(truth)
+    hits[40, :20] *= 5.0
+    depth = made().step(result, T_REF_CUR, hits).depth
+    np.testing.assert_allclose(np.median(depth.depth / truth), 1.0, rtol=0.02)
+
+
+def test_hits_smooth_over_frames_where_the_motion_is_known_and_outlast_their_absence(scene):
+    result, truth = scene
+    engine = made()
+    first = engine.step(result, T_REF_CUR, hits_on(truth)).depth.depth
+    second = engine.step(result, T_REF_CUR, hits_on(truth, 1.2)).depth.depth
+    moved = np.median(np.log(second / first)) / np.log(1.2)
+    assert moved == pytest.approx(engine.config.scale_smoothing, rel=0.05)
+    third = engine.step(result, T_REF_CUR, None).depth
+    np.testing.assert_allclose(third.depth, second, rtol=1e-5)
+    engine.reset()
+    assert engine.step(result, T_REF_CUR, None).depth is None
+
+
+def test_without_motion_hits_of_another_pair_tell_nothing(scene):
+    result, truth = scene
+    engine = made('published')
+    assert engine.step(result, None, hits_on(truth)).depth is not None
+    found = engine.step(result, None, None)
+    assert found.depth is None and found.parameters is not None and 'scale' in engine.reason
+
+
+@pytest.mark.parametrize(('scale', 'gives'), [('auto', True), ('hits', False), ('odometry', True), ('none', True)])
+def test_the_chosen_source_of_scale_is_the_only_one(scene, scale, gives):
+    result, _ = scene
+    engine = made(scale=scale)
+    depth = engine.step(result, T_REF_CUR, None, BASELINE).depth
+    assert (depth is not None) == gives
+    if scale == 'none':
+        assert depth.scale is Scale.FREE
+        np.testing.assert_allclose(depth.depth, made().step(result, T_REF_CUR, None, BASELINE).depth.depth / BASELINE, rtol=1e-5)
+    if not gives:
+        assert 'no range hits tell the scale' in engine.reason and 'scale: none' in engine.reason
+
+
+def test_no_motion_no_depth(scene):
+    result, _ = scene
+    engine = made()
+    still = replace(result, flow=0.001 * result.flow)
+    assert engine.step(still, T_REF_CUR, None, BASELINE) == (None, None)
+    assert 'min_displacement' in engine.reason
+    assert engine.step(result, T_REF_CUR, None, BASELINE).depth is not None and engine.reason == ''
+
+
+@pytest.mark.parametrize('motion', [None, np.eye(4)])
+def test_without_a_pose_the_published_network_stands_in_and_says_so(scene, motion):
+    result, truth = scene
+    engine = made()
+    depth = engine.step(result, motion, hits_on(truth)).depth
+    assert depth is not None and engine.used == 'published' and 'published one stands in' in engine.reason
+    expected = made('published').step(result, None, hits_on(truth)).depth.depth
+    np.testing.assert_allclose(depth.depth, expected, rtol=1e-5)
+
+
+def test_without_a_pose_and_without_a_stand_in_there_is_no_depth(scene, shipped, tmp_path, monkeypatch):
+    name = support.FILES['pose_aware']
+    (tmp_path / name).write_bytes((shipped / name).read_bytes())
+    monkeypatch.setattr(depth_networks, 'shipped', lambda variant: tmp_path / support.FILES[variant])
+    engine = made()
+    assert engine.step(scene[0], None, hits_on(scene[1])).depth is None
+    assert 'no motion of the pair is known' in engine.reason
+
+
+def test_flow_of_another_size_is_resized_and_told_once(scene, caplog):
+    result, truth = scene
+    double = resized(result, (256, 192))
+    assert double.pair.current.K[0, 0] == 220.0
+    np.testing.assert_allclose(np.median(double.flow[..., 0] / result.flow.repeat(2, 0).repeat(2, 1)[..., 0]), 2.0, rtol=0.01)
+    engine = made()
+    with caplog.at_level(logging.WARNING):
+        found = [engine.step(double, T_REF_CUR, None, BASELINE).depth for _ in range(2)]
+    assert [r.getMessage() for r in caplog.records if 'resized' in r.getMessage()] == [
+        "flow of 256 x 192 pixels is resized to the network's 128 x 96: give both the same size"]
+    assert found[0].frame.size == SIZE
+    np.testing.assert_allclose(np.median(found[0].depth / truth), 1.0, rtol=0.02)
+
+
+def test_flow_that_is_not_finite_stays_where_it_is(scene):
+    result, truth = scene
+    broken = replace(result, flow=result.flow.copy())
+    broken.flow[10:20, 10:20] = np.nan
+    broken.flow[0, 0] = np.inf
+    depth, parameters = made().step(broken, T_REF_CUR, None, BASELINE)
+    assert np.isfinite(depth.depth).all() and np.isfinite(parameters).all()
+    assert (depth.confidence[12:18, 12:18] == 0).all()
+    far = np.s_[60:, 60:]
+    np.testing.assert_allclose(np.median(depth.depth[far] / truth[far]), 1.0, rtol=0.05)
+
+
+def test_confidence_falls_with_inconsistency_and_with_little_parallax(scene):
+    result, _ = scene
+    error = np.zeros_like(result.error)
+    error[:, 64:], error[:, 100:] = 2.0, np.inf
+    confidence = confidence_of(replace(result, error=error))
+    assert (confidence[:, :64] > 2 * confidence[:, 64:100].max()).all() and (confidence[:, 100:] == 0.0).all()
+    less = confidence_of(replace(result, flow=0.1 * result.flow))
+    assert (less < confidence_of(result)).all() and 0.0 <= confidence.min() and confidence.max() <= 1.0
+
+
+def test_depth_beyond_the_limit_is_not_valid(scene):
+    depth = made(max_depth=2.0).step(scene[0], T_REF_CUR, None, BASELINE).depth
+    assert not depth.valid[:40].any() and depth.valid[-20:].all()
+    assert (depth.depth[~depth.valid] == 0.0).all()
+
+
+@pytest.mark.parametrize('backend', ['onnxruntime', 'torch'])
+def test_accepted_weights_take_over_and_a_rollback_brings_the_others_back_bit_for_bit(scene, backend):
+    result, _ = scene
+    engine = made('published', scale='none', backend=backend)
+    before = engine.step(result).depth.depth
+    offer = engine.offer(support.blob('published', seed=5, number=7))
+    assert offer.accepted and offer.reason == '7' and engine.networks.record('published') == {'number': 7}
+    after = engine.step(result).depth.depth
+    assert np.median(np.abs(np.log(after / before))) > 1e-3
+    model = support.network('published', seed=5)
+    with torch.inference_mode():
+        expected = model(*model.inputs(depth_networks.example(SIZE[::-1])))
+    found = engine.networks.run('published', depth_networks.example(SIZE[::-1]))[0]
+    np.testing.assert_allclose(found, expected[0, 0].numpy(), rtol=1e-3)
+    assert engine.rollback('published')
+    np.testing.assert_array_equal(engine.step(result).depth.depth, before)
+    assert not engine.rollback('published') and engine.networks.record('published') == {'number': 0}
+
+
+def bad_offers():
+    good = support.blob('published', seed=5)
+    return {
+        'cut short': (good[:-100], 'not a safetensors file'),
+        'no safetensors': (b'hello', 'not a safetensors file'),
+        'empty': (b'', 'not a safetensors file'),
+        'another variant': (support.blob('pose_aware'), 'expected weights of published, got pose_aware'),
+        'another structure': (support.blob('published', coordinates=False), 'expected a network of'),
+        'another format': (good.replace(b'depth_ros network 1', b'depth_ros network 9'), 'network 9'),
+    }
+
+
+@pytest.mark.parametrize('name', bad_offers())
+def test_an_offer_that_does_not_fit_is_refused_with_its_reason(scene, name):
+    result, _ = scene
+    blob, complaint = bad_offers()[name]
+    engine = made('published', scale='none')
+    before = engine.step(result).depth.depth
+    offer = engine.offer(blob)
+    assert not offer.accepted and complaint in offer.reason
+    np.testing.assert_array_equal(engine.step(result).depth.depth, before)
+
+
+def test_weights_that_overflow_on_the_last_pair_are_refused(scene):
+    engine = made('published', scale='none')
+    engine.step(scene[0])
+    model = support.network('published')
+    with torch.no_grad():
+        model.global_module[0][0].weight.fill_(1e30)
+    blob = depth_networks.checkpoint.to_bytes('global_local', model, {})
+    offer = engine.offer(blob)
+    assert not offer.accepted and 'not finite' in offer.reason
+
+
+def test_bad_weights_fail_the_making_and_the_file_is_named(shipped, tmp_path):
+    broken = tmp_path / 'broken.safetensors'
+    broken.write_bytes((shipped / support.FILES['published']).read_bytes()[:5000])
+    with pytest.raises(ValueError, match='broken.safetensors.*not a safetensors file'):
+        made('published', weights=str(broken))
+    with pytest.raises(ValueError, match='expected weights of the pose_aware variant, got published'):
+        made('pose_aware', weights=str(shipped / support.FILES['published']))
+    with pytest.raises(OSError, match='absent.safetensors'):
+        made('published', weights=str(tmp_path / 'absent.safetensors'))
