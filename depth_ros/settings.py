@@ -21,6 +21,7 @@ class Setting:
     high: float | None = None
     choices: tuple[str, ...] = ()
     read_only: bool = False
+    while_active: bool = True      # whether a running node takes a change
 
     def reason_against(self, value: Any) -> str | None:
         """Why the value is refused, or None if it is fine."""
@@ -34,9 +35,9 @@ class Setting:
 
 
 def setting(default: Any, description: str, unit: str = '', low: float | None = None, high: float | None = None,
-            choices: tuple[str, ...] = (), read_only: bool = False) -> Any:
+            choices: tuple[str, ...] = (), read_only: bool = False, while_active: bool = True) -> Any:
     """A dataclass field with a default and the facts of :class:`Setting`."""
-    return dataclasses.field(default=default, metadata={'setting': Setting(description, unit, low, high, choices, read_only)})
+    return dataclasses.field(default=default, metadata={'setting': Setting(description, unit, low, high, choices, read_only, while_active)})
 
 
 def settings_of(config: Any) -> dict[str, Setting]:

@@ -94,11 +94,25 @@ def test_large_messages_are_not_made_for_nobody(world, camera, start):
     assert published == {'/flow/reference published'}
 
 
-def test_a_new_size_holds_from_the_next_pair_on(world, camera, start, bundles):
+def test_a_new_size_needs_a_pause_for_other_nodes_must_change_with_it(world, camera, start, bundles):
     node = start(width=160, height=120)
     camera.run(lambda: bundles['flow'], 'flow')
-    assert node.set_parameters([Parameter('width', value=80), Parameter('height', value=60)])[0].successful
+    refused = node.set_parameters([Parameter('width', value=80)])[0]
+    assert not refused.successful and 'width' in refused.reason and 'while the node is active' in refused.reason and node.config.flow.width == 160
+    assert node.set_parameters([Parameter('width', value=160)])[0].successful       # no change
+    node.trigger_deactivate()
+    assert all(result.successful for result in node.set_parameters([Parameter('width', value=80), Parameter('height', value=60)]))
+    node.trigger_activate()
+    world.connected(camera.images, camera.infos)
     camera.run(lambda: any(m.width == 80 for m in bundles['flow'].values()), 'flow of the new size')
+
+
+def test_effort_changes_from_the_next_pair_on(world, camera, start, bundles):
+    node = start(width=160, height=120)
+    camera.run(lambda: bundles['flow'], 'flow')
+    assert node.set_parameters([Parameter('preset', value='ultrafast')])[0].successful and node._engine.config.preset == 'ultrafast'
+    before = len(bundles['flow'])
+    camera.run(lambda: len(bundles['flow']) > before + 1, 'flow of the new preset')
     refused = node.set_parameters([Parameter('preset', value='psychic')])[0]
     assert not refused.successful and 'tuned, ultrafast, fast, medium' in refused.reason
 

@@ -68,9 +68,9 @@ def test_stop_forgets_what_waits_and_ends_the_thread(gate):
     worker.put(0)
     assert gate.begun.acquire(timeout=WAIT)
     worker.put(1)
-    assert not worker.stop(timeout=0.01)     # still at work: said, not hidden
+    assert not worker.stop(timeout=0.01) and worker.abandoned       # still at work: said, not hidden
     gate.open.release()
-    assert worker.stop(WAIT)
+    assert worker.stop(WAIT) and not worker.abandoned
     assert gate.seen == [0]
     assert not any(t.name == 'worker' for t in threading.enumerate())
     worker.put(2)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import pytest
 import ros_support
+from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
+from depth_ros.ros import managed_node
 from depth_ros.ros.managed_node import ManagedNode, NodeConfig
 from depth_ros.settings import setting
 
@@ -32,6 +34,7 @@ class Echo(ManagedNode):
 
     def __init__(self, **options):
         self.closed = 0
+        self.begun, self.gate = threading.Event(), threading.Event()
         super().__init__('echo', **options)
 
     def setup(self):
@@ -56,6 +59,9 @@ class Echo(ManagedNode):
     def _work(self, message):
         if message.data == 'boom':
             raise RuntimeError('it went boom')
+        if message.data == 'slow':
+            self.begun.set()
+            assert self.gate.wait(ros_support.TIMEOUT)
         self.tell(self._out, String(data=message.data.upper()))
 
 
@@ -161,6 +167,28 @@ def test_parameters_change_at_run_time_unless_refused_with_the_reason(world, sta
     assert not refused.successful and refused.reason == 'gain 1.5 does not suit the engine' and node.config.gain == 0.5
     assert not node.set_parameters([Parameter('gain', value=5.0)])[0].successful
     assert node.get_parameter('gain').value == 0.5
+
+
+def test_a_worker_that_does_not_end_is_told_and_never_heard_again(world, start, monkeypatch):
+    monkeypatch.setattr(managed_node, '_PATIENCE', 0.05)
+    heard, out = world.record(String, 'said'), world.publisher(String, 'heard')
+    node = start()
+    world.until(lambda: node.state == 'active', 'the active state')
+    world.connected(out)
+    out.publish(String(data='slow'))
+    world.until(node.begun.is_set, 'the work to begin')
+    stuck = node._worker
+    node.trigger_deactivate()
+    assert node.diagnostics.status().level == DiagnosticStatus.ERROR and 'echo: still at work' in statuses(node)
+    assert node.trigger_activate() is managed_node.FAILURE and node.state == 'inactive'
+    assert 'try again when it has ended' in statuses(node)
+    node.gate.set()
+    world.until(lambda: not stuck.abandoned, 'the work to end')
+    assert node.trigger_activate() is managed_node.SUCCESS and node.diagnostics.status().level == DiagnosticStatus.OK
+    world.connected(out)
+    out.publish(String(data='hello'))
+    world.until(lambda: heard, 'the echo')
+    assert [m.data for m in heard] == ['HELLO']
 
 
 PROCESS = textwrap.dedent('''

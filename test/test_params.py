@@ -19,7 +19,7 @@ from depth_ros.settings import setting
 
 @dataclass(frozen=True)
 class Engine:
-    width: int = setting(320, 'width', 'px', low=16, high=4096)
+    width: int = setting(320, 'width', 'px', low=16, high=4096, while_active=False)
     mode: str = setting('fast', 'mode', choices=('fast', 'good'))
 
 
@@ -82,7 +82,7 @@ def test_descriptors_tell_description_unit_range_choices_and_read_only(node):
     width, mode, path, rate = (subject.describe_parameter(name) for name in ('width', 'mode', 'path', 'rate'))
     assert width.description == 'width [px]' and width.type == ParameterType.PARAMETER_INTEGER
     assert (width.integer_range[0].from_value, width.integer_range[0].to_value) == (16, 4096)
-    assert mode.additional_constraints == 'one of: fast, good'
+    assert mode.additional_constraints == 'one of: fast, good' and width.additional_constraints == 'not while the node is active'
     assert path.read_only and not rate.read_only
     assert rate.floating_point_range[0].from_value == 0.0 and rate.floating_point_range[0].to_value > 1e300
     assert not any(subject.describe_parameter(name).dynamic_typing for name in params.facts_of(Config))
@@ -95,6 +95,15 @@ def test_changes_apply_together_or_not_at_all():
     assert (config.engine.mode, config.rate, config.other) == ('fast', 0.5, Engine())
     with pytest.raises(ValueError, match="mode: expected one of fast, good, got 'slow'"):
         params.changed(config, [Parameter('rate', value=3.0), Parameter('mode', value='slow')])
+
+
+def test_what_a_running_node_cannot_take_is_refused_by_name_until_it_pauses():
+    wider, faster = Parameter('width', value=640), Parameter('mode', value='fast')
+    assert params.changed(Config(), [wider, faster]).engine == Engine(640, 'fast')
+    assert params.changed(Config(), [faster], active=True).engine.mode == 'fast'
+    assert params.changed(Config(), [Parameter('width', value=320)], active=True) == Config()
+    with pytest.raises(ValueError, match='width: cannot change while the node is active; deactivate it first'):
+        params.changed(Config(), [faster, wider], active=True)
 
 
 def test_two_parameters_of_one_name_are_an_error():

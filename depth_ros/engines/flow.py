@@ -24,8 +24,8 @@ OUTSIDE, LONGEST = 1e9, 1e5   # px: what lies outside the image when flow is fol
 class FlowConfig:
     """Size and effort of the flow. The defaults of the four knobs are what tracking and depth measured best on for their time."""
 
-    width: int = setting(320, 'image width that flow is computed at', 'px', 64, 1920)
-    height: int = setting(240, 'image height that flow is computed at', 'px', 48, 1200)
+    width: int = setting(320, 'image width that flow is computed at', 'px', 64, 1920, while_active=False)
+    height: int = setting(240, 'image height that flow is computed at', 'px', 48, 1200, while_active=False)
     preset: str = setting('tuned', "OpenCV's preset of DIS, or tuned: the four settings below", choices=('tuned', *PRESETS))
     finest_scale: int = setting(1, 'pyramid level at which DIS stops, 0 is full size', '', 0, 4)
     patch_stride: int = setting(4, 'distance between DIS patches (8 px wide)', 'px', 1, 8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -11,7 +10,6 @@ from typing import Generic, TypeVar
 
 Item = TypeVar('Item')
 _LATENCIES = 200    # kept for the percentiles
-_logger = logging.getLogger(__name__)
 
 
 class LatestWorker(Generic[Item]):
@@ -30,6 +28,7 @@ class LatestWorker(Generic[Item]):
         self._slot: tuple[float, Item] | None = None
         self._busy = False
         self._stopping = False
+        self._abandoned = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -39,20 +38,31 @@ class LatestWorker(Generic[Item]):
             self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
             self._thread.start()
 
-    def stop(self, timeout: float = 3.0) -> bool:
-        """Forget the waiting item and end after the one in work; False if that took longer than the timeout [s]."""
-        thread = self._thread
-        if thread is None:
-            return True
+    def halt(self) -> None:
+        """Forget the waiting item and take no other, without waiting for the one in work."""
         with self._changed:
             self._stopping, self._slot = True, None
             self._changed.notify_all()
-        thread.join(timeout)
-        if thread.is_alive():
-            _logger.warning('%s is still at work after %.1f s', self.name, timeout)
-            return False
-        self._thread = None
-        return True
+
+    def stop(self, timeout: float = 3.0) -> bool:
+        """Forget the waiting item and end after the one in work; False if that took longer than the timeout [s]: it is then abandoned, and its errors with it."""
+        self.halt()
+        if self._thread is None:
+            return True
+        self._thread.join(timeout)
+        self._abandoned = self._thread.is_alive()
+        if not self._abandoned:
+            self._thread = None
+        return not self._abandoned
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether it is still at work though it was stopped."""
+        return self._abandoned and self._thread.is_alive()
+
+    def is_here(self) -> bool:
+        """Whether the caller runs in its thread."""
+        return threading.current_thread() is self._thread
 
     def put(self, item: Item) -> None:
         """Offer an item, in place of one that still waits."""
@@ -84,7 +94,8 @@ class LatestWorker(Generic[Item]):
             try:
                 self._work(item)
             except Exception as error:      # the thread must outlive a bad frame; the owner reports it
-                self._on_error(error)
+                if not self._abandoned:
+                    self._on_error(error)
             del item                        # a frame must not live on while waiting for the next
             with self._changed:
                 self._latencies.append(time.monotonic() - since)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from depth_ros.ros.diagnostics import Diagnostics, Flow
 from depth_ros.ros.latest_worker import LatestWorker
 from depth_ros.settings import setting
 
+_PATIENCE = 3.0     # [s] that workers are given to end: a signal must end the process within 5 s
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 # Sensor data: a reliable writer keeps and repeats, a best-effort reader takes what is fresh, so any pair of them connects (REP 2003). Ten
 # messages are a third of a second of a camera, which covers the pauses of a loaded machine.
@@ -61,6 +63,7 @@ class ManagedNode(LifecycleNode):
         self._outputs: list[Publisher] = []
         self._subscriptions_open: list[Subscription] = []
         self._workers: list[LatestWorker] = []
+        self._abandoned: list[LatestWorker] = []    # did not end when they were told to
         self._service_change_state.callback = self._refuse_impossible(self._service_change_state.callback)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._starter = None
@@ -115,7 +118,9 @@ class ManagedNode(LifecycleNode):
         return worker
 
     def tell(self, publisher: Publisher, message: Any) -> None:
-        """Publish and count."""
+        """Publish and count. Raises RuntimeError in a worker that should have ended long ago: nobody asked for what it has to say."""
+        if any(worker.is_here() for worker in self._abandoned):
+            raise RuntimeError(f'{publisher.topic_name}: not published, for the node was deactivated meanwhile')
         publisher.publish(message)
         self.diagnostics.output(publisher.topic_name).tick()
 
@@ -173,6 +178,7 @@ class ManagedNode(LifecycleNode):
     def _attempt(self, transition: str, action: Callable[[], None]) -> bool:
         self.in_transition = True
         try:
+            self._await_abandoned()
             action()
         except Exception as error:      # rclpy would swallow it without a word
             reason = f'cannot {transition}: {error}'
@@ -197,9 +203,20 @@ class ManagedNode(LifecycleNode):
             self.destroy_subscription(subscription)
         self._subscriptions_open.clear()
         for worker in self._workers:
-            worker.stop()
+            worker.halt()
+        deadline = time.monotonic() + _PATIENCE
+        self._abandoned += [worker for worker in self._workers if not worker.stop(max(deadline - time.monotonic(), 0.1))]
         self._workers.clear()
+        if self._abandoned:
+            self.diagnostics.hold('worker', diagnostics.ERROR, f'{_names(self._abandoned)}: still at work {_PATIENCE:.0f} s after it was told to end; its result is discarded')
         self.stop()
+
+    def _await_abandoned(self) -> None:
+        """Two threads must not work with one engine. Raises ValueError while there is one from before."""
+        self._abandoned = [worker for worker in self._abandoned if worker.abandoned]
+        if self._abandoned:
+            raise ValueError(f'{_names(self._abandoned)}: still at work since the node was deactivated; try again when it has ended')
+        self.diagnostics.clear('worker')
 
     def _close(self) -> None:
         self.teardown()
@@ -223,7 +240,7 @@ class ManagedNode(LifecycleNode):
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         before = self.config
         try:
-            self.config = params.changed(before, parameters)
+            self.config = params.changed(before, parameters, active=self.state == 'active')
             self.diagnostics.stale_after = self.config.stale_after
             if self.config != before and self.state in ('inactive', 'active'):
                 self.reconfigured(before)
@@ -238,3 +255,7 @@ class ManagedNode(LifecycleNode):
     def _on_work_error(self, error: Exception) -> None:
         trace = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
         self.diagnostics.complain('work', f'{type(error).__name__}: {error}', details=trace)
+
+
+def _names(workers: list[LatestWorker]) -> str:
+    return ', '.join(worker.name for worker in workers)

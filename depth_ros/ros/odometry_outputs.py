@@ -31,8 +31,8 @@ class OdometryConfig:
     odom_frame: str = setting('odom', 'the fixed frame, z up', read_only=True)
     base_frame: str = setting('', "the robot's frame; empty: odometry and TF are of the camera. Else TF must know the camera in it", read_only=True)
     publish_tf: bool = setting(True, 'publish odom -> camera (or base) on /tf', read_only=True)
-    tf_timeout: float = setting(0.2, 'longest wait for a transform', 's', low=0.0, high=10.0)
-    path_poses: int = setting(1000, 'most poses of the published path, spread over the drive', low=2, high=100_000)
+    tf_timeout: float = setting(0.2, 'longest wait for a transform', 's', low=0.0, high=10.0, read_only=True)
+    path_poses: int = setting(1000, 'most poses of the published path, spread over the drive', low=2, high=100_000, read_only=True)
     trajectory_poses: int = setting(200_000, 'most poses kept for the path and for save_trajectory; older ones are thinned out', low=100, high=10_000_000, read_only=True)
 
 

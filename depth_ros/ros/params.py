@@ -91,8 +91,8 @@ def descriptor(fact: Fact, dynamic_typing: bool = False) -> ParameterDescriptor:
     known = fact.setting
     text = known.description + (f' [{known.unit}]' if known.unit else '')
     message = ParameterDescriptor(description=text, read_only=known.read_only and not dynamic_typing, dynamic_typing=dynamic_typing)
-    if known.choices:
-        message.additional_constraints = 'one of: ' + ', '.join(known.choices)
+    constraints = [f'one of: {", ".join(known.choices)}'] if known.choices else []
+    message.additional_constraints = '; '.join([*constraints, *([] if known.while_active else ['not while the node is active'])])
     if known.low is None and known.high is None or dynamic_typing:
         return message
     if isinstance(fact.default, int):
@@ -121,11 +121,15 @@ def declare(node: Node, config_class: type[Config]) -> Config:
     return build(config_class, values)
 
 
-def changed(config: Config, parameters: Iterable[Parameter]) -> Config:
-    """The configuration with parameters changed, those of others left out; ValueError says why one is refused."""
+def changed(config: Config, parameters: Iterable[Parameter], active: bool = False) -> Config:
+    """The configuration with parameters changed, those of others left out; ValueError says why one is refused, as some are while the node is active."""
     facts = facts_of(type(config))
     values = {name: _get(config, fact.path) for name, fact in facts.items()}
-    return build(type(config), values | {p.name: p.value for p in parameters if p.name in facts})
+    wanted = {p.name: p.value for p in parameters if p.name in facts}
+    fixed = [name for name, value in wanted.items() if active and not facts[name].setting.while_active and value != values[name]]
+    if fixed:
+        raise ValueError(f'{", ".join(fixed)}: cannot change while the node is active; deactivate it first (`ros2 lifecycle set NODE deactivate`)')
+    return build(type(config), values | wanted)
 
 
 def _get(config: Any, path: tuple[str, ...]) -> Any:
