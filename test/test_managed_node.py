@@ -261,6 +261,29 @@ def test_a_bad_parameter_ends_the_process_with_one_line(world):
     assert 'stale_after' in done.stderr and '-3.0' in done.stderr and 'Traceback' not in done.stderr
 
 
+@pytest.mark.parametrize(('text', 'words'), [(None, 'Error opening YAML file'), ('a: [b\n', 'line 1')])
+def test_a_parameter_file_that_cannot_be_read_ends_the_process_by_name_and_reason(world, tmp_path, text, words):
+    path = tmp_path / 'parameters.yaml'
+    if text is not None:
+        path.write_text(text)
+    code = 'from depth_ros.ros import executables; executables.sparse_depth()'
+    done = subprocess.run([sys.executable, '-c', code, '--ros-args', '--params-file', str(path)], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert str(path) in done.stderr.splitlines()[-1] and words in done.stderr.splitlines()[-1]
+
+
+def test_a_misspelt_parameter_is_named_with_those_near_it(world):
+    code = 'import sys\nfrom depth_ros.ros import executables\nfrom depth_ros.ros.managed_node import ManagedNode\n' \
+           'class Plain(ManagedNode):\n    def __init__(self):\n        super().__init__("plain")\n' \
+           '    def start(self):\n        print(sorted(self.get_parameters_by_prefix("")))\n        self.finish(0)\nsys.exit(executables.spin(Plain))'
+    words = ['--ros-args', '-p', 'stale_aftr:=3.0', '-p', 'zebra:=1', '-p', 'use_sim_time:=false', '-p', 'stale_after:=3']
+    done = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert 'unknown parameter stale_aftr is ignored; did you mean stale_after?' in done.stderr
+    assert 'unknown parameter zebra is ignored\n' in done.stderr and 'use_sim_time' not in done.stderr
+    assert eval(done.stdout) == ['autostart', 'stale_after', 'start_type_description_service', 'use_sim_time']
+
+
 def test_a_change_that_goes_wrong_is_refused_and_undone(start):
     node = start(autostart=False)
     node.trigger_configure()

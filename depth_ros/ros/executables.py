@@ -64,7 +64,11 @@ def spin(node_class: type) -> int:
     from rclpy.exceptions import ParameterException
     from rclpy.signals import SignalHandlerOptions
 
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:       # arguments behind --ros-args or a parameter file that cannot be read
+        rclpy.logging.get_logger(node_class.__name__).fatal(' '.join(str(error).split()))
+        return 1
     try:
         node = node_class()
     except (ValueError, ParameterException) as error:

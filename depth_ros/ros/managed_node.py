@@ -51,9 +51,11 @@ class ManagedNode(LifecycleNode):
     config_class: ClassVar[type[NodeConfig]] = NodeConfig
 
     def __init__(self, name: str, **options: Any) -> None:
-        super().__init__(name, **options)
+        super().__init__(name, automatically_declare_parameters_from_overrides=True, **options)
         try:
             self.config = params.declare(self, self.config_class)
+            for sentence in params.drop_unknown(self, self.config_class):
+                self.get_logger().warning(sentence)
         except (ValueError, ParameterException):
             self.destroy_node()
             raise

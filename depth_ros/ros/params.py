@@ -7,6 +7,7 @@ become parameters of the node under the same names that the command-line program
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from depth_ros import settings
 from depth_ros.settings import Setting
 
 Config = TypeVar('Config')
+_OF_RCLPY = ('use_sim_time', 'start_type_description_service')      # declared by every node
 _INTEGER_LIMIT = 2 ** 62    # of ranges open to one side, within the message's int64
 
 
@@ -107,11 +109,12 @@ def descriptor(fact: Fact, dynamic_typing: bool = False) -> ParameterDescriptor:
 def declare(node: Node, config_class: type[Config]) -> Config:
     """Declare every parameter of a configuration class on a node and return its values; ValueError for a bad one.
 
-    A parameter is first declared without a type, so that a whole number for a float (`rate:=2`) is taken and a wrong type named.
+    A parameter is first declared without a type, so that a whole number for a float (`rate:=2`) is taken and a wrong type named. A node that declares what it
+    is given by itself (`automatically_declare_parameters_from_overrides`) has done so already.
     """
     values = {}
     for name, fact in facts_of(config_class).items():
-        given = node.declare_parameter(name, fact.default, descriptor(fact, dynamic_typing=True)).value
+        given = (node.get_parameter(name) if node.has_parameter(name) else node.declare_parameter(name, fact.default, descriptor(fact, dynamic_typing=True))).value
         node.undeclare_parameter(name)
         reason = _reason_against(fact, given)
         if reason:
@@ -119,6 +122,19 @@ def declare(node: Node, config_class: type[Config]) -> Config:
         values[name] = type(fact.default)(given)
         node.declare_parameter(name, values[name], descriptor(fact), ignore_override=True)
     return build(config_class, values)
+
+
+def drop_unknown(node: Node, config_class: type) -> list[str]:
+    """Undeclare what a node was given and declared by itself but does not know, a misspelt name most likely; a sentence for each, with the names near it."""
+    known = facts_of(config_class)
+    told = []
+    for name in sorted(node.get_parameters_by_prefix('')):
+        if name in known or name in _OF_RCLPY or name.startswith('qos_overrides.'):
+            continue
+        node.undeclare_parameter(name)
+        near = difflib.get_close_matches(name, known, n=3)
+        told.append(f'unknown parameter {name} is ignored' + (f'; did you mean {" or ".join(near)}?' if near else ''))
+    return told
 
 
 def changed(config: Config, parameters: Iterable[Parameter], active: bool = False) -> Config:
