@@ -6,6 +6,7 @@ import pytest
 import ros_support
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from depth_ros.ros.diagnostics import Diagnostics
 from depth_ros.ros.latest_worker import LatestWorker
@@ -14,9 +15,9 @@ from depth_ros.ros.latest_worker import LatestWorker
 class Bench:
     """Diagnostics of an active node at a time of the test's choosing."""
 
-    def __init__(self, world):
+    def __init__(self, world, **parameters):
         self.time, self.state = 100.0, 'active'
-        self.node = Node('subject', context=world.context)
+        self.node = Node('subject', context=world.context, parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()])
         self.diagnostics = Diagnostics(self.node, 2.0, lambda: self.state, lambda: self.time)
 
     def values(self):
@@ -36,9 +37,48 @@ def bench(world):
     made.node.destroy_node()
 
 
+def test_an_input_that_nothing_publishes_is_named_once_others_had_time_to_start(bench):
+    bench.diagnostics.input('/image')
+    bench.diagnostics.input('/camera_info', stalls=False)
+    bench.time += 9.9
+    assert bench.diagnostics.status().level == DiagnosticStatus.OK
+    bench.time += 0.6
+    status = bench.diagnostics.status()
+    assert (status.level, status.message) == (DiagnosticStatus.STALE, 'nothing publishes /image (10.5 s)')
+
+
+def test_silence_counts_from_when_somebody_offers_the_topic(world, bench):
+    bench.diagnostics.input('/offered')
+    bench.time += 9.0
+    publisher = world.publisher(DiagnosticStatus, '/offered')
+    world.until(lambda: bench.node.count_publishers('/offered'), 'the publisher')
+    assert bench.diagnostics.status().level == DiagnosticStatus.OK
+    bench.time += 1.9
+    assert bench.diagnostics.status().level == DiagnosticStatus.OK
+    bench.time += 0.6
+    status = bench.diagnostics.status()
+    assert (status.level, status.message) == (DiagnosticStatus.STALE, 'no message on /offered yet, though it has been offered for 2.5 s')
+    world.tester.destroy_publisher(publisher)
+
+
+def test_a_recording_that_has_not_begun_is_given_time(world):
+    bench = Bench(world, use_sim_time=True)
+    bench.diagnostics.input('/recorded')
+    publisher = world.publisher(DiagnosticStatus, '/recorded')
+    world.until(lambda: bench.node.count_publishers('/recorded'), 'the publisher')
+    assert bench.diagnostics.status().level == DiagnosticStatus.OK
+    bench.time += 9.0
+    assert bench.diagnostics.status().level == DiagnosticStatus.OK
+    bench.time += 1.5
+    assert bench.diagnostics.status().message == 'no message on /recorded yet, though it has been offered for 10.5 s, and no time on /clock'
+    world.tester.destroy_publisher(publisher)
+    bench.node.destroy_node()
+
+
 def test_an_input_goes_stale_by_name_and_age_and_recovers(bench):
     image = bench.diagnostics.input('/image')
     bench.diagnostics.input('/camera_info', stalls=False)
+    image.tick()
     bench.time += 1.9
     assert bench.diagnostics.status().level == DiagnosticStatus.OK
     bench.time += 0.6
@@ -68,7 +108,7 @@ def test_rates_ages_and_counts(bench):
 
 
 def test_a_condition_holds_until_cleared_and_outranks_silence(bench):
-    bench.diagnostics.input('/image')
+    bench.diagnostics.input('/image').tick()
     bench.time += 10.0
     bench.diagnostics.hold('calibration', DiagnosticStatus.ERROR, 'no camera_info on /camera_info')
     status = bench.diagnostics.status()

@@ -15,6 +15,7 @@ from rclpy.node import Node
 from depth_ros.ros.latest_worker import LatestWorker
 
 WARNING_PERIOD = 5.0    # [s] between two log lines about the same trouble
+_START = 10.0           # [s] that others are given to start in: a machine that loads a graph is slow
 _RATE_WINDOW = 5.0      # [s] that rates are counted over
 _ACTIVE = 'active'
 
@@ -33,7 +34,8 @@ class Flow:
     rejected: int = 0
     late: int = 0               # stamps not newer than the last one
     last: float | None = None
-    since: float = field(init=False)
+    since: float = field(init=False)        # opened
+    offered: float | None = None            # since when somebody publishes it, as long as nothing came
     times: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
 
     def __post_init__(self) -> None:
@@ -162,8 +164,25 @@ class Diagnostics:
         troubles = list(self._conditions.values())
         troubles += [(WARN, reason) for since, reason in self._complaints.values() if self._now() - since < WARNING_PERIOD]
         if self._state() == _ACTIVE:
-            troubles += [(STALE, _silence(flow)) for flow in self._inputs.values() if flow.stalls and flow.age() > self.stale_after]
+            troubles += [(STALE, reason) for flow in self._inputs.values() if flow.stalls and (reason := self._silence(flow))]
         return troubles
+
+    def _silence(self, flow: Flow) -> str | None:
+        """Why nothing comes on a topic, once it should have."""
+        if flow.last is not None:
+            return f'{flow.topic} stalled: last message {flow.age():.1f} s ago' if flow.age() > self.stale_after else None
+        if not self._node.count_publishers(flow.topic):
+            flow.offered = None
+            return f'nothing publishes {flow.topic} ({flow.age():.1f} s)' if flow.age() > _START else None
+        if flow.offered is None:
+            flow.offered = self._now()
+        # A recording waits for its whole audience; until then its time stands at nought.
+        clock = self._node.get_clock()
+        waits = clock.ros_time_is_active and clock.now().nanoseconds == 0
+        silent = self._now() - flow.offered
+        if silent <= max(self.stale_after, _START if waits else 0.0):
+            return None
+        return f'no message on {flow.topic} yet, though it has been offered for {silent:.1f} s' + (', and no time on /clock' if waits else '')
 
     def _report(self) -> dict[str, str]:
         values = {'state': self._state()}
@@ -179,8 +198,3 @@ class Diagnostics:
                        f'{of}latency median [ms]': f'{1e3 * worker.latency(50):.1f}', f'{of}latency p95 [ms]': f'{1e3 * worker.latency(95):.1f}'}
         return values | self._values | {'last error': self._last_error}
 
-
-def _silence(flow: Flow) -> str:
-    if flow.last is None:
-        return f'no message on {flow.topic} yet ({flow.age():.1f} s)'
-    return f'{flow.topic} stalled: last message {flow.age():.1f} s ago'
