@@ -108,7 +108,7 @@ class GlobalLocal(nn.Module):
         if self.config.coordinates:
             seen.append(coordinates(flow))
         if self.config.pose_aware:
-            return self.local(parameters, torch.cat(seen, 1), image1, *triangulation)
+            return self.local(parameters, torch.cat(seen, 1), image1, image2, flow, *triangulation)
         return self.local(parameters, torch.cat(seen, 1))
 
     def global_parameters(self, image1: Tensor, image2: Tensor, flow: Tensor) -> Tensor:

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depth_ros.geometry import two_view
+from depth_ros.geometry import two_view, warp
 from depth_ros.models.layers import TYPICAL, Conv, FilterGenerator, conv_leaky, leaky, local_network, resize
 
 BANKS = [16, 16, 16]                # output channels of the generated filter banks
-_STEP = 2                           # all but the result is computed at half size: flow is no finer
-_LEVELS = 5                         # means of the triangulation over 1, 2, 4, 8 and 16 pixels of half size
-_WIDTHS = (32, 48, 64, 96)          # channels at 1/2, 1/4, 1/8 and 1/16 of the size
-_LOWEST, _HIGHEST = -2.0, 3.0       # bounds of the log of triangulated over usual inverse depth
+_WIDTH = 64                         # cells across the image in which it computes: what triangulation errs by is smooth, and so is the flow
+_LEVELS = 5                         # means of the triangulation over 1, 2, 4, 8 and 16 cells
+_CHANNELS = (40, 64, 80, 96)        # of the refiner, at 1, 2, 4 and 8 cells
+_LOWEST, _HIGHEST = -1.8, 2.5       # bounds of the log of triangulated over usual inverse depth
 _REACH = 4.0                        # bound of the same log in the result
 _NOMINAL_WIDTH = 256                # lengths in pixels are meant at this width, so that the same weights serve others
-_FEATURES = 7                       # channels that describe the triangulation
+_FEATURES = 8                       # channels that describe the triangulation
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def usual(inverse_depth: Tensor) -> Tensor:
 
 
 class PoseAwareLocal(nn.Module):
-    """Corrects triangulated inverse depth: log z = (1 - A) log z_tri + C with maps A and C of half size.
+    """Corrects triangulated inverse depth: log z = (1 - A) log z_tri + C, with smooth maps A and C.
 
     C is a correction plus shares of means of log z_tri over growing neighbourhoods, A is the sum of the shares. So the network may put the mean over a neighbourhood of
     its choice in place of a pixel that lies, or move it. Its last layer starts at zero, so the whole at triangulation, and the shares have a gradient from the first step.
@@ -61,30 +61,41 @@ class PoseAwareLocal(nn.Module):
         self.refiner = Hourglass(BANKS[-1] + seen + _LEVELS, _LEVELS + 1)
         nn.init.zeros_(self.refiner.last.weight)
 
-    def forward(self, parameters: Tensor, seen: Tensor, image1: Tensor, derotated_flow: Tensor, triangulated: Tensor, epipolar: Tensor, parallax: Tensor) -> Tensor:
-        """Inverse depth (B, 1, H, W) [1/baseline] from the global parameters, what the published local module sees, and geometry()."""
+    def forward(self, parameters: Tensor, seen: Tensor, image1: Tensor, image2: Tensor, flow: Tensor,
+                derotated_flow: Tensor, triangulated: Tensor, epipolar: Tensor, parallax: Tensor) -> Tensor:
+        """Inverse depth (B, 1, H, W) [1/baseline] from the global parameters, what the published local module sees, the pair, and geometry()."""
         scale = usual(triangulated)
         unit = _NOMINAL_WIDTH / seen.shape[-1]
         log_ratio = (triangulated / scale).clamp(min=1e-6).log().clamp(_LOWEST, _HIGHEST)
-        positive = (triangulated > 0).to(seen.dtype)
         shift = parallax * scale * unit             # [px] of a usual point: what an error of the flow is to be compared with
         epipolar = epipolar * unit
-        features = [log_ratio, positive, shift.log1p() - 2, epipolar.log1p(), image1.mean(1, keepdim=True) - 0.5, derotated_flow * (10 / seen.shape[-1]), seen]
-        half = F.avg_pool2d(torch.cat(features, 1), _STEP)
-        trust = positive * shift.square() / ((1 + shift.square()) * (1 + epipolar.square()))
-        means = _means(log_ratio, trust, half)
-        filtered = local_network(half, self.generator(parameters))
-        out = self.refiner(torch.cat([filtered, half, means - half[:, :1]], 1))
+        grey1, grey2 = (grey - grey.mean((2, 3), keepdim=True) for grey in (image1.mean(1, keepdim=True), image2.mean(1, keepdim=True)))
+        matched, inside = warp.warp_by_flow(grey2, flow.permute(0, 2, 3, 1))
+        trust = (triangulated > 0) * inside[:, None] * shift.square() / ((1 + shift.square()) * (1 + epipolar.square()))
+        cells = _pooled(torch.cat([log_ratio, log_ratio.square(), shift.log1p() - 2, epipolar.log1p(), 5 * (grey1 - matched).abs(), grey1,
+                                   derotated_flow * (10 / seen.shape[-1]), seen, log_ratio * trust, trust], 1))
+        cells, trusted = cells[:, :-2], cells[:, -2:]
+        means = _means(trusted)
+        filtered = local_network(cells, self.generator(parameters))
+        out = self.refiner(torch.cat([filtered, cells, means - cells[:, :1]], 1))
         shares = out[:, 1:]
         change = torch.cat([shares.sum(1, keepdim=True), out[:, :1] + (shares * means).sum(1, keepdim=True)], 1)
         away, towards = resize(change, log_ratio).split(1, 1)
         return scale * ((1 - away) * log_ratio + towards).clamp(-_REACH, _REACH).exp()
 
 
-def _means(x: Tensor, trust: Tensor, half: Tensor) -> Tensor:
-    """Means (B, L, h, w) of x (B, 1, H, W) by its trust over 2, 4, 8, ... pixels, at the size of `half`; where nothing is trusted the mean over twice that."""
-    parts = F.avg_pool2d(torch.cat([x * trust, trust], 1), _STEP)
-    pyramid = [parts]
+def _pooled(x: Tensor) -> Tensor:
+    """Means of x (B, C, H, W) over the cells in which it is computed."""
+    step = max(1, round(int(x.shape[-1]) / _WIDTH))
+    return F.avg_pool2d(x, step, ceil_mode=True) if step > 1 else x
+
+
+def _means(trusted: Tensor) -> Tensor:
+    """Means (B, L, h, w) over 1, 2, 4, ... cells, by trust, of what was multiplied with it: `trusted` (B, 2, h, w) is product and trust.
+
+    Where nothing is trusted, the mean over the next larger neighbourhood.
+    """
+    pyramid = [trusted]
     for _ in range(_LEVELS - 1):
         pyramid.append(F.avg_pool2d(pyramid[-1], 2, ceil_mode=True))
     coarser, means = None, []
@@ -93,7 +104,7 @@ def _means(x: Tensor, trust: Tensor, half: Tensor) -> Tensor:
         if coarser is not None:
             total, weight = total + 0.01 * resize(coarser, total), weight + 0.01
         coarser = total / (weight + 1e-6)
-        means.append(resize(coarser, half))
+        means.append(resize(coarser, trusted))
     return torch.cat(means[::-1], 1)
 
 
@@ -102,12 +113,12 @@ class Hourglass(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.first = conv_leaky(inputs, _WIDTHS[0])
-        pairs = list(zip(_WIDTHS[:-1], _WIDTHS[1:]))
+        self.first = conv_leaky(inputs, _CHANNELS[0])
+        pairs = list(zip(_CHANNELS[:-1], _CHANNELS[1:]))
         self.down = nn.ModuleList(nn.Sequential(conv_leaky(a, b, stride=2), conv_leaky(b, b)) for a, b in pairs)
         self.narrow = nn.ModuleList(Conv(b, a, 1) for a, b in pairs)
         self.up = nn.ModuleList(conv_leaky(a, a) for a, _ in pairs)
-        self.last = Conv(_WIDTHS[0], outputs, 1)
+        self.last = Conv(_CHANNELS[0], outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Output channels at the size of x."""
