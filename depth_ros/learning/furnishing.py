@@ -12,8 +12,10 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from depth_ros.learning import synthetic
+from depth_ros.learning.lighting import Lights
 from depth_ros.learning.materials import Textures
 
+_SPOTS = 8         # that a glossy surface mirrors
 _WALL = 0.02        # [m] of air between furniture and wall, so that no two faces coincide
 
 
@@ -32,7 +34,17 @@ class Furnisher:
     def scene(self, textures: Textures) -> synthetic.Scene:
         """All that was put there."""
         return synthetic.Scene(tuple(self._kinds), torch.tensor(np.stack(self._poses), dtype=torch.float32)[None],
-                               torch.tensor(self._halves, dtype=torch.float32)[None], torch.tensor(self._faces)[None], textures)
+                               torch.tensor(self._halves, dtype=torch.float32)[None], torch.tensor(self._faces)[None], textures, self._lights())
+
+    def _lights(self) -> Lights:
+        """A few lamps under the ceiling or in windows, and what glossy surfaces mirror."""
+        width, depth, height = self._size
+        lamps = [[self.within(-0.5, 0.5) * width, self.within(-0.5, 0.5) * depth, self.within(0.6, 1.0) * height, 1.0] for _ in range(self.rng.integers(1, 4))]
+        spots = self.rng.normal(size=(_SPOTS, 3))
+        spots /= np.linalg.norm(spots, axis=1, keepdims=True)
+        spots = np.hstack([spots, 4.0 * 100.0 ** self.rng.random((_SPOTS, 1)), self.rng.uniform(0.2, 2.0, (_SPOTS, 1))])
+        strengths = self.rng.uniform(0.5, 1.6, len(lamps)) / len(lamps) ** 0.5
+        return Lights(*(torch.tensor(np.array(v), dtype=torch.float32)[None] for v in (lamps, strengths, self.within(0.2, 0.6), spots)))
 
     def within(self, low: float, high: float) -> float:
         """A number between the two, evenly."""
@@ -211,7 +223,7 @@ def furnished_room(rng: np.random.Generator, textures: Textures) -> synthetic.Sc
     f = Furnisher(rng, len(textures.metres))
     f.room((f.within(2.6, 8.0), f.within(2.6, 7.0), f.within(2.3, 3.2)))
     f.against_walls(f.within(0.4, 1.0))
-    f.in_the_middle(int(rng.integers(1, 7)))
+    f.in_the_middle(int(rng.integers(2, 8)))
     return f.scene(textures)
 
 
@@ -219,7 +231,7 @@ def shapes_room(rng: np.random.Generator, textures: Textures) -> synthetic.Scene
     """Shapes in the air of a room, as in the Scenes11 set."""
     f = Furnisher(rng, len(textures.metres))
     f.room((f.within(3.0, 9.0), f.within(3.0, 9.0), f.within(2.4, 4.0)))
-    f.shapes(int(rng.integers(8, 36)))
+    f.shapes(int(rng.integers(14, 44)))
     return f.scene(textures)
 
 

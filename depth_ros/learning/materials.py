@@ -23,9 +23,10 @@ LEVELS = 9      # of the pyramid, the coarsest of TILE / 256 texels
 class Textures:
     """A pyramid of tiles in one atlas: a column for each level, the tiles below each other, each with a wrapped border of one texel."""
 
-    def __init__(self, tiles: Tensor, metres: Sequence[float]) -> None:
-        """Tiles (N, TILE, TILE, 3) in [0, 1], row 0 on top, and the side of each [m]."""
+    def __init__(self, tiles: Tensor, metres: Sequence[float], gloss: Sequence[float] | None = None) -> None:
+        """Tiles (N, TILE, TILE, 3) in [0, 1], row 0 on top, the side of each [m], and how much each mirrors (nothing by default)."""
         self.metres = tiles.new_tensor(metres)
+        self.gloss = tiles.new_tensor([0.0] * len(tiles) if gloss is None else gloss)
         columns, level = [], tiles.movedim(-1, 1)
         for _ in range(LEVELS):
             column = F.pad(level, (1, 1, 1, 1), mode='circular').movedim(0, 1).flatten(1, 2)      # (3, N * (side + 2), side + 2)
@@ -182,40 +183,50 @@ def bake(seed: int) -> Textures:
 
 
 def random_palette(seed: int, count: int) -> Textures:
-    """Tiles of as many random surfaces, about a third of them nearly plain as painted walls and cupboards are; deterministic from the seed."""
+    """Tiles of as many random surfaces, half of them plain as painted walls and cupboards are, many with a gloss; deterministic from the seed."""
     painter = Painter(torch.Generator().manual_seed(seed))
     pick = torch.multinomial(torch.tensor([weight for weight, _ in _FAMILIES]), count, replacement=True, generator=painter.generator)
     tiles = [_FAMILIES[i][1](painter) for i in pick.tolist()]
     metres = (0.5 * 6.0 ** painter.random(count)).tolist()
-    return Textures(torch.stack(tiles).clamp(0.02, 0.98), metres)
+    gloss = torch.where(painter.random(count) < 0.45, 0.6 * painter.random(count) ** 2, 0.0)
+    return Textures(torch.stack(tiles).clamp(0.02, 0.98), metres, gloss.tolist())
+
+
+def _shade(p: Painter, chroma: float) -> Tensor:
+    """A colour (3,), often nearly black or white."""
+    kind, value = p.random(1), p.random(1)
+    grey = torch.where(kind < 0.25, 0.03 + 0.15 * value, torch.where(kind < 0.6, 0.7 + 0.28 * value, 0.15 + 0.6 * value))
+    tint = p.random(3)
+    return ((1.0 - chroma) * grey + chroma * grey * tint / tint.mean()).clamp(0.02, 0.98)
 
 
 def _random_bricks(p: Painter) -> Tensor:
     rows, columns, wood = 2 ** (1 + 4.5 * p.random(1)), 2 ** (1 + 3.0 * p.random(1)), p.random(1) < 0.5
-    return p.bricks(int(rows), int(columns), p.colour(0.3).tolist(), p.colour(0.2).tolist(), 0.4 * p.random(1).item(),
+    return p.bricks(int(rows), int(columns), _shade(p, 0.4).tolist(), _shade(p, 0.3).tolist(), 0.4 * p.random(1).item(),
                     0.001 + 0.006 * p.random(1).item(), stretch=8 if wood else 1)
 
 
 def _random_shapes(p: Painter) -> Tensor:
     count, contrast, chroma = p.random(3).tolist()
-    return p.shapes(int(12 * 30.0 ** count), p.colour(0.4).tolist(), 0.2 + 0.8 * contrast, chroma)
+    return p.shapes(int(12 * 30.0 ** count), _shade(p, 0.4).tolist(), 0.2 + 0.8 * contrast, chroma)
 
 
 def _random_marble(p: Painter) -> Tensor:
-    return p.marble(p.colour(0.5).tolist(), 0.05 + 0.3 * p.random(1).item())
+    return p.marble(_shade(p, 0.5).tolist(), 0.05 + 0.3 * p.random(1).item())
 
 
 def _random_clouds(p: Painter) -> Tensor:
     """Noise of several scales, each in a direction of colour space of its own."""
     first = 2 ** int(1 + 4.0 * p.random(1))
     directions = (p.random(3, 3) - 0.5) + 0.5 * (p.random(3, 1) - 0.5)
-    return p.colour(0.4) + sum(p.fractal(max(first >> i, 2), 256)[..., None] * directions[i] for i in range(3))
+    return _shade(p, 0.4) + sum(p.fractal(max(first >> i, 2), 256)[..., None] * directions[i] for i in range(3))
 
 
 def _random_plain(p: Painter) -> Tensor:
     """Paint: a soft change of shade, a trace of grain, a few marks."""
-    tile = p.colour(0.25) + 0.06 * p.random(1) * p.fractal(2, 8)[..., None] + 0.05 * p.random(1) * p.fractal(32, 256)[..., None]
-    return p.marks(tile, int(6.0 * p.random(1)), 0.1, 0.3)
+    chroma = 0.8 * p.random(1).item() ** 2
+    tile = _shade(p, chroma) + 0.06 * p.random(1) ** 2 * p.fractal(2, 8)[..., None] + 0.06 * p.random(1) ** 3 * p.fractal(32, 256)[..., None]
+    return p.marks(tile, int(10.0 * p.random(1) ** 3), 0.1, 0.5 * p.random(1).item())
 
 
 def _random_print(p: Painter) -> Tensor:
@@ -236,9 +247,9 @@ def _random_weave(p: Painter) -> Tensor:
     kind = p.random(1)
     wave = wave_x if kind < 0.35 else wave_y if kind < 0.6 else wave_x * wave_y
     wave = torch.sign(wave) if p.random(1) < 0.5 else wave
-    return p.colour(0.4) + 0.5 * (wave[..., None] * (p.random(3) - 0.5)) + 0.2 * p.random(1) * p.fractal(4, 256)[..., None]
+    return _shade(p, 0.4) + 0.5 * (wave[..., None] * (p.random(3) - 0.5)) + 0.2 * p.random(1) * p.fractal(4, 256)[..., None]
 
 
 _FAMILIES: tuple[tuple[float, Callable[[Painter], Tensor]], ...] = (
-    (0.30, _random_plain), (0.14, _random_bricks), (0.16, _random_shapes), (0.09, _random_marble), (0.12, _random_clouds),
-    (0.07, _random_print), (0.06, _random_weave), (0.06, lambda p: p.books(int(2 + 5 * p.random(1)))))
+    (0.42, _random_plain), (0.12, _random_bricks), (0.11, _random_shapes), (0.06, _random_marble), (0.08, _random_clouds),
+    (0.06, _random_print), (0.05, _random_weave), (0.04, lambda p: p.books(int(2 + 5 * p.random(1)))))

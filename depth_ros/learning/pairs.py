@@ -29,7 +29,7 @@ FlowFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(rgb1, rgb2), (H, W, 3) uint8 each -> flow (H, W, 2) float32 [px] from 1 to 2."""
 
 _LOG = logging.getLogger(__name__)
-FORMAT = 1             # raise it whenever what is stored changes
+FORMAT = 2             # raise it whenever what is stored changes
 
 
 @dataclass

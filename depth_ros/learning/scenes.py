@@ -41,6 +41,7 @@ _BASELINES = 0.03, 0.5              # [m]
 _LEAST_PARALLAX, _MOST_PARALLAX = 0.01, 0.35        # mean flow by translation, as a share of the focal length
 _MOST_FLOW = 0.14                   # mean of it, as a share of the width
 _LEAST_SEEN = 0.45                  # share of image 1 that image 2 shows
+_ROLLING = 0.003                    # shift within an image by reading its rows one after the other, as a share of the width: a few degrees a second
 _HIDDEN = 0.02                      # relative depth behind what is seen from which a point counts as hidden
 
 
@@ -115,7 +116,7 @@ def _starts(scene: synthetic.Scene, rng: np.random.Generator) -> list[_Start]:
     depth = _look(scene, T)
     spread = np.log(depth).std(1)
     # Views of a single wall are kept to a few: they say little about what depth does.
-    fit = (depth.min(1) > _NEAREST) & _outside(scene, T) & ((spread > 0.15) | (rng.random(_CANDIDATES) < 0.25)) & (np.median(depth, 1) < 6.5)
+    fit = (depth.min(1) > _NEAREST) & _outside(scene, T) & ((spread > 0.2) | (rng.random(_CANDIDATES) < 0.15)) & (np.median(depth, 1) < 6.5)
     return [_Start(T[i], depth[i], bool(wheels[i])) for i in np.flatnonzero(fit)[:_PATHS]]
 
 
@@ -195,7 +196,7 @@ def _pairs_of_path(data: SceneData, scene: synthetic.Scene, start: _Start, rng: 
             break
     if not found:
         return
-    images = _exposed(synthetic.render(scene, T, K_flow, data.flow_height, data.flow_width).image.numpy(), data.sensor, rng)
+    images = _exposed(synthetic.render(scene, T, K_flow, data.flow_height, data.flow_width, fine=False).image.numpy(), data.sensor, rng)
     for i, j, moved, visible, T_j_i in found:
         known = torch.isfinite(depth[i]).numpy()
         yield ScenePair(images[i], images[j], depth[i].numpy(), known, moved, visible, K.numpy(), T_j_i)
@@ -237,18 +238,28 @@ def views_flow(depth1: torch.Tensor, depth2: torch.Tensor, T_2_1: torch.Tensor, 
 
 
 def _exposed(images: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Images (N, H, W, 3) uint8 of one camera as its sensor would give them: exposure and white balance, blur, noise."""
+    """Images (N, H, W, 3) uint8 of one camera as its sensor would give them: exposure, white balance, rows read one after the other, blur, noise."""
     if strength == 0.0:
         return images
     gamma = math.exp(strength * rng.normal(0.0, 0.15))
-    gain = np.exp(strength * (rng.normal(0.0, 0.2) + rng.normal(0.0, 0.06, 3)))
-    noise, soft = strength * rng.uniform(0.0, 4.0), rng.random() < 0.5
+    aim = rng.uniform(0.25, 0.62) / max(float(np.mean((images / 255.0) ** gamma)), 0.02)       # bright parts may saturate, as in life
+    gain = aim ** min(strength, 1.0) * np.exp(strength * rng.normal(0.0, 0.06, 3))
+    noise, soft = strength * rng.uniform(0.0, 4.0), strength * rng.uniform(0.0, 1.0)
     made = []
     for image in images:
         gains = gain * math.exp(strength * rng.normal(0.0, 0.03))
         seen = 255.0 * (image / np.float32(255.0)) ** np.float32(gamma) * gains.astype(np.float32)
-        if soft:
-            seen = cv2.GaussianBlur(seen, (0, 0), strength * rng.uniform(0.4, 0.9))
+        seen = _rolled(seen, strength * rng.normal(0.0, _ROLLING, 2))
+        if soft > 0.35:
+            seen = cv2.GaussianBlur(seen, (0, 0), soft)
         seen += np.float32(noise) * rng.standard_normal(seen.shape, np.float32)
         made.append(np.clip(np.rint(seen), 0, 255).astype(np.uint8))
     return np.stack(made)
+
+
+def _rolled(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) whose camera turned while its rows were read: the last row is off by shift (x, y), as shares of the width, against the first."""
+    height, width = image.shape[:2]
+    x, y = shift * width / height
+    shear = np.array([[1.0, x, -x * (height - 1) / 2], [0.0, 1.0 + y, -y * (height - 1) / 2]])
+    return cv2.warpAffine(image, shear, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

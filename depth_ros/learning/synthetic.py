@@ -12,16 +12,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from depth_ros.geometry import pinhole, se3
 from depth_ros.geometry.warp import induced_flow
+from depth_ros.learning.lighting import Lights, suns
 from depth_ros.learning.materials import Textures
 
 ROOM, BOX, SPHERE, CYLINDER = range(4)
 NEAREST = 1e-4                  # [m] before which nothing is hit
 _VISIBLE = 2e-3                 # relative difference of depth up to which two views see the same point
-_SUNS = ((0.35, 0.25, 0.9), (-0.6, 0.5, 0.35))      # directions to two far lights, and their strengths below
-_STRENGTHS, _AMBIENT = (0.42, 0.22), 0.5
+SUNS = suns(torch.tensor([[0.35, 0.25, 0.9], [-0.6, 0.5, 0.35]]), torch.tensor([0.42, 0.22]), 0.5)
 # Where the rays of a pixel on an edge go, off its centre [px]: a rotated grid, so that edges near the axes get four steps.
 _SUBPIXELS = ((-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375))
 
@@ -35,18 +36,20 @@ class Scene:
     half: Tensor                # (S, N, 3) half extents [m]; sphere: the radius thrice; cylinder: radius, radius, half height
     materials: Tensor           # (S, N, 6) int64: tile of the faces -x, +x, -y, +y, -z, +z; a sphere and a cylinder's side use the first
     textures: Textures
+    lights: Lights = SUNS
 
     def to(self, device: torch.device | str) -> Scene:
         """The same on another device."""
         return replace(self, T_world_self=self.T_world_self.to(device), half=self.half.to(device), materials=self.materials.to(device),
-                       textures=self.textures.to(device))
+                       textures=self.textures.to(device), lights=self.lights.to(device))
 
     def of_camera(self, index: int) -> Scene:
         """The one scene that a camera of the batch is in."""
         if len(self.half) == 1:
             return self
         pick = slice(index, index + 1)
-        return replace(self, T_world_self=self.T_world_self[pick], half=self.half[pick], materials=self.materials[pick])
+        lights = self.lights if len(self.lights.ambient) == 1 else self.lights.pick(pick)
+        return replace(self, T_world_self=self.T_world_self[pick], half=self.half[pick], materials=self.materials[pick], lights=lights)
 
     def only(self, primitives: list[int]) -> Scene:
         """The scenes with some of their primitives."""
@@ -110,6 +113,8 @@ def cast(scene: Scene, T_world_sensor: Tensor, rays: Rays, K: Tensor | None = No
     for index, (kind, (rows, columns)) in enumerate(zip(scene.kinds, windows)):
         near, far = _interval(kind, T_self_sensor[:, index], half[:, index], rays.cut(rows, columns))
         met = far if kind == ROOM else near
+        if rows.start == rows.stop or columns.start == columns.stop:
+            continue
         seen = distance[:, rows, columns]
         closer = (near < far) & (met > NEAREST) & (met < seen)
         distance[:, rows, columns] = torch.where(closer, met, seen)
@@ -161,8 +166,19 @@ def _windows(scene: Scene, T_self_sensor: Tensor, half: Tensor, K: Tensor | None
     pixels, in_front = pinhole.dehomogenise(corners @ K.mT)
     first = pixels.amin((0, 2)).floor().long().tolist()
     last = pixels.amax((0, 2)).ceil().long().tolist()
-    for (left, top), (right, bottom), bounded in zip(first, last, in_front.all(2).all(0).tolist()):
-        yield (slice(*_clip(top, bottom + 1, height)), slice(*_clip(left, right + 1, width))) if bounded else whole
+    hidden = _beyond_a_side(corners, K, height, width).tolist()
+    for (left, top), (right, bottom), bounded, unseen in zip(first, last, in_front.all(2).all(0).tolist(), hidden):
+        if unseen:
+            yield slice(0, 0), slice(0, 0)
+        else:
+            yield (slice(*_clip(top, bottom + 1, height)), slice(*_clip(left, right + 1, width))) if bounded else whole
+
+
+def _beyond_a_side(corners: Tensor, K: Tensor, height: int, width: int) -> Tensor:
+    """Mask (N,) of boxes whose corners (B, N, 8, 3) lie beyond one and the same side of the image's pyramid (or behind) in every camera."""
+    x, y, z = (corners @ K.mT).unbind(-1)
+    sides = torch.stack([z < 0.0, x < -z, x > width * z, y < -z, y > height * z])        # a pixel of margin
+    return sides.all(-1).any(0).all(0)
 
 
 def _clip(begin: int, end: int, size: int) -> tuple[int, int]:
@@ -171,25 +187,76 @@ def _clip(begin: int, end: int, size: int) -> tuple[int, int]:
 
 
 def colours(scene: Scene, T_world_sensor: Tensor, rays: Rays, hits: Hits, focal: Tensor) -> Tensor:
-    """Colours (B, 3, H, W) in [0, 1] of what was met by cameras with that focal length [px]; lit from afar, so the same from everywhere."""
+    """Colours (B, 3, H, W) in [0, 1] of what was met by cameras with that focal length [px]."""
     batch, height, width = hits.distance.shape
-    directions = torch.stack([p.expand(batch, height, width).reshape(batch, -1) for p in rays], -1)
-    colour = directions.new_zeros(batch, 3, height * width)
-    T_self_sensor = se3.inverse(scene.T_world_self) @ T_world_sensor[:, None]
-    met = torch.isfinite(hits.distance).flatten(1)
-    for b in range(batch):
-        one = scene.of_camera(b)
-        for k in _present(hits.primitive[b]):
-            which = ((hits.primitive[b].flatten() == k) & met[b]).nonzero()[:, 0]
-            t, d = hits.distance[b].flatten()[which], directions[b, which] @ T_self_sensor[b, k, :3, :3].T
-            face, u, v, normal = _surface(one.kinds[k], one.half[0, k], t[:, None] * d + T_self_sensor[b, k, :3, 3])
-            cosine = (normal * d).sum(-1).abs() / d.norm(dim=-1)
-            # A slanted surface is averaged over less than a pixel covers of it along the slant and more across: between blur and moire.
-            footprint = t / focal / cosine.clamp(min=0.02).sqrt()
-            shift = 0.37 * k + 0.61 * face                                              # no two faces show the same part of a tile
-            texture = scene.textures.sample(one.materials[0, k][face], u + shift, v + 0.5 * shift, footprint)
-            colour[b, :, which] = texture * _light(normal @ one.T_world_self[0, k, :3, :3].T)
-    return colour.clamp(0.0, 1.0).reshape(batch, 3, height, width)
+    count = len(scene.kinds)
+    device = hits.distance.device
+    lights = scene.lights.to(device).seen_from(T_world_sensor)
+    T = (se3.inverse(scene.T_world_self) @ T_world_sensor[:, None])[:, :, :3].reshape(batch * count, 12).T.contiguous()
+    half = scene.half.expand(batch, -1, -1).reshape(-1, 3).T.contiguous()
+    materials = scene.materials.expand(batch, -1, -1).reshape(-1)
+    shapes = torch.tensor([BOX if kind == ROOM else kind for kind in scene.kinds], device=device)[hits.primitive].flatten()
+    first = torch.arange(batch, device=device)[:, None, None] * count
+    slot = (hits.primitive + first).flatten()
+    distance = hits.distance.flatten()
+    planes = [p.expand(batch, height, width).flatten() for p in rays]
+    colour = distance.new_zeros(3, len(slot))
+    shapes[~torch.isfinite(distance)] = -1
+    for shape in sorted({BOX if kind == ROOM else kind for kind in scene.kinds}):
+        which = (shapes == shape).nonzero()[:, 0]
+        row, t, ray = slot[which], distance[which], [p[which] for p in planes]
+        M = T.index_select(1, row)
+        d = [M[4 * i] * ray[0] + M[4 * i + 1] * ray[1] + M[4 * i + 2] * ray[2] for i in range(3)]
+        place = _surface(shape, half.index_select(1, row), [t * d[i] + M[4 * i + 3] for i in range(3)])
+        normal = place.normal
+        index = row % count
+        if shape == BOX:
+            inward = torch.tensor([-1.0 if kind == ROOM else 1.0 for kind in scene.kinds], device=device)[index]
+            normal = [inward * n for n in normal]
+        cosine = (normal[0] * d[0] + normal[1] * d[1] + normal[2] * d[2]).abs() / (d[0] ** 2 + d[1] ** 2 + d[2] ** 2).sqrt()
+        # A slanted surface is averaged over less than a pixel covers of it along the slant and more across: between blur and moire.
+        footprint = t / focal / cosine.clamp(min=0.02).sqrt()
+        shift = 0.37 * index + 0.61 * place.face                                        # no two faces show the same part of a tile
+        material = materials[6 * row + place.face]
+        texture = scene.textures.sample(material, place.u + shift, place.v + 0.5 * shift, footprint)
+        camera = row // count
+        seen = [M[i] * normal[0] + M[4 + i] * normal[1] + M[8 + i] * normal[2] for i in range(3)]      # the normal in the camera
+        shade = texture * lights.diffuse(camera, [t * r for r in ray], seen)
+        gloss = scene.textures.gloss[material]
+        shiny = gloss.nonzero()[:, 0]
+        if len(shiny):
+            shade[:, shiny] += gloss[shiny] * lights.mirrored(camera[shiny], [r[shiny] for r in ray], [n[shiny] for n in seen])
+        colour[:, which] = shade
+    return colour.clamp_(0.0, 1.0).reshape(3, batch, height, width).movedim(0, 1)
+
+
+class Place(NamedTuple):
+    """Where on a primitive points lie."""
+
+    face: Tensor            # (P,) int64
+    u: Tensor               # (P,) [m], on the face
+    v: Tensor
+    normal: list[Tensor]    # three planes (P,), outward, in the primitive's frame
+
+
+def _surface(kind: int, half: Tensor, point: list[Tensor]) -> Place:
+    """Where points (three planes (P,)) on primitives of one kind (a room counts as a box) with half extents (3, P) lie, in their own frames."""
+    x, y, z = point
+    if kind == SPHERE:
+        return Place(torch.zeros_like(x, dtype=torch.int64), torch.atan2(y, x) * half[0], torch.asin((z / half[0]).clamp(-1.0, 1.0)) * half[0],
+                     [p / half[0] for p in point])
+    if kind == CYLINDER:
+        radius = torch.hypot(x, y)
+        cap = z.abs() / half[2] > radius / half[0]
+        normal = [torch.where(cap, 0.0, x / radius), torch.where(cap, 0.0, y / radius), torch.where(cap, torch.where(z > 0.0, 1.0, -1.0), 0.0)]
+        return Place(torch.where(cap, 4 + (z > 0.0), 0), torch.where(cap, x, torch.atan2(y, x) * half[0]), torch.where(cap, y, z), normal)
+    far = [p.abs() / h for p, h in zip(point, half)]
+    on_x = (far[0] >= far[1]) & (far[0] >= far[2])
+    on_y = ~on_x & (far[1] >= far[2])
+    along = torch.where(on_x, x, torch.where(on_y, y, z))
+    sign = torch.where(along > 0.0, 1.0, -1.0)
+    face = torch.where(on_x, 0, torch.where(on_y, 2, 4)) + (along > 0.0)
+    return Place(face, torch.where(on_x, y, x), torch.where(on_x | on_y, z, y), [sign * on_x, sign * on_y, sign * ~(on_x | on_y)])
 
 
 def _present(primitive: Tensor) -> list[int]:
@@ -197,37 +264,27 @@ def _present(primitive: Tensor) -> list[int]:
     return torch.bincount(primitive.flatten()).nonzero()[:, 0].tolist()
 
 
-def _light(normal: Tensor) -> Tensor:
-    """Brightness (P,) of surfaces with normals (P, 3) in the world."""
-    suns = normal.new_tensor(_SUNS)
-    return _AMBIENT + (normal @ (suns / suns.norm(dim=1, keepdim=True)).T).clamp(min=0.0) @ normal.new_tensor(_STRENGTHS)
+def render(scene: Scene, T_world_cam: Tensor, K: Tensor, height: int, width: int, fine: bool = True) -> Rendering:
+    """Images and exact depth of cameras T_world_cam (B, 4, 4) with K (3, 3) [px]; depth is that of the pixels' centres.
 
-
-def _surface(kind: int, half: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Face (P,), place on it u, v (P,) [m] and the normal that is seen (P, 3) of points (P, 3) on a primitive, in its own frame."""
-    x, y, z = points.unbind(-1)
-    sign = torch.where(points > 0.0, 1.0, -1.0)
-    if kind == SPHERE:
-        return torch.zeros_like(x, dtype=torch.int64), torch.atan2(y, x) * half[0], torch.asin((z / half[0]).clamp(-1.0, 1.0)) * half[0], points / half[0]
-    if kind == CYLINDER:
-        radius = torch.hypot(x, y)
-        cap = z.abs() / half[2] > radius / half[0]
-        zero = torch.zeros_like(x)
-        normal = torch.where(cap[:, None], torch.stack([zero, zero, sign[:, 2]], -1), torch.stack([x / radius, y / radius, zero], -1))
-        return torch.where(cap, 4 + (z > 0.0), 0), torch.where(cap, x, torch.atan2(y, x) * half[0]), torch.where(cap, y, z), normal
-    axis = (points.abs() / half).argmax(-1)
-    inward = -1.0 if kind == ROOM else 1.0
-    normal = inward * sign * (axis[:, None] == torch.arange(3, device=axis.device))
-    face = 2 * axis + (points.gather(1, axis[:, None])[:, 0] > 0.0)
-    return face, torch.where(axis == 0, y, x), torch.where(axis == 2, y, z), normal
-
-
-def render(scene: Scene, T_world_cam: Tensor, K: Tensor, height: int, width: int) -> Rendering:
-    """Images and exact depth of cameras T_world_cam (B, 4, 4) with K (3, 3) [px]; edges are anti-aliased, depth is that of the pixels' centres."""
+    Edges are anti-aliased by four rays a pixel (`fine`), or in a third of the time by blending them with their neighbours, about what a lens does.
+    """
     rays = camera_rays(K, height, width)
     hits = cast(scene, T_world_cam, rays, K)
     colour = colours(scene, T_world_cam, rays, hits, K[0, 0])
-    for b, edge in enumerate(_edges(hits.primitive)):
+    edges = _edges(hits.primitive)
+    if fine:
+        _cast_edges(colour, edges, scene, T_world_cam, K, hits)
+    else:
+        kernel = torch.outer(*[K.new_tensor([0.25, 0.5, 0.25])] * 2).expand(3, 1, 3, 3)
+        soft = F.conv2d(F.pad(colour, (1, 1, 1, 1), mode='replicate'), kernel, groups=3)
+        colour = torch.where(edges[:, None], soft, colour)
+    return Rendering((colour * 255.0).round().to(torch.uint8).movedim(1, -1).contiguous(), hits.distance)
+
+
+def _cast_edges(colour: Tensor, edges: Tensor, scene: Scene, T_world_cam: Tensor, K: Tensor, hits: Hits) -> None:
+    """Replace colours (B, 3, H, W) at edges (B, H, W) by those of four rays a pixel."""
+    for b, edge in enumerate(edges):
         v, u = edge.nonzero(as_tuple=True)
         if len(u):
             offsets, T = K.new_tensor(_SUBPIXELS), T_world_cam[b:b + 1]
@@ -237,7 +294,6 @@ def render(scene: Scene, T_world_cam: Tensor, K: Tensor, height: int, width: int
             met = cast(scene.of_camera(b).only(present), T, fine)
             met = met._replace(primitive=torch.tensor(present, device=u.device)[met.primitive])
             colour[b, :, v, u] = colours(scene.of_camera(b), T, fine, met, K[0, 0])[0].mean(-1)
-    return Rendering((colour * 255.0).round().to(torch.uint8).movedim(1, -1).contiguous(), hits.distance)
 
 
 def _edges(primitive: Tensor) -> Tensor:

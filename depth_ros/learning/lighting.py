@@ -1,0 +1,77 @@
+"""Lamps, an even glow, and reflections on glossy surfaces: how bright a point of a synthetic scene looks.
+
+Diffuse light is Lambert's; a gloss adds what lies in the direction of mirror reflection, as soft spots of light all around (B. T. Phong, "Illumination for
+computer generated pictures", CACM 1975). Reflections move otherwise than surfaces do, which misleads matching as in life.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+_REACH = 2.5        # [m] at which a lamp has lost half of its light
+
+
+@dataclass(frozen=True)
+class Lights:
+    """The light in S scenes; S is 1 or the number of cameras."""
+
+    lamps: Tensor           # (S, L, 4) homogeneous places in the world [m]; the last is 0 for a far light, the others then its unit direction
+    strengths: Tensor       # (S, L)
+    ambient: Tensor         # (S,)
+    spots: Tensor           # (S, M, 5) of what glossy surfaces mirror: unit direction, sharpness (exponent), brightness
+
+    def to(self, device: torch.device | str) -> Lights:
+        """The same on another device."""
+        return Lights(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def pick(self, scenes: slice) -> Lights:
+        """The light of some of the scenes."""
+        return Lights(*(getattr(self, f.name)[scenes] for f in fields(self)))
+
+    def seen_from(self, T_world_cam: Tensor) -> Lights:
+        """The light in the frames of cameras T_world_cam (B, 4, 4)."""
+        back = T_world_cam[:, :3, :3].mT
+        batch = len(T_world_cam)
+        places = self.lamps[..., :3] - self.lamps[..., 3:] * T_world_cam[:, None, :3, 3]
+        lamps = torch.cat([places @ back.mT, self.lamps[..., 3:].expand(batch, -1, 1)], -1)
+        spots = torch.cat([self.spots[..., :3].expand(batch, -1, 3) @ back.mT, self.spots[..., 3:].expand(batch, -1, 2)], -1)
+        return Lights(lamps, self.strengths.expand(batch, -1), self.ambient.expand(batch), spots)
+
+    def diffuse(self, camera: Tensor, point: list[Tensor], normal: list[Tensor]) -> Tensor:
+        """Brightness (P,) of surfaces with unit normals at points, each three planes (P,), in the frame of the camera (P,) int64 that the light is seen from."""
+        brightness = _of(self.ambient, camera).clone()
+        for lamp in range(self.lamps.shape[1]):
+            x, y, z, near = (_of(self.lamps[:, lamp, i], camera) for i in range(4))
+            towards = [x - near * point[0], y - near * point[1], z - near * point[2]]
+            squared = _dot(towards, towards)
+            fading = 1.0 / (squared.sqrt() * (1.0 + near * squared * _REACH ** -2))
+            brightness = brightness + _of(self.strengths[:, lamp], camera) * fading * _dot(normal, towards).clamp(min=0.0)
+        return brightness
+
+    def mirrored(self, camera: Tensor, ray: list[Tensor], normal: list[Tensor]) -> Tensor:
+        """Brightness (P,) of what surfaces mirror towards the camera along rays (three planes (P,), any length)."""
+        length, along = _dot(ray, ray).sqrt(), 2.0 * _dot(ray, normal)
+        away = [(r - along * n) / length for r, n in zip(ray, normal)]
+        brightness = torch.zeros_like(length)
+        for spot in range(self.spots.shape[1]):
+            x, y, z, sharpness, bright = (_of(self.spots[:, spot, i], camera) for i in range(5))
+            brightness = brightness + bright * torch.exp(sharpness * (_dot(away, [x, y, z]) - 1.0))      # as good as a power of the cosine
+        return brightness
+
+
+def suns(directions: Tensor, strengths: Tensor, ambient: float) -> Lights:
+    """Far lights from directions (L, 3) over an even glow; nothing is mirrored."""
+    lamps = torch.cat([directions / directions.norm(dim=1, keepdim=True), torch.zeros_like(directions[:, :1])], 1)
+    return Lights(lamps[None], strengths[None], torch.full((1,), ambient), torch.zeros(1, 0, 5))
+
+
+def _of(values: Tensor, camera: Tensor) -> Tensor:
+    """The value (P,) of each point's camera, or the only one (1,)."""
+    return values if len(values) == 1 else values[camera]
+
+
+def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
