@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 import ros_support
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from nav_msgs.msg import Odometry
-from sensor_msgs.msg import TimeReference
+from sensor_msgs.msg import Image, TimeReference
 
 from depth_ros.ros import codecs
 from depth_ros.ros.deepv2d_node import DeepV2DNode
@@ -58,6 +59,20 @@ class Bench:
     def until(self, condition, what):
         return self.world.until(condition, what)
 
+    def until_with(self, condition, what, **fields):
+        """Shoot with a calibration of other fields until the condition holds, at a pace that the node can follow."""
+        due = 0.0
+
+        def shoot_and_ask():
+            nonlocal due
+            if time.monotonic() >= due:
+                due = time.monotonic() + 0.05
+                self.camera.infos.publish(broken(codecs.camera_info(self.camera.K, self.camera.size, self.camera.header()), **fields))
+                self.camera.shoot(info=False)
+            return condition()
+
+        self.until(shoot_and_ask, what)
+
     def close(self):
         self.camera.close()
         self.world.tester.destroy_subscription(self._subscription)
@@ -90,28 +105,46 @@ def test_without_camera_info_nothing_comes_and_the_diagnostics_say_so(bench):
     ({'width': 640, 'height': 480}, '320 x 240'),
     ({'k': np.full(9, np.nan)}, 'NaN')])
 def test_a_useless_calibration_is_refused_by_topic_and_reason(bench, fields, words):
-    camera = bench.camera
-
-    def shoot():
-        camera.infos.publish(broken(codecs.camera_info(camera.K, camera.size, camera.header()), **fields))
-        camera.shoot(info=False)
-        return bench.status().level == DiagnosticStatus.ERROR and words in bench.status().message
-
-    bench.until(shoot, 'the error')
+    bench.until_with(lambda: bench.status().level == DiagnosticStatus.ERROR and words in bench.status().message, 'the error', **fields)
     assert '/camera_info' in bench.status().message and bench.heard == []
     bench.works()
     assert bench.status().level != DiagnosticStatus.ERROR
 
 
 def test_p_of_zeros_falls_back_to_k(bench):
-    camera = bench.camera
+    bench.until_with(lambda: len(bench.heard) >= 3, 'results', p=np.zeros(12))
 
-    def shoot():
-        camera.infos.publish(broken(codecs.camera_info(camera.K, camera.size, camera.header()), p=np.zeros(12)))
+
+def test_a_lens_that_distorts_is_warned_of_once_and_work_goes_on(bench, monkeypatch):
+    said, logger = [], bench.node.get_logger()
+    monkeypatch.setattr(logger, 'warning', said.append)
+    monkeypatch.setattr(bench.node, 'get_logger', lambda: logger)
+    bench.until_with(lambda: len(bench.heard) >= 10, 'results', d=[0.1, -0.2, 0.0, 0.0, 0.0])
+    assert bench.status().level == DiagnosticStatus.WARN and 'image_proc' in bench.status().message and '/camera_info' in bench.status().message
+    assert len([text for text in said if 'image_proc' in text]) == 1
+    bench.until_with(lambda: 'image_proc' not in bench.status().message, 'the end of the warning', d=[0.0] * 5)
+
+
+def test_a_rectified_image_may_come_with_the_calibration_of_the_raw_one(world):
+    camera = ros_support.Camera(world)
+    node = world.add(FlowNode(context=world.context, cli_args=['--ros-args', '-r', 'image:=image_rect', '-r', '__node:=rectified']))
+    images = world.publisher(Image, 'image_rect')
+    heard = []
+    subscription = world.tester.create_subscription(TimeReference, 'flow/reference', heard.append, 10)
+    world.connected(images, camera.infos)
+
+    def shoot_and_ask():
+        camera.infos.publish(broken(codecs.camera_info(camera.K, camera.size, camera.header()), d=[0.1] * 5))
         camera.shoot(info=False)
-        return len(bench.heard) >= 3
+        images.publish(camera.message())
+        return len(heard) >= 2
 
-    bench.until(shoot, 'results')
+    world.until(shoot_and_ask, 'flow')
+    assert 'image_proc' not in node.diagnostics.status().message
+    world.remove(node)
+    camera.close()
+    world.tester.destroy_publisher(images)
+    world.tester.destroy_subscription(subscription)
 
 
 @pytest.mark.parametrize(('fields', 'words'), [

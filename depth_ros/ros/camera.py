@@ -67,11 +67,21 @@ class CameraInput:
             self._node.diagnostics.reject(flow, str(error))
 
     def _take_info(self, info: CameraInfo) -> None:
+        if self._info is None or any(self._info.d) != any(info.d):
+            self._heed_distortion(info)
         self._info = info
         waiting, self._waiting, self._waiting_since = self._waiting, None, None
         if waiting is not None:
             self._node.diagnostics.clear('camera_info')
             self._on_image(waiting)
+
+    def _heed_distortion(self, info: CameraInfo) -> None:
+        """Warn of a lens that distorts, unless the image's name tells that it is rectified: image_proc hands on the raw image's calibration."""
+        if any(info.d) and 'rect' not in self.images.topic:
+            self._node.diagnostics.hold('distortion', diagnostics.WARN, f'{self.infos.topic}: the lens distorts (D = {[round(d, 4) for d in info.d]}), but {self.images.topic} is taken '
+                                        'as rectified: give an image of image_proc (image_rect), or a calibration with D = 0 if it is')
+        else:
+            self._node.diagnostics.clear('distortion')
 
     def _take_image(self, image: Image | CompressedImage) -> None:
         stamp = codecs.stamp_ns(image.header.stamp)
