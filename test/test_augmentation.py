@@ -8,6 +8,7 @@ import pytest
 import torch
 from pair_support import wavy_pairs
 
+from depth_ros.geometry import se3
 from depth_ros.geometry.warp import induced_flow
 from depth_ros.learning import augmentation
 from depth_ros.learning.pairs import PairBatch
@@ -97,3 +98,16 @@ def test_the_flow_of_reduced_pairs_is_still_the_projection_of_their_depth_and_mo
 def test_a_size_that_cannot_be_reduced_evenly_is_refused():
     with pytest.raises(ValueError, match='divisor of 32 and 24'):
         augmentation.reduce(wavy_pairs(1), 5)
+
+
+def test_a_disturbed_motion_is_a_motion_of_the_same_baseline_that_errs_as_much_as_was_asked():
+    pairs = wavy_pairs(200, 8, 8)
+    random = torch.Generator().manual_seed(0)
+    errors = torch.stack([augmentation.draw_motion_error(0.01, 0.05, random) for _ in range(200)])
+    disturbed = augmentation.disturb_motion(pairs, errors)
+    assert torch.allclose(disturbed.T_2_1[:, :3, 3].norm(dim=1), torch.ones(200), atol=1e-5)
+    turned = se3.log(disturbed.T_2_1 @ se3.inverse(pairs.T_2_1))[:, 3:]
+    assert torch.allclose(turned, errors[:, 3:], atol=1e-5) and abs(turned.std() - 0.01) < 0.001
+    angle = torch.linalg.cross(disturbed.T_2_1[:, :3, 3], pairs.T_2_1[:, :3, 3]).norm(dim=1)
+    assert abs(angle.square().mean().sqrt() - 0.05 * 2 ** 0.5) < 0.01       # two of the three axes turn a direction
+    assert torch.equal(disturbed.inverse_depth, pairs.inverse_depth)

@@ -46,6 +46,13 @@ def test_l1_does_not_depend_on_how_many_pixels_are_supervised():
     assert losses.inverse_depth_l1(z, truth, few) == losses.inverse_depth_l1(z, truth, torch.ones_like(few)) == 0.5
 
 
+def test_the_log_difference_does_not_depend_on_the_unit():
+    z, truth = 0.1 + torch.rand(2, 2, 1, 6, 7, generator=generator())
+    supervised = torch.rand(z.shape, generator=generator(1)) < 0.5
+    near, far = losses.log_depth_l1(z, truth, supervised), losses.log_depth_l1(z / 20, truth / 20, supervised)
+    assert torch.isclose(near, far) and torch.isclose(losses.log_depth_l1(1.1 * truth, truth, supervised), torch.tensor(1.1).log())
+
+
 def test_a_plane_that_faces_the_camera_is_smooth_and_a_slanted_one_costs_its_slope():
     image = torch.full((1, 3, 9, 12), 0.3)
     assert losses.edge_aware_smoothness(torch.full((1, 1, 9, 12), 0.7), image) == 0.0

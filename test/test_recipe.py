@@ -54,6 +54,12 @@ def test_the_rate_warms_up_and_never_exceeds_its_highest(schedule):
     assert rates[-1] == pytest.approx(2e-3 if schedule == 'constant' else 2e-4, rel=1e-3)
 
 
+def test_the_size_doubles_until_it_is_full():
+    sizes = [Recipe(reduce=4, grow_at=0.75, steps=160).reduce_at(step) for step in range(160)]
+    assert sizes == [4] * 120 + [2] * 30 + [1] * 10
+    assert {Recipe(reduce=4, steps=160).reduce_at(step) for step in range(160)} == {4}
+
+
 def test_what_differs_is_told_unless_it_does_not_change_what_is_learned():
     ours = Recipe(batch=8, device='cpu', threads=2, validate_every=10)
     assert ours.differences(Recipe()) == ['batch: 8 instead of 16']

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depth_ros.frames import resize_intrinsics
-from depth_ros.geometry import pinhole
+from depth_ros.geometry import pinhole, se3
 from depth_ros.geometry.warp import sample
 from depth_ros.learning.pairs import PairBatch
 
@@ -70,6 +70,18 @@ def zoom(batch: PairBatch, factors: Tensor) -> PairBatch:
         seen, _ = sample(values.to(batch.image1.dtype), pixels)
         changed[name] = seen > _ALL if values.dtype is torch.bool else seen * factors[:, :, None, None] if _is_flow(name) else seen
     return dataclasses.replace(batch, **changed)
+
+
+def draw_motion_error(rotation: float, direction: float, generator: torch.Generator) -> Tensor:
+    """(6,) an error of a pair's translation [baseline] and rotation [rad], normal with these deviations an axis."""
+    return torch.randn(6, generator=generator) * torch.tensor([direction] * 3 + [rotation] * 3)
+
+
+def disturb_motion(batch: PairBatch, errors: Tensor) -> PairBatch:
+    """The pairs with motions as a tracker that errs by errors (B, 6) of translation [baseline] and rotation [rad] would give; the baseline stays 1."""
+    T = se3.exp(torch.cat([torch.zeros_like(errors[:, :3]), errors[:, 3:]], 1)) @ batch.T_2_1
+    T[:, :3, 3] = F.normalize(batch.T_2_1[:, :3, 3] + errors[:, :3], dim=1)
+    return dataclasses.replace(batch, T_2_1=T)
 
 
 def reduce(batch: PairBatch, factor: int) -> PairBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -46,10 +47,13 @@ class Batches:
         generators = [_generator(recipe.seed, step, place) for place in range(recipe.batch)[self._part]]
         if recipe.zoom > 0.0:
             pairs = augmentation.zoom(pairs, torch.stack([augmentation.draw_zoom(recipe.zoom, g) for g in generators]))
-        if recipe.reduce > 1:
-            pairs = augmentation.reduce(pairs, recipe.reduce)
+        if recipe.reduce_at(step) > 1:
+            pairs = augmentation.reduce(pairs, recipe.reduce_at(step))
         if recipe.flip:
             pairs = augmentation.flip(pairs, *torch.tensor([augmentation.draw_flips(g) for g in generators]).T)
+        if recipe.rotation_error > 0.0 or recipe.direction_error > 0.0:
+            errors = [augmentation.draw_motion_error(math.radians(recipe.rotation_error), recipe.direction_error, g) for g in generators]
+            pairs = augmentation.disturb_motion(pairs, torch.stack(errors))
         supervised = torch.cat([supervision.choose(valid[None], recipe.supervised_pixels, g) for valid, g in zip(pairs.valid, generators)])
         return Drawn(indices, pairs, supervised)
 

@@ -18,7 +18,7 @@ Share = Callable[[Tensor], Tensor]
 """Number of points used here -> their weight among the processes' (Ranks.share)."""
 
 REPORTED = ('abs_inv', 'abs_rel', 'sc_inv')     # of depth, as the Global-Local paper reports it; sc_inv is its S-RMSE
-FARTHEST = 1e3                                  # [baselines] that a prediction is clipped to, for no network knows infinity
+FARTHEST = 300.0                                # [baselines] that a prediction is clipped to, for no network knows infinity
 
 
 class Objective(abc.ABC):
@@ -42,7 +42,8 @@ class InverseDepth(Objective):
     def terms(self, network: nn.Module, inputs: Callable[[PairBatch], tuple[Tensor, ...]], drawn: Drawn, share: Share) -> dict[str, Tensor]:
         """The two terms of losses.global_local_loss, told apart."""
         z = network(*inputs(drawn.pairs)).float()
-        l1 = losses.inverse_depth_l1(z, drawn.pairs.inverse_depth, drawn.supervised)
+        compare = losses.log_depth_l1 if self._recipe.l1_of == 'log_depth' else losses.inverse_depth_l1
+        l1 = compare(z, drawn.pairs.inverse_depth, drawn.supervised)
         smooth = losses.edge_aware_smoothness(z, drawn.pairs.image1)
         return {'l1': self._recipe.l1_weight * share(drawn.supervised.sum()) * l1, 'smooth': self._recipe.smooth_weight * smooth}
 

@@ -29,11 +29,15 @@ class Recipe:
     data: dict = field(default_factory=dict)
     objective: str = setting('inverse_depth', 'what the loss compares: inverse depth with range, or something that a network of another kind gives')
     supervised_pixels: int = setting(1, 'pixels of an image whose depth the loss is told; 0: all', low=0)
-    l1_weight: float = setting(5.0, 'of the difference of inverse depth', low=0.0)
+    l1_of: str = setting('inverse_depth', 'what is compared at them: inverse depth, or the log of depth', choices=('inverse_depth', 'log_depth'))
+    l1_weight: float = setting(5.0, 'of that difference', low=0.0)
     smooth_weight: float = setting(2.0, 'of edge-aware smoothness', low=0.0)
     flip: bool = setting(True, 'mirror and turn half of the pairs')
     zoom: float = setting(0.0, "spread of a pair's focal lengths around a common one, which the data's are magnified to", low=0.0, high=0.5)
-    reduce: int = setting(1, 'train on pairs of 1 / reduce of the size that the data has: the first part of a long training', low=1, high=8)
+    rotation_error: float = setting(0.0, "deviation of an error of the pair's rotation, an axis, as a tracker would make", 'deg', low=0.0, high=5.0)
+    direction_error: float = setting(0.0, "deviation of an error of the pair's translation, an axis, as a share of the baseline", low=0.0, high=1.0)
+    reduce: int = setting(1, 'begin on pairs of 1 / reduce of the size that the data has', low=1, high=8)
+    grow_at: float = setting(1.0, 'share of the steps after which the size doubles, and again the same share of what is left, until it is full; 1: never', low=0.0, high=1.0)
     steps: int = setting(94000, 'length of the training', low=1)
     batch: int = setting(16, 'pairs a step, of all processes together', low=1)
     seed: int = setting(0, 'decides the first weights, the order of pairs and every other draw', low=0)
@@ -61,6 +65,14 @@ class Recipe:
         if self.schedule == 'cosine':
             return self.rate * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress)))
         return self.rate * (self.final_rate if self.schedule == 'step' and progress >= 0.8 else 1.0)
+
+    def reduce_at(self, step: int) -> int:
+        """What the size of the pairs is divided by at a step."""
+        factor, first = self.reduce, 0.0
+        while factor > 1 and step >= first + self.grow_at * (self.steps - first):
+            first += self.grow_at * (self.steps - first)
+            factor = (factor + 1) // 2
+        return factor
 
     def differences(self, other: Recipe) -> list[str]:
         """`key: ours instead of theirs` for each key that makes a training with the other recipe another training."""
