@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import cv2
+import global_local_support as support
 import numpy as np
 import pytest
 from sequence_support import head_of
 
-from depth_ros.apps import evaluate
+from depth_ros.apps import depth_scores, evaluate, runs
 
 TRACKING = {'rpe_1s_trans_rmse', 'ate_rmse', 'ms_per_frame_median', 'frames', 'lost'}
 DEPTH = {'abs_rel', 'delta_1_25', 'rmse', 'sc_inv', 'scale', 'ms_per_frame_median'}
@@ -60,6 +61,8 @@ def test_sensor_depth_scores_perfectly_against_itself(beginning, tmp_path):
     (['tracking', '--sequence', '{beginning}', '--reference', '{tmp}/absent.txt'], '{tmp}/absent.txt'),
     (['tracking', '--sequence', '{beginning}', '--width', '7'], 'width: expected at least 64 px, got 7'),
     (['depth', '--sequence', '{beginning}', '--poses', '{tmp}/other.txt'], 'same clock'),
+    (['depth', '--engine', 'global_local', '--sequence', '{beginning}', '--weights', '{tmp}/absent.safetensors'], '{tmp}/absent.safetensors'),
+    (['depth', '--engine', 'global_local', '--sequence', '{beginning}', '--gap', '0'], 'gap: expected at least 1 frame, got 0'),
 ])
 def test_bad_input_is_one_clear_line_and_leaves_nothing(beginning, tmp_path, capsys, words, complaint):
     (tmp_path / 'other.txt').write_text('5.0 0 0 0 0 0 0 1\n6.0 0 0 0 0 0 0 1\n')
@@ -68,3 +71,57 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(beginning, tmp_path, cap
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith('error: ') and complaint.format(**places) in error
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.fixture(scope='module')
+def untrained(tmp_path_factory):
+    """Checkpoints whose pose-aware network starts at triangulation."""
+    return support.write(tmp_path_factory.mktemp('weights'))
+
+
+def global_local(beginning, kitchen, variant, untrained, *words):
+    return ['depth', '--engine', 'global_local', '--variant', variant, '--weights', str(untrained / support.FILES[variant]), '--backend', 'torch',
+            '--sequence', str(beginning), '--poses', str(kitchen / 'groundtruth_refined.txt'), *words]
+
+
+def test_global_local_is_scored_with_the_same_figures(beginning, kitchen, untrained, tmp_path):
+    assert evaluate.main(global_local(beginning, kitchen, 'pose_aware', untrained, '--out', str(tmp_path))) == 0
+    figures = report(tmp_path)
+    assert DEPTH | {'abs_inv', 'confident_abs_rel', 'coverage', 'lost'} <= set(figures)
+    assert figures['scale'] == 'median' and figures['frames_scored'] == 5 and figures['coverage'] > 0.99
+    assert figures['abs_rel'] < 0.3 and figures['confident_abs_rel'] < figures['abs_rel']       # triangulation alone, before any training
+    assert is_picture(tmp_path / 'depth.png')
+
+
+def test_given_poses_and_scans_tell_metres_to_global_local(beginning, kitchen, untrained, tmp_path):
+    words = '--align', 'metric', '--every', '25'
+    assert evaluate.main(global_local(beginning, kitchen, 'pose_aware', untrained, *words, '--out', str(tmp_path / 'poses'))) == 0
+    assert evaluate.main(global_local(beginning, kitchen, 'pose_aware', untrained, '--hits', 'scan', '--every', '25', '--out', str(tmp_path / 'scans'))) == 0
+    poses, scans = report(tmp_path / 'poses'), report(tmp_path / 'scans')
+    assert poses['scale'] == scans['scale'] == 'metric'
+    assert poses['abs_rel'] < 0.5 and scans['abs_rel'] < 0.5
+
+
+def test_the_published_network_needs_no_poses_for_a_match(beginning, untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.DeepV2DEngine, 'step', lambda *_, **__: pytest.fail('tracked'))
+    words = ['depth', '--engine', 'global_local', '--weights', str(untrained / support.FILES['published']), '--backend', 'torch', '--sequence', str(beginning)]
+    assert evaluate.main([*words, '--every', '40', '--out', str(tmp_path)]) == 0
+    assert report(tmp_path)['frames_scored'] == 2
+
+
+def test_scans_make_depth_from_colour_metric(beginning, tmp_path):
+    words = ['depth', '--sequence', str(beginning), '--depth', 'flow', '--hits', 'scan', '--first', '70', '--every', '5', '--out', str(tmp_path)]
+    assert evaluate.main(words) == 0
+    figures = report(tmp_path)
+    assert figures['scale'] == 'metric' and figures['abs_rel'] < 0.3
+
+
+def test_examples_lie_evenly_and_never_pile_up():
+    spread, most = depth_scores.Spread(4), 0
+    for i in range(100):
+        if spread.wants():
+            spread.add(i)
+        most = max(most, len(spread._kept))
+    chosen = spread.chosen()
+    assert len(chosen) == 4 and chosen[0] == 0 and chosen[-1] > 70 and most <= 9
+    assert np.diff(chosen).min() > 10

@@ -12,12 +12,9 @@ import torch
 
 from depth_ros.engines import depth_networks
 from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig, confidence_of, resized
-from depth_ros.frames import CameraFrame, FlowResult, ImagePair, Scale
+from depth_ros.frames import Scale
 
-SIZE = 128, 96
-BASELINE = 0.25     # [m]
-T_REF_CUR = np.eye(4)
-T_REF_CUR[0, 3] = BASELINE
+SIZE, BASELINE, T_REF_CUR = support.SIZE, support.BASELINE, support.T_REF_CUR
 
 
 @pytest.fixture(scope='module')
@@ -32,29 +29,12 @@ def as_shipped(shipped, monkeypatch):
 
 @pytest.fixture(scope='module')
 def scene():
-    """A slanted wall seen from two places side by side: exact flow and exact depth (H, W) [m]."""
-    width, height = SIZE
-    K = np.array([[110.0, 0.0, 63.5], [0.0, 110.0, 47.5], [0.0, 0.0, 1.0]])
-    depth = np.broadcast_to(np.linspace(3.0, 1.5, height, dtype=np.float32)[:, None], (height, width)).copy()
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
-    frames = [CameraFrame(10 ** 9 * (1 + i), 'camera', images[i], K) for i in range(2)]
-    flow = np.zeros((height, width, 2), np.float32)
-    flow[..., 0] = 110.0 * BASELINE / depth
-    error = np.zeros((height, width), np.float32)
-    return FlowResult(ImagePair(frames[1], frames[0]), flow, -flow, error, error < 1.0), depth
+    return support.wall()
 
 
 def made(variant='pose_aware', **config):
     # Making a graph takes longer than running it in torch does; test_inference tells that they agree.
     return GlobalLocalEngine(GlobalLocalEngineConfig(**{'variant': variant, 'width': SIZE[0], 'height': SIZE[1], 'backend': 'torch'} | config))
-
-
-def hits_on(depth, share=1.0):
-    """Range hits (H, W) on one row, at a share of the depth."""
-    hits = np.zeros_like(depth)
-    hits[40, ::2] = share * depth[40, ::2]
-    return hits
 
 
 def test_the_step_of_an_odometry_makes_metres(scene):
@@ -80,7 +60,7 @@ def test_the_unit_of_the_motion_does_not_matter_but_its_length_does(scene):
 def test_hits_make_metres_and_come_before_odometry(scene, variant):
     result, truth = scene
     engine = made(variant)
-    depth, _ = engine.step(result, T_REF_CUR if variant == 'pose_aware' else None, hits_on(truth, 2.0), step_length=BASELINE)
+    depth, _ = engine.step(result, T_REF_CUR if variant == 'pose_aware' else None, support.hits_on(truth, 2.0), step_length=BASELINE)
     assert engine.scale_from == 'hits' and depth.scale is Scale.METRIC
     ratio = depth.depth[40, ::2] / (2.0 * truth[40, ::2])
     assert np.median(ratio) == pytest.approx(1.0, rel=1e-3)
@@ -88,7 +68,7 @@ def test_hits_make_metres_and_come_before_odometry(scene, variant):
 
 def test_a_few_outlier_hits_do_not_matter(scene):
     result, truth = scene
-    hits = hits_on(truth)
+    hits = support.hits_on(truth)
     hits[40, :20] *= 5.0
     depth = made().step(result, T_REF_CUR, hits).depth
     np.testing.assert_allclose(np.median(depth.depth / truth), 1.0, rtol=0.02)
@@ -97,8 +77,8 @@ def test_a_few_outlier_hits_do_not_matter(scene):
 def test_hits_smooth_over_frames_where_the_motion_is_known_and_outlast_their_absence(scene):
     result, truth = scene
     engine = made()
-    first = engine.step(result, T_REF_CUR, hits_on(truth)).depth.depth
-    second = engine.step(result, T_REF_CUR, hits_on(truth, 1.2)).depth.depth
+    first = engine.step(result, T_REF_CUR, support.hits_on(truth)).depth.depth
+    second = engine.step(result, T_REF_CUR, support.hits_on(truth, 1.2)).depth.depth
     moved = np.median(np.log(second / first)) / np.log(1.2)
     assert moved == pytest.approx(engine.config.scale_smoothing, rel=0.05)
     third = engine.step(result, T_REF_CUR, None).depth
@@ -110,7 +90,7 @@ def test_hits_smooth_over_frames_where_the_motion_is_known_and_outlast_their_abs
 def test_without_motion_hits_of_another_pair_tell_nothing(scene):
     result, truth = scene
     engine = made('published')
-    assert engine.step(result, None, hits_on(truth)).depth is not None
+    assert engine.step(result, None, support.hits_on(truth)).depth is not None
     found = engine.step(result, None, None)
     assert found.depth is None and found.parameters is not None and 'scale' in engine.reason
 
@@ -122,7 +102,7 @@ def test_the_chosen_source_of_scale_is_the_only_one(scene, scale, gives):
     depth = engine.step(result, T_REF_CUR, None, BASELINE).depth
     assert (depth is not None) == gives
     if scale == 'none':
-        assert depth.scale is Scale.FREE
+        assert depth.scale is Scale.FREE and 'units of the baseline' in engine.reason
         np.testing.assert_allclose(depth.depth, made().step(result, T_REF_CUR, None, BASELINE).depth.depth / BASELINE, rtol=1e-5)
     if not gives:
         assert 'no range hits tell the scale' in engine.reason and 'scale: none' in engine.reason
@@ -141,9 +121,9 @@ def test_no_motion_no_depth(scene):
 def test_without_a_pose_the_published_network_stands_in_and_says_so(scene, motion):
     result, truth = scene
     engine = made()
-    depth = engine.step(result, motion, hits_on(truth)).depth
+    depth = engine.step(result, motion, support.hits_on(truth)).depth
     assert depth is not None and engine.used == 'published' and 'published one stands in' in engine.reason
-    expected = made('published').step(result, None, hits_on(truth)).depth.depth
+    expected = made('published').step(result, None, support.hits_on(truth)).depth.depth
     np.testing.assert_allclose(depth.depth, expected, rtol=1e-5)
 
 
@@ -152,7 +132,7 @@ def test_without_a_pose_and_without_a_stand_in_there_is_no_depth(scene, shipped,
     (tmp_path / name).write_bytes((shipped / name).read_bytes())
     monkeypatch.setattr(depth_networks, 'shipped', lambda variant: tmp_path / support.FILES[variant])
     engine = made()
-    assert engine.step(scene[0], None, hits_on(scene[1])).depth is None
+    assert engine.step(scene[0], None, support.hits_on(scene[1])).depth is None
     assert 'no motion of the pair is known' in engine.reason
 
 

@@ -113,6 +113,7 @@ class GlobalLocalEngine:
         """Depth (H, W) [baselines] in metres, or as it is with `scale: none`; None and a reason where nothing tells the scale."""
         wanted = self.config.scale
         if wanted == 'none':
+            self.reason = 'depth is in units of the baseline, as scale: none asks for'
             return depth, Scale.FREE
         factor = self._by_hits(depth, confidence, hits, T_ref_cur) if wanted in ('auto', 'hits') else None
         if factor is not None:
