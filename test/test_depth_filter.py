@@ -23,7 +23,7 @@ PLANE = (1 / (0.5 + 0.12 * RAYS[..., 0] - 0.2 * RAYS[..., 1])).astype(np.float32
 IMAGE = np.random.default_rng(0).integers(90, 110, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 INSIDE = np.s_[10:-10, 15:-15]
 ROUGH = DepthFilterConfig(filter_smoothness=10.0)     # smoothing averages noise away, and so hides what fusion does
-SMALL = DepthFilterConfig(filter_radius=8)             # the default suits 320 x 240
+SMALL = DepthFilterConfig(filter_reach=10.0)             # the default suits 320 x 240
 
 
 def moved(x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> np.ndarray:
@@ -193,7 +193,7 @@ def test_in_a_room_the_error_is_small_and_falls_as_frames_come():
 
     for i in range(1, len(frames)):
         previous = towards(i, i - 1)
-        estimate = depth_filter.step(frames[i], [previous, *([towards(i, i - 4)] if i >= 4 else [])], depth_filter.carry(previous, K))
+        estimate = depth_filter.step(frames[i], [*([towards(i, i - 4)] if i >= 4 else []), previous], depth_filter.carry(previous, K))
         assert sound(estimate)
         errors.append(abs_rel(estimate, depths[i]))
     assert np.mean(errors[-3:]) < 0.7 * errors[0], errors

@@ -108,35 +108,53 @@ def test_error_with_noise_is_what_the_parallax_says() -> None:
     assert abs(result.epipolar.square().mean().sqrt() / sigma - 1) < 0.05
 
 
-def test_more_views_lower_the_error_as_their_information_adds() -> None:
-    depth, T = scene(), torch.stack([se3.exp(s * SIDEWAYS) for s in (0.5, 1.0, 1.5)])
-    flow, _ = warp.induced_flow(depth.expand(3, -1, -1), K, T)
-    noisy = flow + noise(3, HEIGHT, WIDTH, 2, sigma=0.3)
-    joint = two_view.triangulate_jointly(noisy, K, T)
-    expected = joint.parallax.square().sum(0).rsqrt() * 0.3
-    normalised = (joint.inverse_depth - 1 / depth) / expected
-    assert joint.parallax.shape == (3, HEIGHT, WIDTH) and abs(normalised.std() - 1) < 0.06
-    best = two_view.triangulate_inverse_depth(noisy[2], K, T[2])
-    assert (joint.inverse_depth - 1 / depth).std() < 0.95 * (best.inverse_depth - 1 / depth).std()
+def precision(flow: torch.Tensor, along: torch.Tensor, strong: float, weak: float) -> torch.Tensor:
+    """Precisions (H, W, 3) [1/px^2]: `strong` along a direction (2,), `weak` across it."""
+    xx, xy, yy = along[0] ** 2, along[0] * along[1], along[1] ** 2
+    return torch.stack([weak + (strong - weak) * xx, (strong - weak) * xy, weak + (strong - weak) * yy]).expand(*flow.shape[:2], 3)
 
 
-def test_weights_of_zero_and_flow_that_is_not_finite_leave_a_view_out() -> None:
-    depth, T = scene(), torch.stack([se3.exp(SIDEWAYS), se3.exp(0.5 * SIDEWAYS)])
-    flow, _ = warp.induced_flow(depth.expand(2, -1, -1), K, T)
-    weight = torch.ones(2, HEIGHT, WIDTH, dtype=torch.float64)
-    flow[0, :40], weight[0, :40] = 50.0, 0.0
-    flow[1, 60:] = float("nan")
-    result = two_view.triangulate_jointly(flow, K, T, weight)
-    assert result.valid.all()
-    torch.testing.assert_close(result.inverse_depth, 1 / depth)
+def test_flow_that_texture_does_not_hold_is_not_listened_to() -> None:
+    """Flow slides along an edge of the image; with the precision that says so, depth stays right."""
+    depth, T = scene(), se3.exp(SIDEWAYS)
+    flow, _ = warp.induced_flow(depth, K, T)
+    held = torch.tensor([0.8, 0.6], dtype=torch.float64)
+    slid = flow + noise(HEIGHT, WIDTH, 1, sigma=2.0) * torch.tensor([-0.6, 0.8], dtype=torch.float64)
+    plain = two_view.triangulate_inverse_depth(slid, K, T)
+    listened = two_view.triangulate_inverse_depth(slid, K, T, precision(flow, held, 1.0, 1e-9))
+    assert (plain.inverse_depth - 1 / depth).std() > 0.02
+    torch.testing.assert_close(listened.inverse_depth, 1 / depth, atol=1e-6, rtol=0)
+
+
+def test_information_is_the_inverse_variance_under_noise_of_that_precision() -> None:
+    depth, T, sigma_u, sigma_v = scene(), se3.exp(SIDEWAYS), 0.05, 0.4
+    flow, _ = warp.induced_flow(depth, K, T)
+    noisy = flow + noise(HEIGHT, WIDTH, 2, sigma=1.0) * torch.tensor([sigma_u, sigma_v])
+    given = precision(flow, torch.tensor([1.0, 0.0], dtype=torch.float64), sigma_u ** -2, sigma_v ** -2)
+    result = two_view.triangulate_inverse_depth(noisy, K, T, given)
+    normalised = (result.inverse_depth - 1 / depth) * result.information.sqrt()
+    assert abs(normalised.std() - 1) < 0.05 and abs(normalised.mean()) < 0.05
+
+
+def test_flow_that_is_not_finite_tells_nothing() -> None:
+    depth, T = scene(), se3.exp(SIDEWAYS)
+    flow, _ = warp.induced_flow(depth, K, T)
+    flow[:40] = float("nan")
+    flow[40, :9] = float("inf")
+    result = two_view.triangulate_inverse_depth(flow, K, T)
+    assert not result.valid[:40].any() and not result.information[40, :9].any() and result.valid[41:].all()
+    assert all(torch.isfinite(a).all() for a in (result.inverse_depth, result.information, result.parallax, result.epipolar))
+    torch.testing.assert_close(result.inverse_depth[41:], 1 / depth[41:])
 
 
 def test_gradients_are_the_numeric_ones() -> None:
     T = se3.exp(SIDEWAYS)
     flow, _ = warp.induced_flow(scene()[20:24, 30:33], K, T)
     flow = (flow + noise(4, 3, 2, sigma=0.2)).requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda f, x: two_view.triangulate_inverse_depth(f, K, se3.exp(x)).inverse_depth, (flow, SIDEWAYS.clone().requires_grad_()))
+    given = precision(flow, torch.tensor([0.6, 0.8], dtype=torch.float64), 2.0, 0.5)
+    for trust in (None, given):
+        assert torch.autograd.gradcheck(
+            lambda f, x: two_view.triangulate_inverse_depth(f, K, se3.exp(x), trust).inverse_depth, (flow, SIDEWAYS.clone().requires_grad_()))
 
 
 # --- relative pose

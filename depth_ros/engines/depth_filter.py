@@ -1,9 +1,9 @@
 """Dense depth of a moving camera by a recursive filter on inverse depth.
 
-Each frame triangulates its flow to earlier frames, weighs it by parallax, forward-backward consistency and epipolar distance, fuses it with the
-estimate carried over from the previous frame, and smooths along the image's edges. Fusion of inverse depths by information follows semi-dense
-odometry (J. Engel, J. Sturm, D. Cremers, ICCV 2013, section 2.4); the smoothing is a guided filter (K. He, J. Sun, X. Tang, PAMI 2013) whose local
-fits are weighted by information, so that depth flows from sure pixels to unsure ones of like colour.
+Each frame triangulates its flow to earlier frames, weighs it by what texture, parallax, forward-backward consistency and epipolar distance make it worth,
+and fuses it with the estimate carried over from the previous frame. Fusion of inverse depths by information follows semi-dense odometry (J. Engel, J. Sturm,
+D. Cremers, ICCV 2013, section 2.4). Pixels beside a depth edge then take the depth of its other side where the reference image says so, and depth flows
+from sure pixels to unsure ones of like colour (D. Min et al., "Fast global image smoothing based on weighted least squares", TIP 2014).
 """
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+from scipy.linalg import solveh_banded
 
 from depth_ros import settings
 from depth_ros.engines.flow import grey, pixel_grid
@@ -22,11 +23,15 @@ from depth_ros.settings import setting
 
 _TINY = 1e-9
 _NEAR_FAR = 0.1, 10.0   # inverse depths are kept within these multiples of their median
+_LARGEST_ERROR = 1e3    # [px] of flow, where it ends outside
 _BELIEVABLE = 1e-4, 1e4 # medians of inverse depth, whatever the unit: wild flow must not overflow
-_EDGE_REACH = 7         # [px] from which a pixel takes another depth: about what a DIS patch smears
+_UNTOLD = 1e-6          # weight of the median where smoothing knows nothing at all
+_SWEEPS = 3             # of smoothing, each over the rows and over the columns
+_TEXTURE_WINDOW = 5     # half-size [px] over which gradients tell how well flow is held: about a DIS patch
+_EDGE_REACHES = 3, 7    # [px] from which a pixel takes another depth: up to what a DIS patch smears
 _EDGE_WINDOW = 5        # [px] over which photometric differences are averaged
-_EDGE_CAP = 0.15        # grey difference that counts as no agreement at all
-_EDGE_MARGIN, _EDGE_NOISE = 0.03, 0.003     # share of the difference, and difference, by which another depth must be better
+_EDGE_CAP = 20          # grey levels of difference that count as no agreement at all
+_EDGE_MARGIN, _EDGE_NOISE = 0.02, 0.5       # share of the difference, and grey levels, by which another depth must be better
 _EDGE_STEP = 1.1        # ratio of depths that makes an edge
 _EDGE_TRUST = 0.3       # of the information, kept by a pixel that changed its depth
 
@@ -41,10 +46,11 @@ class DepthFilterConfig:
     filter_gate: float = setting(1.7, 'standard deviations of disagreement that halve the weight of a measurement', '', 0.1, 100.0)
     filter_forgetting: float = setting(0.05, 'standard deviation that the estimate gains in a frame that moves the image, as a share of the median inverse depth',
                                        '', 0.0, 10.0)
-    filter_radius: int = setting(10, 'radius of the smoothing window', 'px', 1, 200)
-    filter_edge: float = setting(0.055, 'grey deviation, in [0, 1], that smoothing respects as an edge', '', 0.001, 1.0)
-    filter_smoothness: float = setting(0.13, 'standard deviation of depth about its smooth fit, as a share of the median inverse depth; smaller is smoother',
+    filter_smoothness: float = setting(0.16, 'standard deviation of depth about its smooth fit, as a share of the median inverse depth; smaller is smoother',
                                        '', 0.001, 10.0)
+    filter_texture: float = setting(2.0, 'image gradient at which texture and noise of the image have equal shares in the precision of flow along it', 'grey levels/px', 0.0, 100.0)
+    filter_reach: float = setting(20.0, 'distance over which depth flows between pixels of one colour', 'px', 1.0, 500.0)
+    filter_edge: float = setting(4.0, 'difference of colour, of 255, that cuts the ties between neighbours to a third', '', 0.1, 255.0)
     filter_confident: float = setting(0.15, 'relative standard deviation at which confidence is a half', '', 0.001, 1.0)
 
 
@@ -89,14 +95,13 @@ class DepthFilter:
     def step(self, frame: CameraFrame, references: Sequence[Reference], carried: InverseDepth | None = None) -> InverseDepth | None:
         """Estimate a frame's inverse depth; None as long as nothing was ever measured.
 
-        `references` are triangulated; `carried` is what `carry` made of the last estimate (None: begin anew).
+        `references` are triangulated, and the first, which is to be the nearest in view, settles edges; `carried` is what `carry` made of the last estimate (None: begin anew).
         """
         moved = [r for r in references if np.linalg.norm(r.T_ref_cur[:3, 3]) > _TINY]
-        fused = self._fuse(self._measure(moved, frame.K), carried)
-        if fused is None:
-            self.estimate = None
-        else:   # twice: smoothing wants true edges, and blurs them
-            self.estimate = sharpen(self._smooth(sharpen(fused, frame, moved), frame.image), frame, moved)
+        fused = self._fuse(self._measure(moved, frame), carried)
+        if fused is not None and moved:
+            fused = sharpen(fused, frame, moved[0])
+        self.estimate = None if fused is None else self._smooth(fused, frame.image)
         return self.estimate
 
     def carry(self, previous: Reference, K: np.ndarray) -> InverseDepth | None:
@@ -117,16 +122,19 @@ class DepthFilter:
         forgetting = (moved * self.config.filter_forgetting * _median(value, information)) ** 2
         return InverseDepth(value, (information / (1 + forgetting * information)).astype(np.float32))
 
-    def _measure(self, moved: Sequence[Reference], K: np.ndarray) -> InverseDepth | None:
-        """Triangulate every reference and fuse the results; where they contradict each other all lose weight."""
+    def _measure(self, moved: Sequence[Reference], frame: CameraFrame) -> InverseDepth | None:
+        """Triangulate every reference and fuse the results; where they contradict each other all lose weight.
+
+        Worked out at half size: the flow is that of patches and no finer, and it takes a quarter of the time.
+        """
         if not moved:
             return None
-        value, parallax, epipolar = _triangulate(moved, K)
-        error = np.stack([r.flow.error for r in moved])
         config = self.config
-        usable = (value > 0) & (parallax > 0) & (error < config.filter_max_inconsistency)
+        value, information, epipolar = _triangulate(moved, frame, config.filter_texture)
+        error = np.stack([_half(np.minimum(r.flow.error, _LARGEST_ERROR)) for r in moved])
+        usable = (value > 0) & (error < config.filter_max_inconsistency)
         doubt = np.where(usable, error * error + epipolar * epipolar, 1)
-        information = usable * parallax ** 2 / (config.filter_flow_noise ** 2 + config.filter_doubt ** 2 * doubt)
+        information = usable * information / (config.filter_flow_noise ** 2 + config.filter_doubt ** 2 * doubt)
         total = information.sum(0)
         if not total.any():
             return None
@@ -134,7 +142,9 @@ class DepthFilter:
         mean = (value * information).sum(0) / np.maximum(total, _TINY)
         chi = (information * (value - mean) ** 2).sum(0)
         # the errors of one image's flows are alike (the same texture, the same blur), so references share their evidence
-        return InverseDepth(mean, total / len(moved) / (1 + chi / config.filter_gate ** 2))
+        total = total / len(moved) / (1 + chi / config.filter_gate ** 2)
+        known, weighed = (cv2.resize(a, frame.size) for a in (total, total * mean))
+        return InverseDepth(weighed / np.maximum(known, _TINY), known)
 
     def _fuse(self, measured: InverseDepth | None, carried: InverseDepth | None) -> InverseDepth | None:
         """Mean weighted by information; a measurement that contradicts what is carried on loses weight."""
@@ -147,28 +157,26 @@ class DepthFilter:
         return InverseDepth((carried.value * carried.information + measured.value * new) / np.maximum(total, _TINY), total)
 
     def _smooth(self, estimate: InverseDepth, image: np.ndarray) -> InverseDepth:
-        """Draw each pixel towards a fit that is affine in the image's grey within a window, the more the less is known of it."""
-        guide = _grey(image)
-        value, weight = estimate.value.astype(np.float32), estimate.information.astype(np.float32)
-        middle = _median(value, weight)
-        pull = np.float32(1 / (self.config.filter_smoothness * middle) ** 2)
-        fit = weighted_guided_filter(value, weight / pull, guide, self.config.filter_radius, self.config.filter_edge)
-        value = (value * weight + fit * pull) / (weight + pull)
-        return InverseDepth(np.clip(value, _NEAR_FAR[0] * middle, _NEAR_FAR[1] * middle), weight)
+        """Draw each pixel towards what the pixels around it of like colour say, the more the less is known of it."""
+        value, information = estimate.value.astype(np.float32), estimate.information.astype(np.float32)
+        middle = _median(value, information)
+        weight = information * np.float32((self.config.filter_smoothness * middle) ** 2)    # 1 where as sure as its surroundings
+        known, weighed = _half(weight) + np.float32(_UNTOLD), _half(weight * value) + np.float32(_UNTOLD) * middle
+        fit = smooth_along_colour(weighed / known, known, _half(image), self.config.filter_reach / 2, self.config.filter_edge)
+        value = (value * weight + cv2.resize(fit, value.shape[::-1])) / (weight + 1)
+        return InverseDepth(np.clip(value, _NEAR_FAR[0] * middle, _NEAR_FAR[1] * middle), information)
 
 
+def sharpen(estimate: InverseDepth, frame: CameraFrame, reference: Reference) -> InverseDepth:
+    """Give a pixel the farthest or nearest inverse depth around it instead of its own where the reference image agrees clearly better with that.
 
-def sharpen(estimate: InverseDepth, frame: CameraFrame, references: Sequence[Reference]) -> InverseDepth:
-    """Give a pixel the farthest or nearest inverse depth around it instead of its own where the reference images agree clearly better with that.
-
-    The patches of flow carry a near surface's motion beyond its edge; the true depth of such pixels stands a few pixels away.
+    The patches of flow carry a near surface's motion beyond its edge; the true depth of such pixels stands a few pixels away. One reference near in view
+    judges better than several: what a farther one does not see, it judges wrongly.
     """
-    if not references:
-        return estimate
     own = estimate.value.astype(np.float32)
-    around = np.ones((2 * _EDGE_REACH + 1,) * 2, np.uint8)
-    candidates = own, cv2.erode(own, around), cv2.dilate(own, around)
-    costs = _photometric_costs(candidates, frame, references[:2])
+    squares = [np.ones((2 * reach + 1,) * 2, np.uint8) for reach in _EDGE_REACHES]
+    candidates = own, *(shift(own, square) for square in squares for shift in (cv2.erode, cv2.dilate))
+    costs = _photometric_costs(candidates, frame, reference)
     value, best = own, (1 - _EDGE_MARGIN) * costs[0] - _EDGE_NOISE
     for candidate, cost in zip(candidates[1:], costs[1:]):
         better = (cost < best) & (np.maximum(candidate, own) > _EDGE_STEP * np.minimum(candidate, own))
@@ -176,56 +184,77 @@ def sharpen(estimate: InverseDepth, frame: CameraFrame, references: Sequence[Ref
     return InverseDepth(value, np.where(value == own, estimate.information, _EDGE_TRUST * estimate.information).astype(np.float32))
 
 
-def _photometric_costs(candidates: Sequence[np.ndarray], frame: CameraFrame, references: Sequence[Reference]) -> list[np.ndarray]:
-    """Grey difference (H, W), in [0, 1], that each inverse depth (H, W) leaves between a frame and its references, capped, mean over a window."""
-    pixels = pixel_grid(*frame.size)
-    guide = _grey(frame.image)
-    costs = [np.zeros_like(guide) for _ in candidates]
-    for reference in references:
-        image = _grey(reference.flow.pair.reference.image)
-        turn = (frame.K @ reference.T_ref_cur[:3, :3] @ np.linalg.inv(frame.K)).astype(np.float32)
-        shift = (frame.K @ reference.T_ref_cur[:3, 3]).astype(np.float32)
-        at_infinity = [row[0] * pixels[..., 0] + row[1] * pixels[..., 1] + row[2] for row in turn]
-        for candidate, cost in zip(candidates, costs):
-            x, y, z = (a + b * candidate for a, b in zip(at_infinity, shift))
-            scale = 1 / np.maximum(z, np.float32(1e-3))
-            seen = cv2.remap(image, x * scale, y * scale, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            cost += np.minimum(np.abs(seen - guide), np.float32(_EDGE_CAP)) / np.float32(len(references))
-    return [cv2.boxFilter(cost, -1, (_EDGE_WINDOW,) * 2) for cost in costs]
+def _photometric_costs(candidates: Sequence[np.ndarray], frame: CameraFrame, reference: Reference) -> list[np.ndarray]:
+    """Difference (H, W) [grey levels] that each inverse depth (H, W) leaves between a frame and its reference, capped, mean over a window."""
+    u, v = cv2.split(pixel_grid(*frame.size))
+    guide, image = grey(frame.image), grey(reference.flow.pair.reference.image)
+    turn = (frame.K @ reference.T_ref_cur[:3, :3] @ np.linalg.inv(frame.K)).astype(np.float32)
+    shift = (frame.K @ reference.T_ref_cur[:3, 3]).astype(np.float32)
+    at_infinity = [row[0] * u + row[1] * v + row[2] for row in turn]
+    costs = []
+    for candidate in candidates:
+        x, y, z = (a + b * candidate for a, b in zip(at_infinity, shift))
+        scale = 1 / np.maximum(z, np.float32(1e-3))
+        seen = cv2.remap(image, x * scale, y * scale, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        costs.append(cv2.boxFilter(cv2.min(cv2.absdiff(seen, guide), _EDGE_CAP), cv2.CV_32F, (_EDGE_WINDOW,) * 2))
+    return costs
 
 
-def weighted_guided_filter(x: np.ndarray, weight: np.ndarray, guide: np.ndarray, radius: int, edge: float) -> np.ndarray:
-    """x (H, W) as a locally affine function of guide (H, W), fitted by weight (H, W) in windows of 2 radius + 1; all float32."""
-    def box(a: np.ndarray) -> np.ndarray:
-        return cv2.boxFilter(a, -1, (2 * radius + 1,) * 2, borderType=cv2.BORDER_REFLECT)
-    total = box(weight) + np.float32(1e-6)
-    mean_guide, mean_x = box(weight * guide) / total, box(weight * x) / total
-    variance = np.maximum(box(weight * guide * guide) / total - mean_guide * mean_guide, 0)
-    slope = (box(weight * guide * x) / total - mean_guide * mean_x) / (variance + np.float32(edge * edge))
-    offset = mean_x - slope * mean_guide
-    return (box(total * slope) * guide + box(total * offset)) / box(total)
+def smooth_along_colour(x: np.ndarray, weight: np.ndarray, image: np.ndarray, reach: float, edge: float) -> np.ndarray:
+    """x (H, W), known by weight (H, W), spread over about `reach` [px] between pixels of like colour in image (H, W, 3) uint8; all float32.
 
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    """(H, W) float32 in [0, 1]."""
-    return grey(image).astype(np.float32) / np.float32(255)
-
-
-def _triangulate(references: Sequence[Reference], K: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inverse depth [1/m], parallax [px m] and epipolar distance [px] of each reference, (V, H, W).
-
-    Worked out at half size: the flow is that of patches and no finer, and it takes a quarter of the time.
+    Minimises the weighted squares of changes between neighbours, along rows and columns by turns with ties that weaken (Min et al., TIP 2014, algorithm 1);
+    `edge` is the difference of colour, of 255, that cuts a tie to a third. Weights are spread alike, and divided by, as in that paper's section IV-B.
     """
-    height, width = references[0].flow.flow.shape[:2]
-    small = width // 2, height // 2
-    x, y = small[0] / width, small[1] / height
-    shrink = np.array([x, y], np.float32)
-    flow = torch.from_numpy(np.stack([cv2.resize(r.flow.flow, small, interpolation=cv2.INTER_AREA) * shrink for r in references]))
+    ties = np.exp(-np.arange(256) / edge).astype(np.float32)
+    image = image.astype(np.int16)
+    across, down = (ties[np.abs(np.diff(image, axis=axis)).max(-1)] for axis in (1, 0))
+    across, down = np.pad(across, ((0, 0), (0, 1))), np.pad(down.T, ((0, 0), (0, 1)))
+    both = np.stack([x * weight, weight])
+    for sweep in range(_SWEEPS):
+        strength = np.float32(1.5 * 4 ** (_SWEEPS - 1 - sweep) / (4 ** _SWEEPS - 1) * reach ** 2)
+        both = _spread(_spread(both, strength * across).transpose(0, 2, 1), strength * down).transpose(0, 2, 1)
+    return both[0] / both[1]
+
+
+def _spread(x: np.ndarray, tie: np.ndarray) -> np.ndarray:
+    """Minimiser y (C, h, w) of (y - x)^2 + tie (y - its right neighbour)^2, tie (h, w) being 0 in the last column: one tridiagonal system for all rows."""
+    tie = tie.ravel()
+    diagonal = 1 + tie
+    diagonal[1:] += tie[:-1]
+    solved = solveh_banded(np.stack([diagonal, -tie]), x.reshape(len(x), -1).T, lower=True, overwrite_ab=True, check_finite=False)
+    return solved.T.reshape(x.shape)
+
+
+def _half(a: np.ndarray) -> np.ndarray:
+    """An image or map at half its size."""
+    return cv2.resize(a, (a.shape[1] // 2, a.shape[0] // 2), interpolation=cv2.INTER_AREA)
+
+
+def _triangulate(references: Sequence[Reference], frame: CameraFrame, texture: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inverse depth [1/m], its information if flow that texture holds well had a variance of 1 px^2, and epipolar distance [px] of each reference, (V, h, w) of half size."""
+    width, height = frame.size
+    x, y = (width // 2) / width, (height // 2) / height
+    flow = torch.from_numpy(np.stack([_half(r.flow.flow) for r in references]) * np.array([x, y], np.float32))
     T = torch.from_numpy(np.stack([r.T_ref_cur for r in references])).to(flow)
     with torch.inference_mode():
-        found = two_view.triangulate_inverse_depth(flow, torch.from_numpy(resize_intrinsics(K, x, y)).to(flow), T)
-    parts = found.inverse_depth, found.parallax / y, found.epipolar / y
-    return tuple(np.stack([cv2.resize(a, (width, height)) for a in part.numpy()]) for part in parts)
+        found = two_view.triangulate_inverse_depth(flow, torch.from_numpy(resize_intrinsics(frame.K, x, y)).to(flow), T,
+                                                   torch.from_numpy(flow_precision(frame.image, texture)))
+    return found.inverse_depth.numpy(), found.information.numpy() / y ** 2, found.epipolar.numpy() / y
+
+
+def flow_precision(image: np.ndarray, texture: float) -> np.ndarray:
+    """Precision (h, w, 3) of flow at half size, as xx, xy and yy; at most 1 in any direction, and 1/2 where the gradient that way is `texture` [grey levels/px].
+
+    Flow is held across the gradients of a patch and slides along them: the inverse of 1 + texture^2 S^-1 with the structure tensor S
+    (E. Simoncelli, E. Adelson, D. Heeger, "Probability distributions of optical flow", CVPR 1991, equation 7).
+    """
+    shade = grey(image)
+    u, v = (cv2.Sobel(shade, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1)))
+    xx, xy, yy = (cv2.boxFilter(_half(product), -1, (_TEXTURE_WINDOW,) * 2) for product in (u * u, u * v, v * v))
+    noise = np.float32(max(texture * texture, _TINY))
+    determinant = (xx + noise) * (yy + noise) - xy * xy
+    return np.stack([xx * (yy + noise) - xy * xy, noise * xy, yy * (xx + noise) - xy * xy], -1) / determinant[..., None]
 
 
 def _median(value: np.ndarray, information: np.ndarray) -> np.float32:

@@ -1,4 +1,4 @@
-"""Two and more views joined by flow: inverse depth by triangulation, relative pose from the essential matrix.
+"""Two views joined by flow: inverse depth by triangulation, relative pose from the essential matrix.
 
 A pixel p of the current image at inverse depth w is seen in the reference at the homogeneous pixel a + w b with
 a = K R K^-1 p, b = K t and T_ref_cur = (R, t) (Hartley and Zisserman, Multiple View Geometry, section 9.6).
@@ -23,58 +23,54 @@ class Triangulation:
     """What flow and motion say about each pixel of the current image."""
 
     inverse_depth: Tensor   # (..., H, W) [1/m], signed: not positive where the flow contradicts the motion; 0 without parallax
-    parallax: Tensor        # (..., H, W) or (V, ..., H, W) [px m]: shift in the reference for one unit of inverse depth
-    epipolar: Tensor        # as parallax [px]: distance from the flow's end to the pixel's epipolar line
-    derotated: Tensor       # (..., H, W, 2) or with V first [px]: the flow less what the rotation alone makes
-    valid: Tensor           # (..., H, W) bool: positive, in front of a reference, with parallax
+    information: Tensor     # (..., H, W) [1/variance of inverse depth], by the flow's precision; 0 where nothing is known
+    parallax: Tensor        # (..., H, W) [px m]: shift in the reference for one unit of inverse depth
+    epipolar: Tensor        # (..., H, W) [px]: distance from the flow's end to the pixel's epipolar line
+    derotated: Tensor       # (..., H, W, 2) [px]: the flow less what the rotation alone makes
+    valid: Tensor           # (..., H, W) bool: positive, in front of the reference, with parallax
 
 
-def triangulate_inverse_depth(flow: Tensor, K: Tensor, T_ref_cur: Tensor) -> Triangulation:
+def triangulate_inverse_depth(flow: Tensor, K: Tensor, T_ref_cur: Tensor, precision: Tensor | None = None) -> Triangulation:
     """Inverse depth (..., H, W) [1/m] of flow (..., H, W, 2) [px] current -> reference with K (..., 3, 3), T_ref_cur (..., 4, 4) [m].
 
-    The point of the pixel's ray whose image in the reference is nearest to the flow's end, in closed form.
-    """
-    joint = triangulate_jointly(flow[None], K, T_ref_cur[None])
-    return Triangulation(joint.inverse_depth, joint.parallax[0], joint.epipolar[0], joint.derotated[0], joint.valid)
-
-
-def triangulate_jointly(flow: Tensor, K: Tensor, T_ref_cur: Tensor, weight: Tensor | None = None, passes: int = 2) -> Triangulation:
-    """One inverse depth (..., H, W) from flows (V, ..., H, W, 2) to V references with T_ref_cur (V, ..., 4, 4); per-view parts have V first.
-
-    Sums the views' normal equations, each with its weight (V, ..., H, W) (one if not given; not finite flow counts as weight 0).
-    The linear error of a view becomes its error in pixels when divided by the point's depth ratio; that is known from
-    the second pass on (Hartley and Sturm, "Triangulation", section 5.2: iterative linear least squares).
+    The point of the pixel's ray whose image in the reference is nearest to the flow's end, in closed form: the error in pixels is a linear one over
+    the point's depth ratio (Hartley and Sturm, "Triangulation", section 5.2), which of two views scales both sides alike. `precision` (..., H, W, 3) [1/px^2]:
+    xx, xy and yy of the inverse covariance of the flow, by which nearness is then measured; the identity if not given.
     """
     height, width = flow.shape[-3:-1]
     finite = torch.isfinite(flow).all(-1)
-    weight = finite.to(flow.dtype) if weight is None else torch.where(finite, weight, 0.0)
     flow = torch.where(finite[..., None], flow, 0.0)
     infinity = pinhole.apply_to_grid(K @ T_ref_cur[..., :3, :3] @ torch.linalg.inv(K), height, width)
     epipole = (K @ T_ref_cur[..., :3, 3:])[..., 0][..., None, None, :]
     end = flow + pinhole.pixel_grid(height, width, like=flow)
     towards = epipole[..., :2] - end * epipole[..., 2:]               # image motion of the end with inverse depth, times depth ratio
     offset = end * infinity[..., 2:] - infinity[..., :2]
-    along, power = (towards * offset).sum(-1), (towards * towards).sum(-1)
-    ratio = infinity[..., 2]
-    for _ in range(passes):
-        in_pixels = weight / (ratio * ratio).clamp(min=_TINY)
-        information = (in_pixels * power).sum(0)
-        known = information > _TINY
-        inverse_depth = torch.where(known, (in_pixels * along).sum(0) / torch.where(known, information, 1.0), 0.0)
-        ratio = infinity[..., 2] + inverse_depth * epipole[..., 2]
+    weighed = towards if precision is None else _apply_symmetric(precision, towards)
+    power = (weighed * towards).sum(-1)
+    known = finite & (power > _TINY)
+    inverse_depth = torch.where(known, (weighed * offset).sum(-1) / torch.where(known, power, 1.0), 0.0)
+    ratio = infinity[..., 2] + inverse_depth * epipole[..., 2]
     in_front = ratio > pinhole.MIN_DEPTH
-    parallax = torch.where(in_front, power.clamp(min=_TINY).sqrt() / torch.where(in_front, ratio, 1.0), 0.0)
+    scale = torch.where(in_front, 1.0 / torch.where(in_front, ratio, 1.0), 0.0)
+    parallax = (towards * towards).sum(-1).clamp(min=_TINY).sqrt() * scale
     at_infinity, _ = pinhole.dehomogenise(infinity)
-    valid = known & (inverse_depth > 0) & (in_front & (weight > 0)).any(0)
-    return Triangulation(inverse_depth, parallax, _epipolar_distance(infinity, epipole, end, at_infinity), end - at_infinity, valid)
+    return Triangulation(inverse_depth, torch.where(known, power * scale * scale, 0.0), parallax, _epipolar_distance(infinity, epipole, end, at_infinity),
+                         end - at_infinity, known & in_front & (inverse_depth > 0))
+
+
+def _apply_symmetric(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Product (..., 2) of symmetric matrices (..., 3), given as xx, xy and yy, with vectors (..., 2)."""
+    (xx, xy, yy), (x, y) = matrix.unbind(-1), vector.unbind(-1)
+    return torch.stack([xx * x + xy * y, xy * x + yy * y], dim=-1)
 
 
 def _epipolar_distance(infinity: Tensor, epipole: Tensor, end: Tensor, at_infinity: Tensor) -> Tensor:
     """Distance (...) [px] of pixels end (..., 2) to the line through two homogeneous pixels; to the first where they coincide."""
-    line = torch.linalg.cross(epipole.expand_as(infinity), infinity)
-    squared = (line[..., :2] * line[..., :2]).sum(-1)
+    (x, y, z), (ex, ey, ez) = infinity.unbind(-1), epipole.unbind(-1)
+    normal_x, normal_y, rest = ey * z - ez * y, ez * x - ex * z, ex * y - ey * x
+    squared = normal_x * normal_x + normal_y * normal_y
     is_line = squared > _TINY
-    along = ((line[..., :2] * end).sum(-1) + line[..., 2]).abs() / torch.where(is_line, squared, 1.0).sqrt()
+    along = (normal_x * end[..., 0] + normal_y * end[..., 1] + rest).abs() / torch.where(is_line, squared, 1.0).sqrt()
     return torch.where(is_line, along, (end - at_infinity).norm(dim=-1))
 
 
