@@ -29,7 +29,7 @@ FlowFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(rgb1, rgb2), (H, W, 3) uint8 each -> flow (H, W, 2) float32 [px] from 1 to 2."""
 
 _LOG = logging.getLogger(__name__)
-FORMAT = 2             # raise it whenever what is stored changes
+_FORMAT = 2             # raise it whenever what is rendered or stored changes
 
 
 @dataclass
@@ -136,7 +136,7 @@ def _mapped(path: Path) -> np.ndarray:
 def store_folder(spec: PairData) -> Path:
     """Where the pairs are kept: in the user's cache, by everything that decides them."""
     deciding = {k: v for k, v in asdict(spec).items() if k not in SPLITS}
-    key = hashlib.sha256(json.dumps([FORMAT, deciding], sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([_FORMAT, deciding], sort_keys=True).encode()).hexdigest()[:12]
     return files.user_cache() / f'pairs-{spec.width}x{spec.height}-{key}'
 
 

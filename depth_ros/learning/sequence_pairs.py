@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from depth_ros import files, settings
 from depth_ros.frames import CameraFrame
-from depth_ros.learning.pairs import FORMAT, FlowFunction, PairStore, fill, locked, record_type
+from depth_ros.learning.pairs import FlowFunction, PairStore, fill, locked, record_type
 from depth_ros.learning.scenes import MAX_ANGLE, MAX_STEP, ScenePair, axis_motion, views_flow
 from depth_ros.learning.sequences import Sequence
 from depth_ros.learning.trajectory import SequenceError, Trajectory, read_trajectory
@@ -23,6 +23,7 @@ from depth_ros.learning.tum import open_sequence
 from depth_ros.settings import setting
 
 _LOG = logging.getLogger(__name__)
+_FORMAT = 1             # raise it whenever what is stored changes
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _record(spec: SequenceData, pair: ScenePair, flow_function: FlowFunction) ->
 def _store_file(spec: SequenceData) -> Path:
     """Where the pairs are kept: by the settings, and by the state of the files that they come from."""
     changed = [_changed(Path(p).expanduser()) for p in (spec.sequence, spec.poses) if p]
-    key = hashlib.sha256(json.dumps([FORMAT, asdict(spec), changed], sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([_FORMAT, asdict(spec), changed], sort_keys=True).encode()).hexdigest()[:12]
     return files.user_cache() / f'pairs-{spec.width}x{spec.height}-of-sequences' / f'{Path(spec.sequence).stem}-{key}.npy'
 
 
