@@ -44,6 +44,7 @@ setup(
             "flow = depth_ros.ros.executables:flow",
             "sparse_depth = depth_ros.ros.executables:sparse_depth",
             "deepv2d = depth_ros.ros.executables:deepv2d",
+            "global_local = depth_ros.ros.executables:global_local",
             "train = depth_ros.apps.train:main",
             "evaluate = depth_ros.apps.evaluate:main",
             "convert = depth_ros.apps.convert:main",

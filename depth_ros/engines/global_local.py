@@ -113,7 +113,7 @@ class GlobalLocalEngine:
         """Depth (H, W) [baselines] in metres, or as it is with `scale: none`; None and a reason where nothing tells the scale."""
         wanted = self.config.scale
         if wanted == 'none':
-            self.reason = 'depth is in units of the baseline, as scale: none asks for'
+            self._add_reason('depth is in units of the baseline, as scale: none asks for')
             return depth, Scale.FREE
         factor = self._by_hits(depth, confidence, hits, T_ref_cur) if wanted in ('auto', 'hits') else None
         if factor is not None:
@@ -122,7 +122,7 @@ class GlobalLocalEngine:
             factor, self.scale_from = step_length, 'odometry'
         if factor is None:
             missing = {'auto': 'neither range hits nor odometry tell', 'hits': 'no range hits tell', 'odometry': 'no odometry tells'}[wanted]
-            self.reason = f'{missing} the scale: no depth (scale: none gives it in units of the baseline)'
+            self._add_reason(f'{missing} the scale: no depth (scale: none gives it in units of the baseline)')
             return None, Scale.FREE
         return depth * np.float32(factor), Scale.METRIC
 
@@ -138,6 +138,9 @@ class GlobalLocalEngine:
             small = resize_hits(hits, (depth.shape[1], depth.shape[0]))
             scale.update(depth * np.float32(unit), confidence >= min(0.5, float(np.median(confidence))), small)
         return None if scale.factor is None else scale.factor * unit
+
+    def _add_reason(self, reason: str) -> None:
+        self.reason = f'{self.reason}; {reason}' if self.reason else reason
 
     def _at_network_size(self, result: FlowResult) -> FlowResult:
         size = self.config.width, self.config.height

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, Image, TimeReference
 from depth_ros.engines.flow import consistency_error
 from depth_ros.frames import CameraFrame, FlowResult, ImagePair
 from depth_ros.ros import codecs, poses
-from depth_ros.ros.codecs import BadMessage
+from depth_ros.ros.codecs import BadMessage, Topics
 from depth_ros.ros.managed_node import ManagedNode
 from depth_ros.ros.sync import PartsBuffer
 
@@ -40,12 +41,14 @@ def publish(node: ManagedNode, publishers: Mapping[str, Publisher], result: Flow
 
 
 class BundleInput:
-    """Subscribes the flow bundle, less its images, and hands complete ones with their stamp [ns] to `on_bundle`."""
+    """Subscribes the flow bundle, with its images or without, and hands complete ones with their stamp [ns] to `on_bundle`."""
 
-    def __init__(self, node: ManagedNode, on_bundle: Callable[[int, Mapping[str, Any]], None], prefix: str = 'flow') -> None:
+    def __init__(self, node: ManagedNode, on_bundle: Callable[[int, Mapping[str, Any]], None], prefix: str = 'flow', images: bool = False) -> None:
+        """`images`: take them as well; the bundle is then the node's only input, and its silence is trouble."""
         self._on_bundle = on_bundle
-        self.parts = PartsBuffer(WITHOUT_IMAGES)
-        self.inputs = {name: node.listen(TOPICS[name], f'{prefix}/{name}', self._taker(name), stalls=False) for name in WITHOUT_IMAGES}
+        names = tuple(TOPICS) if images else WITHOUT_IMAGES
+        self.parts = PartsBuffer(names)
+        self.inputs = {name: node.listen(TOPICS[name], f'{prefix}/{name}', self._taker(name), stalls=images and name == 'flow') for name in names}
 
     def _taker(self, name: str) -> Callable[[Any], None]:
         def take(message: Any) -> None:
@@ -58,6 +61,12 @@ class BundleInput:
     def reference_stamp(self, parts: Mapping[str, Any]) -> int:
         """Stamp [ns] of the image that the current one was compared with."""
         return codecs.stamp_ns(parts['reference'].time_ref)
+
+    def whole_result(self, parts: Mapping[str, Any], consistency: float) -> FlowResult:
+        """The FlowResult of a bundle that has its images. Raises BadMessage."""
+        current, reference = (codecs.camera_frame(parts[name], parts['camera_info'], topics=Topics(self.inputs[name].topic, self.inputs['camera_info'].topic))
+                              for name in ('image', 'reference_image'))
+        return self.result(parts, current, replace(reference, stamp=self.reference_stamp(parts)), consistency)
 
     def result(self, parts: Mapping[str, Any], current: CameraFrame, reference: CameraFrame, consistency: float) -> FlowResult:
         """The FlowResult of a bundle, with the two frames it belongs to at any size; pixels within `consistency` [px] are valid. Raises BadMessage."""

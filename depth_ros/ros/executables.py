@@ -40,6 +40,11 @@ def deepv2d() -> None:
     _main('deepv2d_node', 'DeepV2DNode')
 
 
+def global_local() -> None:
+    """Dense depth by the Global-Local network."""
+    _main('global_local_node', 'GlobalLocalNode')
+
+
 def _main(module: str, name: str) -> None:
     def leave(_signal: int, _frame: FrameType | None) -> None:
         # At once: an exception raised here inside the import of a C++ library aborts the process. Nothing is open yet.

@@ -1,0 +1,214 @@
+"""`global_local`: dense depth from the flow bundle by the Global-Local network, whose weights may change while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import Image
+from std_msgs.msg import Float32MultiArray, MultiArrayDimension, MultiArrayLayout, UInt8MultiArray
+
+from depth_ros.engines.flow import FlowConfig
+from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig
+from depth_ros.ros import bundle, codecs, diagnostics, params
+from depth_ros.ros.codecs import BadMessage
+from depth_ros.ros.depth_outputs import DepthOutputConfig, DepthOutputs
+from depth_ros.ros.managed_node import LATCHED_QOS, ManagedNode, NodeConfig
+from depth_ros.ros.pose_history import PoseHistory
+from depth_ros.ros.sync import Order, StampBuffer, StampOrder
+from depth_ros.settings import setting
+
+_SILENCE = 1.0      # [s] after which an odometry is not waited for
+
+
+@dataclass(frozen=True)
+class GlobalLocalNodeConfig(NodeConfig):
+    """Parameters of `global_local`."""
+
+    hits_offset: float = setting(0.1, 'longest time between an image and the range hits that tell its scale', 's', low=0.0, high=1.0)
+    odometry_patience: float = setting(0.15, 'longest wait of a pair for the odometry of its image', 's', low=0.0, high=2.0)
+    engine: GlobalLocalEngineConfig = params.included(GlobalLocalEngineConfig)
+    output: DepthOutputConfig = params.included(DepthOutputConfig)
+
+
+class Job(NamedTuple):
+    """One bundle with what else is known of its moment."""
+
+    lap: int                                # how often the clock had jumped back
+    parts: Mapping[str, Any]
+    hits: Image | None
+    T_ref_cur: np.ndarray | None            # (4, 4) [m]
+
+
+class GlobalLocalNode(ManagedNode):
+    """Gives the newest pair's depth; a pair waits a little for the odometry of its image where that is of use."""
+
+    config_class = GlobalLocalNodeConfig
+    config: GlobalLocalNodeConfig
+
+    def __init__(self, **options: Any) -> None:
+        self._poses: PoseHistory | None = None
+        super().__init__('global_local', **options)
+
+    def setup(self) -> None:
+        """Load the network and make the publishers."""
+        self._accepted: bytes | None = None     # the last weights that were taken over
+        self._engine = GlobalLocalEngine(self.config.engine)
+        self._depth_out = DepthOutputs(self, 'global_local')
+        self._parameters_out = self.publisher(Float32MultiArray, 'global_local/parameters')
+        self._poses = PoseHistory(self)
+        self._lap = self._lap_at_work = 0
+        self._tell_weights()
+
+    def start(self) -> None:
+        """Listen to the flow bundle, the range hits, the odometry and whoever trains."""
+        self._order = StampOrder()
+        self._hits: StampBuffer[Image] = StampBuffer()
+        self._waiting: StampBuffer[tuple[Mapping[str, Any], float]] = StampBuffer()
+        self._odometry_heard: float | None = None
+        self._newest = self.worker(self._work)
+        offers = self.worker(self._try_weights, 'weights')
+        self._bundle = bundle.BundleInput(self, self._take_bundle, images=True)
+        self._hits_input = self.listen(Image, 'sparse_depth/image', lambda hits: self._hits.put(codecs.stamp_ns(hits.header.stamp), hits), stalls=False)
+        self._weights_input = self.listen(UInt8MultiArray, 'online_learning/weights', offers.put, LATCHED_QOS, stalls=False)
+        self._odometry_input = None
+        if self._uses_odometry:
+            self._odometry_input = self.listen(Odometry, 'deepv2d/odometry', self._take_odometry, stalls=False)
+
+    def stop(self) -> None:
+        """Forget what waits."""
+        if self._poses is not None:
+            self._poses.clear()
+
+    def teardown(self) -> None:
+        """Let go of TF."""
+        if self._poses is not None:
+            self._poses.close()
+            self._poses = None
+
+    def reconfigured(self, before: GlobalLocalNodeConfig) -> None:
+        """Go on with the new settings, and with the weights that were taken over if they still fit. Raises ValueError or OSError for weights that cannot be used."""
+        if self.config.engine == before.engine:
+            return
+        engine = GlobalLocalEngine(self.config.engine)
+        if self._accepted is not None and self.config.engine.weights == before.engine.weights:
+            engine.offer(self._accepted)
+        self._engine = engine
+        self._tell_weights()
+        if self.state == 'active' and self._uses_odometry and self._odometry_input is None:
+            self._odometry_input = self.listen(Odometry, 'deepv2d/odometry', self._take_odometry, stalls=False)
+
+    @property
+    def _uses_odometry(self) -> bool:
+        config = self.config.engine
+        return config.variant == 'pose_aware' or config.scale in ('auto', 'odometry')
+
+    # In the executor's thread: matching messages
+
+    def _take_bundle(self, stamp: int, parts: Mapping[str, Any]) -> None:
+        order = self._order.sort(stamp)
+        if order is Order.LATE:
+            self._bundle.inputs['flow'].late += 1
+            return
+        if order is Order.JUMP:
+            self.get_logger().info(f'{self._bundle.inputs["flow"].topic}: the clock jumped back; starting afresh')
+            self._lap += 1
+            self._waiting.clear()
+            if self._poses.newest is not None and self._poses.newest > stamp + 10 ** 9:
+                self._poses.clear()
+        self._waiting.put(stamp, (parts, time.monotonic()))
+        self.diagnostics.value('incomplete bundles', self._bundle.parts.incomplete)
+        self._release()
+
+    def _take_odometry(self, message: Odometry) -> None:
+        self._odometry_heard = time.monotonic()
+        try:
+            self._poses.put(message, self._odometry_input.topic)
+        except BadMessage as error:
+            self.diagnostics.reject(self._odometry_input, str(error))
+            return
+        self._release()
+
+    def _release(self) -> None:
+        """Hand on the newest bundle that has nothing more to wait for."""
+        stamps, now = self._waiting.stamps(), time.monotonic()
+        reached = [s for s in stamps if self._is_complete(s, now)]
+        if not reached:
+            return
+        stamp = reached[-1]
+        parts, _ = self._waiting.get(stamp)
+        self._waiting.drop_until(stamp)
+        reference = self._bundle.reference_stamp(parts)
+        T_ref_cur = self._poses.motion(reference, stamp, parts['image'].header.frame_id) if self._uses_odometry else None
+        hits = self._hits.nearest(stamp, int(self.config.hits_offset * 1e9))
+        self._newest.put(Job(self._lap, parts, hits, T_ref_cur))
+
+    def _is_complete(self, stamp: int, now: float) -> bool:
+        if not self._uses_odometry or self._odometry_heard is None or now - self._odometry_heard > _SILENCE:
+            return True
+        newest = self._poses.newest
+        return (newest is not None and newest >= stamp) or now - self._waiting.get(stamp)[1] > self.config.odometry_patience
+
+    # In the workers' threads
+
+    def _work(self, job: Job) -> None:
+        engine = self._engine       # a parameter may change meanwhile
+        if job.lap != self._lap_at_work:
+            engine.reset()
+            self._lap_at_work = job.lap
+        try:
+            result = self._bundle.whole_result(job.parts, FlowConfig.consistency)
+            hits = None if job.hits is None else codecs.depth_array(job.hits, self._hits_input.topic)[0]
+        except BadMessage as error:
+            self._refuse(error)
+            return
+        self.diagnostics.clear('camera_info')
+        length = None if job.T_ref_cur is None else float(np.linalg.norm(job.T_ref_cur[:3, 3]))
+        found = engine.step(result, job.T_ref_cur, hits, length)
+        self._tell_state(engine)
+        if found.parameters is not None and self._parameters_out.get_subscription_count():
+            self.tell(self._parameters_out, _array(found.parameters))
+        if found.depth is not None:
+            self._depth_out.publish(found.depth, self.config.output)
+
+    def _refuse(self, error: BadMessage) -> None:
+        inputs = {flow.topic: flow for flow in (*self._bundle.inputs.values(), self._hits_input)}
+        if error.topic == self._bundle.inputs['camera_info'].topic:
+            inputs[error.topic].rejected += 1
+            self.diagnostics.hold('camera_info', diagnostics.ERROR, str(error))
+        else:
+            self.diagnostics.reject(inputs[error.topic], str(error))
+
+    def _try_weights(self, message: UInt8MultiArray) -> None:
+        blob = bytes(message.data)
+        offer = self._engine.offer(blob)
+        if not offer.accepted:
+            self.diagnostics.reject(self._weights_input, f'{self._weights_input.topic}: the offered weights are refused, the last good ones stay: {offer.reason}')
+            return
+        self._accepted = blob
+        self.get_logger().info(f'{self._weights_input.topic}: new weights at work: {offer.reason}')
+        self._tell_weights()
+
+    def _tell_weights(self) -> None:
+        networks = self._engine.networks
+        for variant in networks.variants:
+            self.diagnostics.value(f'weights of {variant}', networks.record(variant).get('number', 'as loaded'))
+            self.diagnostics.value(f'{variant} runs on', networks.backend(variant))
+
+    def _tell_state(self, engine: GlobalLocalEngine) -> None:
+        self.diagnostics.value('network', engine.used or 'none')
+        self.diagnostics.value('scale from', engine.scale_from or 'nothing')
+        if engine.reason:
+            self.diagnostics.hold('depth', diagnostics.WARN, engine.reason)
+        else:
+            self.diagnostics.clear('depth')
+
+
+def _array(values: np.ndarray) -> Float32MultiArray:
+    """Values (N,) as a message."""
+    layout = MultiArrayLayout(dim=[MultiArrayDimension(label='parameters', size=len(values), stride=len(values))])
+    return Float32MultiArray(layout=layout, data=values.astype(float).tolist())

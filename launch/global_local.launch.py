@@ -1,0 +1,46 @@
+"""Dense depth by the Global-Local network from a camera or a recording: flow, sparse depth, the network, RViz, and tracking where it needs poses."""
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+
+from depth_ros.ros import launching
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments first, then the graph that they describe."""
+    return LaunchDescription([
+        *launching.common_arguments('global_local.yaml'),
+        DeclareLaunchArgument('variant', default_value='published', choices=('published', 'pose_aware'),
+                              description='The network as published, or the one that also looks at what flow and odometry triangulate'),
+        DeclareLaunchArgument('weights', default_value='', description='Checkpoint of the variant; empty: the one that comes with the package'),
+        DeclareLaunchArgument('tracking', default_value='auto', choices=launching.AUTO,
+                              description='Track the camera with deepv2d; auto: for the pose-aware variant, unless odometry_topic names another odometry'),
+        launching.topic_argument('image_topic', 'camera/rgb/image_color', 'colour image'),
+        launching.topic_argument('camera_info_topic', 'camera/rgb/camera_info', 'calibration of the colour image'),
+        launching.topic_argument('depth_topic', 'camera/depth/image', 'depth registered to the colour image, for tracking alone'),
+        launching.topic_argument('odometry_topic', 'deepv2d/odometry', 'odometry, metric; tells the pose-aware network its poses, and the scale where no range hits do'),
+        launching.topic_argument('scan_topic', 'scan', 'scan of a 2D LiDAR, which gives depth its metric scale'),
+        launching.topic_argument('range_topic', 'range', 'readings of a single rangefinder, to the same end'),
+        launching.topic_argument('points_topic', 'points', 'sparse points of a 3D sensor, to the same end'),
+        *launching.transport(),
+        OpaqueFunction(function=_graph),
+    ])
+
+
+def _graph(context: LaunchContext) -> list:
+    camera = {'image': launching.value(context, 'image_topic'), 'camera_info': launching.value(context, 'camera_info_topic')}
+    ranges = {'scan': launching.value(context, 'scan_topic'), 'range': launching.value(context, 'range_topic'),
+              'points': launching.value(context, 'points_topic')}
+    odometry, tracking = launching.value(context, 'odometry_topic'), launching.value(context, 'tracking')
+    if tracking == 'auto':
+        tracks = launching.value(context, 'variant') == 'pose_aware' and odometry == 'deepv2d/odometry'
+    else:
+        tracks = tracking == 'true'
+    return [
+        *launching.node(context, 'flow', camera),
+        *launching.node(context, 'sparse_depth', {'camera_info': camera['camera_info'], **ranges}),
+        *(launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}) if tracks else ()),
+        *launching.node(context, 'global_local', {'deepv2d/odometry': odometry}, variant=launching.value(context, 'variant'), weights=launching.value(context, 'weights')),
+        *launching.player(context),
+        *launching.rviz(context, 'global_local.rviz', {'camera/rgb/image_color': camera['image']}),
+    ]
