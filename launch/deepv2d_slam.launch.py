@@ -1,14 +1,18 @@
 """Camera tracking and dense depth from a camera or a recording: flow, sparse depth, DeepV2D and RViz."""
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import OpaqueFunction
 
 from depth_ros.ros import launching
+from depth_ros.ros.launching import Result
+
+RESULTS = Result('trajectory.txt', 'deepv2d/save_trajectory', 'trajectory_file'), Result('map.ply', 'deepv2d/save_map', 'map_file')
+ADVICE = 'The recording is over. To keep what was made of it, add out:=FOLDER; to watch for longer, loop:=true; ' \
+         'for figures, plots and the truth beside it: ros2 run depth_ros evaluate tracking --sequence {bag}'
 
 
 def generate_launch_description() -> LaunchDescription:
     """Arguments first, then the graph that they describe."""
-    return LaunchDescription([
+    return launching.description(__file__, [
         *launching.common_arguments('deepv2d_slam.yaml'),
         launching.topic_argument('image_topic', 'camera/rgb/image_color', 'colour image'),
         launching.topic_argument('camera_info_topic', 'camera/rgb/camera_info', 'calibration of the colour image'),
@@ -16,9 +20,8 @@ def generate_launch_description() -> LaunchDescription:
         launching.topic_argument('scan_topic', 'scan', 'scan of a 2D LiDAR, which gives estimated depth its metric scale'),
         launching.topic_argument('range_topic', 'range', 'readings of a single rangefinder, to the same end'),
         launching.topic_argument('points_topic', 'points', 'sparse points of a 3D sensor, to the same end'),
-        *launching.transport(),
-        OpaqueFunction(function=_graph),
-    ])
+        launching.output_argument(RESULTS),
+    ], _graph)
 
 
 def _graph(context: LaunchContext) -> list:
@@ -28,7 +31,7 @@ def _graph(context: LaunchContext) -> list:
     return [
         *launching.node(context, 'flow', camera),
         *launching.node(context, 'sparse_depth', {'camera_info': camera['camera_info'], **ranges}),
-        *launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}),
-        *launching.player(context),
+        *launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}, **launching.output_parameters(context, RESULTS)),
+        *launching.player(context, RESULTS, ADVICE),
         *launching.rviz(context, 'deepv2d_slam.rviz', {'camera/rgb/image_color': camera['image']}),
     ]

@@ -146,6 +146,19 @@ def test_worker_figures_are_told(bench):
     assert bench.values()['processed'] == '1' and bench.values()['dropped'] == '0' and float(bench.values()['latency p95 [ms]']) >= 0.0
 
 
+def test_what_was_done_is_told_in_one_line(bench):
+    assert bench.diagnostics.summary() == ''
+    worker = LatestWorker('worker', lambda item: None, lambda error: pytest.fail(str(error)))
+    bench.diagnostics.watch(worker, 'map')
+    worker.start()
+    worker.put(1)
+    assert worker.wait_idle(10.0) and worker.stop()
+    bench.diagnostics.output('/silent')
+    for _ in range(3):
+        bench.diagnostics.output('/depth').tick()
+    assert bench.diagnostics.summary() == 'map: 1 times at work for 0 ms, 0 overtaken by newer ones; published 3 on /depth'
+
+
 def test_the_status_is_published_every_second_on_diagnostics(world):
     heard = world.record(DiagnosticArray, '/diagnostics')
     node = world.add(Node('speaker', namespace='robot', context=world.context))

@@ -115,16 +115,64 @@ def test_every_argument_is_described():
     assert 'no description' not in shown.lower()
 
 
-def test_a_launch_ends_with_its_recording(world, beginning):
-    done = subprocess.run(ros2_launch(f'bag:={beginning}', 'rviz:=false', 'rate:=4.0'), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+def launched(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(ros2_launch('rviz:=false', *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+
+
+def test_a_launch_ends_with_its_recording_and_tells_what_came_of_it(world, beginning):
+    done = launched(f'bag:={beginning}', 'rate:=4.0')
     assert done.returncode == 0, done.stdout
     assert 'Traceback' not in done.stdout and 'process has died' not in done.stdout
+    assert f'played to its end, {FRAMES} images in' in done.stdout and re.search(r'deepv2d\]: .*published .*on /deepv2d/odometry', done.stdout)
+    assert 'out:=FOLDER' in done.stdout and f'--sequence {beginning}' in done.stdout
 
 
-def test_a_bad_recording_is_named_and_fails_the_launch(world, tmp_path):
-    done = subprocess.run(ros2_launch(f'bag:={tmp_path}/absent', 'rviz:=false'), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
-    assert done.returncode != 0
-    assert f'{tmp_path}/absent' in done.stdout
+def test_what_was_made_of_a_recording_is_saved_where_asked_for(world, beginning, tmp_path):
+    done = launched(f'bag:={beginning}', 'rate:=2.0', f'out:={tmp_path}/results')
+    assert done.returncode == 0, done.stdout
+    for name in ('trajectory.txt', 'map.ply'):
+        assert f'saved {tmp_path}/results/{name}' in done.stdout
+    rows = np.loadtxt(tmp_path / 'results/trajectory.txt')
+    assert rows.shape[1] == 8 and np.isfinite(rows).all() and (tmp_path / 'results/map.ply').read_bytes()[:3] == b'ply'
+
+
+def test_a_result_that_cannot_be_saved_fails_the_launch(world, beginning, tmp_path):
+    (tmp_path / 'results').write_text('a file where a folder should be')
+    done = launched(f'bag:={beginning}', 'rate:=4.0', f'out:={tmp_path}/results')
+    assert done.returncode != 0 and f'did not write {tmp_path}/results/trajectory.txt' in done.stdout and 'Traceback' not in done.stdout
+
+
+@pytest.mark.parametrize(('arguments', 'words'), [
+    (['bag:={}/absent'], ['bag: {}/absent does not exist']),
+    (['bag:=sample', 'params_file:={}/absent.yaml'], ['params_file: cannot read {}/absent.yaml: No such file']),
+    (['bag:=sample', 'params_file:={}/bad.yaml'], ['params_file: {}/bad.yaml:']),
+    (['bag:=sample', 'params_file:={}/list.yaml'], ['params_file: {}/list.yaml: expected the names of nodes']),
+    (['bag:=sample', 'rat:=2.0'], ['deepv2d_slam.launch.py has no argument rat; did you mean rate?']),
+    (['bag:=sample', 'rate:=fast'], ["rate: expected a number, got 'fast'"]),
+    (['bag:=sample', 'loop:=maybe'], ["'loop'", "'maybe'"])])
+def test_what_cannot_be_launched_is_one_error_before_any_node_starts(tmp_path, arguments, words):
+    (tmp_path / 'bad.yaml').write_text('/**/flow:\n  ros__parameters: [1, 2\n')
+    (tmp_path / 'list.yaml').write_text('- 1\n')
+    done = launched(*(argument.format(tmp_path) for argument in arguments))
+    errors = [line for line in done.stdout.splitlines() if '[ERROR]' in line]
+    assert done.returncode != 0 and len(errors) == 1 and 'Traceback' not in done.stdout and 'process started' not in done.stdout, done.stdout
+    assert all(word.format(tmp_path) in errors[0] for word in words), errors
+
+
+def test_arguments_of_a_launch_file_that_includes_it_are_none_of_its_business(world, beginning, tmp_path):
+    outer = tmp_path / 'robot.launch.py'
+    outer.write_text(f"""
+from launch import LaunchDescription
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+
+def generate_launch_description():
+    return LaunchDescription([IncludeLaunchDescription(PythonLaunchDescriptionSource({launching.share('launch', FILE)!r}),
+                                                       launch_arguments={{'bag': {str(beginning)!r}, 'rate': '8.0', 'rviz': 'false'}}.items())])
+""")
+    done = subprocess.run(['ros2', 'launch', str(outer), 'wheels:=4'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_node_that_cannot_start_fails_the_replay_and_says_why(world, beginning, tmp_path):

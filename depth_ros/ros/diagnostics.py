@@ -140,6 +140,14 @@ class Diagnostics:
         if due:
             self._node.get_logger().warning(reason)
 
+    def summary(self) -> str:
+        """What the node did, in one line; empty where it did nothing yet."""
+        with self._lock:
+            done = [f'{flow.count} on {topic}' for topic, flow in self._outputs.items() if flow.count]
+            worked = [f'{task or "newest input"}: {w.processed} times at work for {1e3 * w.latency(50):.0f} ms, {w.dropped} overtaken by newer ones'
+                      for task, w in self._workers.items() if w.processed]
+        return '; '.join([*worked, *(['published ' + ', '.join(done)] if done else [])])
+
     def publish(self) -> None:
         """Publish the status now; the timer does so every second."""
         status = self.status()

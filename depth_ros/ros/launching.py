@@ -2,29 +2,101 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchContext
-from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, SetEnvironmentVariable
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, EmitEvent, ExecuteProcess, LogInfo, OpaqueFunction, RegisterEventHandler, SetEnvironmentVariable
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
+from launch.utilities import perform_substitutions
 from launch_ros.actions import Node
 
 PACKAGE = 'depth_ros'
 BOOLEANS = ('true', 'false')
 AUTO = ('auto', *BOOLEANS)
 RESPAWN_DELAY = 2.0     # [s]
+_OWN_PARAMETERS = 'own_params_file'     # launch configuration: the default of params_file
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a node saves when asked to."""
+
+    file: str           # in the folder that `out` names
+    service: str        # std_srvs/srv/Trigger
+    parameter: str      # of the node, that holds the path
+
+
+def output_argument(results: Sequence[Result]) -> DeclareLaunchArgument:
+    """The argument that has results saved."""
+    files = ' and '.join(result.file for result in results)
+    return DeclareLaunchArgument('out', default_value='', description=f'Folder that {files} are saved in when the recording ends; on live topics, when their services are called')
+
+
+def output_folder(context: LaunchContext) -> Path | None:
+    """Where results are saved, if they are."""
+    folder = value(context, 'out')
+    return Path(folder).expanduser().absolute() if folder else None
+
+
+def output_parameters(context: LaunchContext, results: Sequence[Result]) -> dict[str, str]:
+    """Parameters that tell a node where to save its results."""
+    folder = output_folder(context)
+    return {result.parameter: str(folder / result.file) for result in results} if folder else {}
 
 
 def share(*parts: str) -> str:
     """Path of a file that the package installs."""
     return str(Path(get_package_share_directory(PACKAGE), *parts))
+
+
+def description(file: str, arguments: Sequence[DeclareLaunchArgument], graph: Callable[[LaunchContext], list]) -> LaunchDescription:
+    """What a launch file describes: its arguments, checked, and the graph that they make."""
+    def prepare(context: LaunchContext) -> None:
+        check(context, Path(file).name, [argument.name for argument in arguments])
+        own = next(argument.default_value for argument in arguments if argument.name == 'params_file')
+        context.launch_configurations[_OWN_PARAMETERS] = perform_substitutions(context, own)
+
+    return LaunchDescription([*arguments, OpaqueFunction(function=prepare), *transport(), OpaqueFunction(function=graph)])
+
+
+def check(context: LaunchContext, file: str, known: Sequence[str]) -> None:
+    """Raise RuntimeError, naming it, for an argument that nobody knows and for files that cannot be read, before any node starts."""
+    # Included by another launch file, this one must not judge the arguments of the command line: they are the other's.
+    given = context.argv if any(Path(word).name == file for word in sys.argv) else ()
+    for name in (word.partition(':=')[0] for word in given if ':=' in word):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            raise RuntimeError(f'{file} has no argument {name}' + (f'; did you mean {" or ".join(near)}?' if near else f'; it has {", ".join(known)}'))
+    bag = value(context, 'bag')
+    if bag not in ('', 'sample') and not Path(bag).expanduser().exists():
+        raise RuntimeError(f'bag: {bag} does not exist')
+    _check_parameters(Path(value(context, 'params_file')).expanduser())
+
+
+def _check_parameters(path: Path) -> None:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise RuntimeError(f'params_file: cannot read {path}: {getattr(error, "strerror", None) or error}') from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, 'problem_mark', None)
+        where = f'{path}:{mark.line + 1}' if mark else str(path)
+        raise RuntimeError(f'params_file: {where}: {getattr(error, "problem", None) or "no YAML"}') from None
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+        raise RuntimeError(f'params_file: {path}: expected the names of nodes, with ros__parameters under each')
 
 
 def common_arguments(parameters: str) -> list[DeclareLaunchArgument]:
@@ -35,7 +107,7 @@ def common_arguments(parameters: str) -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument('rate', default_value='1.0', description='Speed of the replay, 1.0 being real time'),
         DeclareLaunchArgument('loop', default_value='false', choices=BOOLEANS, description='Replay for ever; otherwise the launch ends with the recording'),
         DeclareLaunchArgument('use_sim_time', default_value='auto', choices=AUTO, description='Follow /clock; auto: only while replaying'),
-        DeclareLaunchArgument('params_file', default_value=share('config', parameters), description='Parameters of the nodes (YAML)'),
+        DeclareLaunchArgument('params_file', default_value=share('config', parameters), description='Parameters of the nodes (YAML), above those of the default'),
         DeclareLaunchArgument('namespace', default_value='', description='Namespace of the nodes and their relative topics'),
         DeclareLaunchArgument('rviz', default_value='auto', choices=AUTO, description='Show the result in RViz; auto: only if rviz2 is installed'),
         DeclareLaunchArgument('log_level', default_value='info', choices=('debug', 'info', 'warn', 'error', 'fatal'), description='Severity from which on nodes log'),
@@ -67,18 +139,27 @@ def number(context: LaunchContext, name: str) -> float:
         raise ValueError(f'{name}: expected a number, got {value(context, name)!r}') from None
 
 
-def node(context: LaunchContext, executable: str, topics: dict[str, str] | None = None, **parameters: object) -> list[Node | RegisterEventHandler]:
+def node(context: LaunchContext, executable: str, topics: dict[str, str] | None = None, on_end: Callable[[ProcessExited, LaunchContext], list | None] | None = None,
+         **parameters: object) -> list[Node | RegisterEventHandler]:
     """A node of the package under the common arguments; topics maps the node's names to ours.
 
-    On live topics a node that dies is started again; in a replay it ends the launch, for half a graph would replay to no purpose.
+    On live topics a node that dies is started again; in a replay it ends the launch, for half a graph would replay to no purpose. Where it ended well,
+    `on_end` tells what follows.
     """
     replay = bool(value(context, 'bag'))
     made = Node(
         package=PACKAGE, executable=executable, name=executable, namespace=value(context, 'namespace'), output='screen',
-        parameters=[value(context, 'params_file'), {'use_sim_time': sim_time(context), **parameters}],
+        parameters=[*_parameter_files(context), {'use_sim_time': sim_time(context), **parameters}],
         remappings=list((topics or {}).items()), ros_arguments=['--log-level', value(context, 'log_level')],
         respawn=not replay, respawn_delay=RESPAWN_DELAY)
-    return [made, RegisterEventHandler(OnProcessExit(target_action=made, on_exit=_on_end))] if replay else [made]
+    on_exit = lambda event, context: _on_end(event, context, on_end or _shut_down)
+    return [made, RegisterEventHandler(OnProcessExit(target_action=made, on_exit=on_exit))] if replay else [made]
+
+
+def _parameter_files(context: LaunchContext) -> list[str]:
+    """The launch file's own parameters and, above them, the user's: whoever changes one must not lose the others."""
+    own, given = context.launch_configurations.get(_OWN_PARAMETERS), str(Path(value(context, 'params_file')).expanduser())
+    return [given] if own in (None, given) else [own, given]
 
 
 def sim_time(context: LaunchContext) -> bool:
@@ -87,13 +168,20 @@ def sim_time(context: LaunchContext) -> bool:
     return bool(value(context, 'bag')) if wanted == 'auto' else wanted == 'true'
 
 
-def player(context: LaunchContext) -> list[Node | RegisterEventHandler]:
-    """The player, whose end ends the launch; nothing when the topics are live."""
+def player(context: LaunchContext, results: Sequence[Result] = (), advice: str = '') -> list[Node | RegisterEventHandler]:
+    """The player, whose end ends the launch, once the results are saved where `out` asks for them; nothing when the topics are live."""
     bag = value(context, 'bag')
     if not bag:
         return []
     path = bag if bag == 'sample' else str(Path(bag).expanduser().absolute())
-    return node(context, 'player', bag=path, rate=number(context, 'rate'), loop=value(context, 'loop') == 'true')
+    began = time.time()
+
+    def on_end(event: ProcessExited, context: LaunchContext) -> list:
+        if results and output_folder(context):
+            return _save(context, list(results), began)
+        return [LogInfo(msg=advice.format(bag=bag)), *_shut_down(event, context)] if advice else _shut_down(event, context)
+
+    return node(context, 'player', on_end=on_end, bag=path, rate=number(context, 'rate'), loop=value(context, 'loop') == 'true')
 
 
 def rviz(context: LaunchContext, configuration: str, topics: dict[str, str]) -> list[Node]:
@@ -105,10 +193,31 @@ def rviz(context: LaunchContext, configuration: str, topics: dict[str, str]) -> 
                  parameters=[{'use_sim_time': sim_time(context)}], remappings=list(topics.items()))]
 
 
-def _on_end(event: ProcessExited, context: LaunchContext) -> EmitEvent | None:
+def _on_end(event: ProcessExited, context: LaunchContext, follow: Callable[[ProcessExited, LaunchContext], list | None]) -> list | None:
     """End the replay with any of its nodes, which is the player when all is well; one that failed or died makes `ros2 launch` fail as well."""
     if context.is_shutdown:
         return None
     if event.returncode not in (0, -signal.SIGINT, -signal.SIGTERM):
         raise RuntimeError(f'{event.process_name} ended with status {event.returncode}; its own message above says why')
-    return EmitEvent(event=Shutdown(reason=f'{event.process_name} has ended'))
+    return follow(event, context)
+
+
+def _shut_down(event: ProcessExited, _context: LaunchContext) -> list:
+    return [EmitEvent(event=Shutdown(reason=f'{event.process_name} has ended'))]
+
+
+def _save(context: LaunchContext, results: list[Result], began: float) -> list:
+    """Call the service of each result in turn, then shut down; one that does not write its file fails the launch."""
+    result, rest = results[0], results[1:]
+    path = output_folder(context) / result.file
+    service = '/'.join(['', *filter(None, (value(context, 'namespace').strip('/'), result.service))])
+    call = ExecuteProcess(cmd=['ros2', 'service', 'call', service, 'std_srvs/srv/Trigger'], output='log')
+
+    def on_exit(event: ProcessExited, context: LaunchContext) -> list | None:
+        if context.is_shutdown:
+            return None
+        if not path.exists() or path.stat().st_mtime < began:
+            raise RuntimeError(f'{service} did not write {path}; what it answered is in the log of this launch')
+        return [LogInfo(msg=f'saved {path}'), *(_save(context, rest, began) if rest else _shut_down(event, context))]
+
+    return [RegisterEventHandler(OnProcessExit(target_action=call, on_exit=on_exit)), call]

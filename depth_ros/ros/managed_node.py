@@ -166,7 +166,10 @@ class ManagedNode(LifecycleNode):
         return result
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """From any state: close everything."""
+        """From any state: close everything, and tell what was done."""
+        summary = self.diagnostics.summary()
+        if summary:
+            self.get_logger().info(summary)
         self._pause()
         self._close()
         return SUCCESS

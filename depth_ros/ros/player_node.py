@@ -125,7 +125,8 @@ class PlayerNode(ManagedNode):
             self.get_logger().warning(f'{self._image.topic_name}: {counts[0]} of {wanted} subscribers after {self.config.wait_timeout:.1f} s; playing all the same')
         self._stop_waiting()
         self.diagnostics.value('waiting for subscribers', 'no')
-        self._begun = True
+        if not self._begun:
+            self._begun, self._played_since = True, now
         self._playback.play()
 
     # In the reader's thread: decoding and filling messages
@@ -170,7 +171,8 @@ class PlayerNode(ManagedNode):
             self.get_logger().error(f'cannot play on: {error}')
             self.finish(1)
             return
-        self.get_logger().info(f'{self.config.bag}: played to its end')
+        played, seconds = self.diagnostics.output(self._image.topic_name), time.monotonic() - self._played_since
+        self.get_logger().info(f'{self.config.bag}: played to its end, {played.count} images in {seconds:.1f} s')
         if not self._playback.wait_paused(self.config.linger):
             self.finish(0)
 
