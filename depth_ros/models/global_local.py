@@ -8,24 +8,18 @@ the coordinates, which it appends as well, there are 4320.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from depth_ros import settings
-from depth_ros.models.layers import TYPICAL, Conv, FilterGenerator, Pairs, conv_leaky, coordinates, local_network
+from depth_ros.models.layers import Conv, FilterGenerator, Pairs, centred, conv_leaky, coordinates, inverse_depth_of, local_network, scaled_flow, start_typical
 from depth_ros.models.pose_aware import PoseAwareLocal, geometry
 from depth_ros.settings import setting
 
 PARAMETERS = 6                  # numbers that the global module may say
 BANKS = [20, 10, 20]            # output channels of the generated filter banks
-FLOW_GAIN = 10.0                # flow in tenths of the width: usual ones are then of the order of 1, as the other inputs are
-NEAREST = 10.0                  # [1/baseline] nothing is taken to be nearer than a tenth of the baseline
-_FARTHEST = 1e-4                # [1/baseline]
-_KNEE = 0.05                    # [1/baseline] see inverse_depth_of
 
 
 @dataclass(frozen=True)
@@ -66,23 +60,11 @@ class LocalModule(nn.Module):
         super().__init__()
         self.generator = FilterGenerator(PARAMETERS, [inputs, *BANKS])
         self.last = Conv(BANKS[-1], 1)
-        with torch.no_grad():
-            self.last.weight.mul_(0.3)              # so that all pixels start near the typical inverse depth
-            self.last.bias.fill_(math.log(math.expm1(TYPICAL / _KNEE)))
+        start_typical(self.last)
 
     def forward(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Inverse depth; only in use, not in training, is it held below NEAREST."""
-        z = inverse_depth_of(local_network(x, self.generator(parameters), self.last))
-        return z if self.training else z.clamp(max=NEAREST)
-
-
-def inverse_depth_of(x: Tensor) -> Tensor:
-    """Positive inverse depth [1/baseline] of a network's last channel, whatever its value.
-
-    Softplus with its knee a little below the usual inverse depths: linear for near points, where flow and inverse depth are proportional, and logarithmic for
-    far ones, so that a step of the optimiser never makes one negative and its gradient falls with the value itself, never to nothing as a clamp's would.
-    """
-    return _FARTHEST + _KNEE * F.softplus(x)
+        """Inverse depth."""
+        return inverse_depth_of(local_network(x, self.generator(parameters), self.last), self.training)
 
 
 class GlobalLocal(nn.Module):
@@ -117,13 +99,3 @@ class GlobalLocal(nn.Module):
             return flow.new_zeros(len(flow), PARAMETERS)
         seen = [centred(image1), centred(image2)] if self.config.image_pair else []
         return self.global_module(torch.cat([*seen, scaled_flow(flow)] if self.config.flow else seen, 1))
-
-
-def scaled_flow(flow: Tensor) -> Tensor:
-    """Flow (B, 2, H, W) [px] as a share of the width, so that the same weights serve images of any size."""
-    return flow * (FLOW_GAIN / flow.shape[-1])
-
-
-def centred(image: Tensor) -> Tensor:
-    """Image in [0, 1] brought to [-1, 1]."""
-    return 2 * image - 1

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TYPICAL = 0.07  # [1/baseline] inverse depth of usual pairs: the baseline is a twentieth to a tenth of the depth
-LEAK = 0.1      # slope of every Leaky ReLU below zero
-_LANES = 8      # the CPU's convolutions are written for channels in multiples of this; others take a path half as fast
+TYPICAL = 0.05                  # [1/baseline] inverse depth of usual pairs: the baseline is a fiftieth to a tenth of the depth
+FLOW_GAIN = 10.0                # flow in tenths of the width: usual ones are then of the order of 1, as the other inputs are
+NEAREST = 10.0                  # [1/baseline] nothing is taken to be nearer than a tenth of the baseline
+_FARTHEST = 1e-4                # [1/baseline]
+_KNEE = 0.03                    # [1/baseline] see inverse_depth_of
+LEAK = 0.1                      # slope of every Leaky ReLU below zero
+_LANES = 8                      # the CPU's convolutions are written for channels in multiples of this; others take a path half as fast
 
 
 class Pairs(Protocol):
@@ -37,6 +41,20 @@ class Conv(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
 
+class UpConv(nn.ConvTranspose2d):
+    """Transposed convolution to twice the size; weights drawn for a Leaky ReLU to follow, a quarter of them meeting in each pixel."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, kernel, stride=2, padding=(kernel - 1) // 2, output_padding=kernel % 2, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Variance kept from layer to layer; no bias at first."""
+        inputs, _, *kernel = self.weight.shape
+        nn.init.normal_(self.weight, std=nn.init.calculate_gain('leaky_relu', LEAK) / math.sqrt(inputs * math.prod(kernel) / 4))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
 def leaky(x: Tensor) -> Tensor:
     """The Leaky ReLU of all networks here."""
     return F.leaky_relu(x, LEAK)
@@ -53,6 +71,33 @@ def coordinates(like: Tensor) -> Tensor:
     x = (torch.arange(width, dtype=like.dtype, device=like.device) * 2 + 1) / width - 1
     y = (torch.arange(height, dtype=like.dtype, device=like.device) * 2 + 1) / height - 1
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)]).expand(batch, 2, height, width)
+
+
+def scaled_flow(flow: Tensor) -> Tensor:
+    """Flow (B, 2, H, W) [px] as a share of the width, so that the same weights serve images of any size."""
+    return flow * (FLOW_GAIN / flow.shape[-1])
+
+
+def centred(image: Tensor) -> Tensor:
+    """Image in [0, 1] brought to [-1, 1]."""
+    return 2 * image - 1
+
+
+def inverse_depth_of(x: Tensor, training: bool) -> Tensor:
+    """Positive inverse depth [1/baseline] of a network's last channel, whatever its value; only in use, not in training, is it held below NEAREST.
+
+    Softplus with its knee a little below the usual inverse depths: linear for near points, where flow and inverse depth are proportional, and logarithmic for
+    far ones, so that a step of the optimiser never makes one negative and its gradient falls with the value itself, never to nothing as a clamp's would.
+    """
+    z = _FARTHEST + _KNEE * F.softplus(x)
+    return z if training else z.clamp(max=NEAREST)
+
+
+def start_typical(last: nn.Conv2d) -> None:
+    """Make a last convolution before inverse_depth_of start near TYPICAL at every pixel."""
+    with torch.no_grad():
+        last.weight.mul_(0.3)
+        last.bias.fill_(math.log(math.expm1(TYPICAL / _KNEE)))
 
 
 def resize(x: Tensor, like: Tensor) -> Tensor:

@@ -9,10 +9,18 @@ from typing import Any
 from torch import nn
 
 from depth_ros import settings
+from depth_ros.models.baselines import BaselineConfig, DispNet, Eigen, SmallEncDec
+from depth_ros.models.fcrn import FCRN
 from depth_ros.models.global_local import GlobalLocal, GlobalLocalConfig
+from depth_ros.models.unsupervised import Unsupervised
 
 MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     'global_local': (GlobalLocalConfig, GlobalLocal),
+    'eigen': (BaselineConfig, Eigen),
+    'dispnet': (BaselineConfig, DispNet),
+    'fcrn': (BaselineConfig, FCRN),
+    'small_enc_dec': (BaselineConfig, SmallEncDec),
+    'unsupervised': (BaselineConfig, Unsupervised),
 }
 
 
