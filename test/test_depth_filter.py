@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference
+from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference, flow_precision, sharpen, smooth_along_colour
 from depth_ros.engines.flow import FlowEngine, pixel_grid
 from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, FlowResult, ImagePair
@@ -23,7 +24,7 @@ PLANE = (1 / (0.5 + 0.12 * RAYS[..., 0] - 0.2 * RAYS[..., 1])).astype(np.float32
 IMAGE = np.random.default_rng(0).integers(90, 110, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 INSIDE = np.s_[10:-10, 15:-15]
 ROUGH = DepthFilterConfig(filter_smoothness=10.0)     # smoothing averages noise away, and so hides what fusion does
-SMALL = DepthFilterConfig(filter_reach=10.0)             # the default suits 320 x 240
+SMALL = DepthFilterConfig(filter_reach=10.0)           # the default suits 320 x 240
 
 
 def moved(x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> np.ndarray:
@@ -172,6 +173,101 @@ def test_what_is_forgotten_is_not_carried():
     depth_filter.step(frame(), [exact(moved(x=0.1))])
     depth_filter.reset()
     assert depth_filter.estimate is None and depth_filter.carry(exact(np.eye(4)), K) is None
+
+
+BOX = np.s_[30:90, 50:110]      # stands at depth 1 before a wall at depth 2
+
+
+def box_before_wall() -> tuple[CameraFrame, Reference, np.ndarray]:
+    """Two views 16/131 apart, so that the wall moves by 8 px and the box by 16, the motion between them and the true depth of the first."""
+    rng = np.random.default_rng(5)
+    wall, box = (cv2.GaussianBlur(rng.integers(0, 256, (HEIGHT, WIDTH + 40, 3), dtype=np.uint8), (0, 0), 1.0) for _ in range(2))
+    views = []
+    for shift in (0, 8):        # in the reference, all stands further left
+        image = wall[:, 20 + shift:20 + shift + WIDTH].copy()
+        image[BOX[0], BOX[1].start - 2 * shift:BOX[1].stop - 2 * shift] = box[BOX]
+        views.append(CameraFrame(1 - shift, 'camera', image, K))
+    depth = np.full((HEIGHT, WIDTH), 2, np.float32)
+    depth[BOX] = 1
+    flow = np.stack([np.where(depth == 1, -16, -8), np.zeros_like(depth)], -1).astype(np.float32)
+    zero = np.zeros((HEIGHT, WIDTH), np.float32)
+    return views[0], Reference(FlowResult(ImagePair(*views), flow, -flow, zero, zero < 1), moved(x=-16 / K[0, 0])), depth
+
+
+def test_depth_that_reaches_beyond_its_edge_is_called_back_to_it():
+    """Within two pixels, except left of the box: what is behind it in the reference no image tells."""
+    view, reference, depth = box_before_wall()
+    smeared = cv2.dilate(1 / depth, np.ones((11, 11), np.uint8))
+    sharp = sharpen(InverseDepth(smeared, np.ones_like(depth)), view, reference)
+    told = np.ones(depth.shape, bool)
+    told[:, :50], told[:, -8:] = False, False
+    unsure = cv2.dilate(depth, np.ones((5, 5))) > cv2.erode(depth, np.ones((5, 5)))
+    wrong = [np.abs(w * depth - 1)[told & ~unsure] > 0.1 for w in (smeared, sharp.value)]
+    assert wrong[0].sum() > 300 and wrong[1].sum() < 0.03 * wrong[0].sum(), [w.sum() for w in wrong]
+    assert (sharp.information[sharp.value != smeared] < 1).all() and (sharp.information[sharp.value == smeared] == 1).all()
+
+
+def test_sharp_depth_stays_as_it_is():
+    view, reference, depth = box_before_wall()
+    sharp = sharpen(InverseDepth(1 / depth, np.ones_like(depth)), view, reference)
+    assert (sharp.value != 1 / depth)[:, 50:-8].mean() < 0.01
+
+
+def two_colours() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An image red on the left and green of the same grey on the right, x = 1 and 3 known at one pixel of each, and its weight."""
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:, :30, 0], image[:, 30:, 1] = 160, 82
+    x, weight = np.zeros((2, 40, 60), np.float32)
+    x[8, 5], x[30, 50], weight[8, 5], weight[30, 50] = 1, 3, 1, 1
+    return x, weight, image
+
+
+def test_what_is_known_spreads_within_its_colour_and_no_further():
+    x, weight, image = two_colours()
+    spread = smooth_along_colour(x, weight, image, reach=30.0, edge=4.0)
+    np.testing.assert_allclose(spread[:, :30], 1, atol=0.01)
+    np.testing.assert_allclose(spread[:, 30:], 3, atol=0.01)
+    blind = smooth_along_colour(x, weight, np.zeros_like(image), reach=30.0, edge=4.0)
+    assert np.ptp(blind[20]) > 0.3 and np.abs(np.diff(blind[20])).max() < 0.1        # no step where there is no edge
+
+
+def test_smoothing_keeps_the_mean_and_what_is_smooth():
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    x, weight = rng.normal(2, 0.5, (40, 60)).astype(np.float32), rng.uniform(0.5, 2, (40, 60)).astype(np.float32)
+    assert smooth_along_colour(x, np.ones_like(x), image, 10.0, 200.0).mean() == pytest.approx(x.mean(), rel=1e-3)
+    assert smooth_along_colour(x, weight, image, 10.0, 200.0).std() < 0.3 * x.std()
+    np.testing.assert_allclose(smooth_along_colour(np.full_like(x, 2), weight, image, 10.0, 4.0), 2, rtol=1e-4)
+
+
+def test_surer_pixels_weigh_more():
+    x, weight, image = two_colours()
+    plain, surer = (smooth_along_colour(x, weight * w, np.zeros_like(image), 30.0, 4.0) for w in (1, np.where(x == 3, 5, 1).astype(np.float32)))
+    assert surer.mean() > plain.mean() + 0.2
+
+
+def test_what_was_never_seen_is_guessed_within_what_was():
+    """A region of a colour of its own that flow leaves out takes a depth like the others', and no certainty."""
+    reference = exact(moved(x=0.1))
+    image = IMAGE.copy()
+    image[40:80, 60:100] = 255, 0, 0
+    error = reference.flow.error.copy()
+    error[40:80, 60:100] = np.inf
+    estimate = DepthFilter().step(replace(frame(), image=image), [replace(reference, flow=replace(reference.flow, error=error))])
+    hole = np.s_[44:76, 64:96]
+    assert estimate.depth[hole].min() > 0.8 * PLANE.min() and estimate.depth[hole].max() < 1.2 * PLANE.max()
+    assert (estimate.relative_sigma[hole] > 0.99).all()
+
+
+def test_flow_is_as_precise_as_texture_holds_it():
+    """Half across a slope of the given steepness, nothing along it; everything in strong texture, nothing in none."""
+    slope = np.repeat((2 * np.arange(120, dtype=np.uint8))[None, :, None], 3, -1).repeat(80, 0)
+    inner = np.s_[10:-10, 10:-10]
+    np.testing.assert_allclose(flow_precision(slope, 2.0)[inner], np.broadcast_to([0.5, 0, 0], (20, 40, 3)), atol=0.01)
+    np.testing.assert_allclose(flow_precision(slope.transpose(1, 0, 2).copy(), 2.0)[inner], np.broadcast_to([0, 0, 0.5], (40, 20, 3)), atol=0.01)
+    texture = np.random.default_rng(1).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    np.testing.assert_allclose(flow_precision(texture, 1.0)[inner], np.broadcast_to([1, 0, 1], (20, 40, 3)), atol=0.1)
+    assert not flow_precision(np.full((80, 120, 3), 90, np.uint8), 2.0).any()
 
 
 @lru_cache(maxsize=1)

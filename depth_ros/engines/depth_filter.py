@@ -8,7 +8,7 @@ from sure pixels to unsure ones of like colour (D. Min et al., "Fast global imag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -99,9 +99,12 @@ class DepthFilter:
         """
         moved = [r for r in references if np.linalg.norm(r.T_ref_cur[:3, 3]) > _TINY]
         fused = self._fuse(self._measure(moved, frame), carried)
-        if fused is not None and moved:
-            fused = sharpen(fused, frame, moved[0])
-        self.estimate = None if fused is None else self._smooth(fused, frame.image)
+        if fused is None:
+            self.estimate = None
+            return None
+        usual = _median(fused.value, fused.information)
+        fused = replace(fused, value=np.where(fused.information > 0, fused.value, usual).astype(np.float32))
+        self.estimate = self._smooth(sharpen(fused, frame, moved[0]) if moved else fused, frame.image)
         return self.estimate
 
     def carry(self, previous: Reference, K: np.ndarray) -> InverseDepth | None:
