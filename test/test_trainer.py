@@ -122,7 +122,13 @@ def test_going_on_is_bit_equal_to_never_having_stopped(data, tmp_path):
     assert (tmp_path / 'whole' / HISTORY).read_text() == (tmp_path / 'parts' / HISTORY).read_text()
 
 
-def test_the_best_checkpoint_is_the_averaged_network_with_its_record(data, tmp_path):
+def test_the_best_checkpoint_is_one_of_the_largest_size(data, tmp_path):
+    progress = Trainer(replace(RECIPE, reduce=2, grow_at=0.5, validate_every=1), data, tmp_path).run()
+    assert [scores['reduce'] for scores in progress.history] == [2, 2, 2, 1, 1, 1]
+    assert progress.best == min(progress.history[3:], key=lambda scores: scores['abs_rel'])
+
+
+def test_the_best_checkpoint_is_the_the_averaged_network_with_its_record(data, tmp_path):
     trainer = Trainer(RECIPE, data, tmp_path)
     best = trainer.run().best
     loaded = checkpoint.load(tmp_path / BEST, expect='tiny')

@@ -129,7 +129,7 @@ def _report(progress: train_state.Progress, out: Path) -> None:
     best = progress.best
     print(f'{progress.step} steps; the state is in {out / STATE}')
     if best is not None:
-        print(f'best at step {best["step"]}, {out / BEST}: ' + ', '.join(f'{name} {value:.4f}' for name, value in best.items() if name != 'step'))
+        print(f'best at step {best["step"]}, {out / BEST}: ' + ', '.join(f'{name} {value:.4f}' for name, value in best.items() if isinstance(value, float)))
 
 
 if __name__ == '__main__':

@@ -24,7 +24,7 @@ class Progress:
     """How far a training has come. Everything here is JSON."""
 
     step: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)     # step and scores of each validation
+    history: list[dict[str, float]] = field(default_factory=list)     # of each validation: step, reduce (see Recipe) and scores
     best: dict[str, float] | None = None                              # the one of the best checkpoint
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from depth_ros import files
-from depth_ros.learning import metrics, objectives, train_state
+from depth_ros.learning import augmentation, metrics, objectives, train_state
 from depth_ros.learning.batches import Batches, Drawn
 from depth_ros.learning.pairs import PairStore
 from depth_ros.learning.ranks import Ranks
@@ -30,6 +30,7 @@ from depth_ros.models import checkpoint, registry
 
 _LOG = logging.getLogger(__name__)
 
+_NO_SCORES = 'step', 'reduce'        # what a validation's entry in the history holds besides
 STATE, BEST, HISTORY = 'last.safetensors', 'best.safetensors', 'history.json'
 
 
@@ -94,14 +95,15 @@ class Trainer:
         return self.progress
 
     def validate(self) -> dict[str, float]:
-        """Mean scores of the network over the recipe's share of the validation split."""
-        network = self.result
+        """Mean scores of the network over the recipe's share of the validation split, at the size that it has just been trained at."""
+        network, factor = self.result, self._factor
         network.eval()
         count = min(self.recipe.validation_pairs or len(self._data.validation), len(self._data.validation))
         scores: list[dict[str, float]] = []
         with torch.inference_mode(), self._precision:
             for first in range(0, count, self.recipe.batch):
                 pairs = self._data.validation.batch(np.arange(first, min(first + self.recipe.batch, count)))
+                pairs = augmentation.reduce(pairs, factor) if factor > 1 else pairs
                 scores += self._objective.scores(network, pairs.to(self._ranks.device))
         network.train()
         return metrics.mean_metrics(scores)
@@ -162,19 +164,25 @@ class Trainer:
 
     def _validate(self, curves: _Curves) -> None:
         if self._ranks.first:
-            scores = {'step': self.progress.step, **self.validate()}
+            scores = {'step': self.progress.step, 'reduce': self._factor, **self.validate()}
             self.progress.history.append(scores)
             curves.add('validation', scores, self.progress.step)
-            _LOG.info('step %d: %s', self.progress.step, ', '.join(f'{k} {v:.4f}' for k, v in scores.items() if k != 'step'))
+            _LOG.info('step %d: %s', self.progress.step, ', '.join(f'{k} {v:.4f}' for k, v in scores.items() if k not in _NO_SCORES))
             if self._best_yet(scores):
                 self.progress.best = scores
                 checkpoint.save(self._out / BEST, self.recipe.model, self.result, self.record(scores))
 
+    @property
+    def _factor(self) -> int:
+        """What the size of the last step's pairs was divided by."""
+        return self.recipe.reduce_at(max(self.progress.step - 1, 0))
+
     def _best_yet(self, scores: dict[str, float]) -> bool:
         key, best = self.recipe.best_by, self.progress.best
         if key not in scores:
-            raise ValueError(f'best_by: expected one of {", ".join(k for k in scores if k != "step")}, got {key!r}')
-        return best is None or scores[key] < best[key]
+            raise ValueError(f'best_by: expected one of {", ".join(k for k in scores if k not in _NO_SCORES)}, got {key!r}')
+        # Scores at another size are not comparable; and the largest is the one that the network is meant for.
+        return best is None or scores['reduce'] < best['reduce'] or scores[key] < best[key]
 
     def record(self, scores: dict[str, float]) -> dict[str, object]:
         """How the network came about, for its checkpoint."""
@@ -213,7 +221,7 @@ class _Curves:
     def add(self, group: str, values: dict[str, float], step: int) -> None:
         """A point of each curve."""
         for name, value in values.items():
-            if self._writer is not None and name != 'step':
+            if self._writer is not None and name not in _NO_SCORES:
                 self._writer.add_scalar(f'{group}/{name}', value, step)
 
     def close(self) -> None:
