@@ -12,6 +12,7 @@ from depth_ros import settings
 from depth_ros.models.baselines import BaselineConfig, DispNet, Eigen, SmallEncDec
 from depth_ros.models.fcrn import FCRN
 from depth_ros.models.global_local import GlobalLocal, GlobalLocalConfig
+from depth_ros.models.pose_head import PoseHead, PoseHeadConfig
 from depth_ros.models.unsupervised import Unsupervised
 
 MODELS: dict[str, tuple[type, type[nn.Module]]] = {
@@ -21,6 +22,7 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     'fcrn': (BaselineConfig, FCRN),
     'small_enc_dec': (BaselineConfig, SmallEncDec),
     'unsupervised': (BaselineConfig, Unsupervised),
+    'pose_head': (PoseHeadConfig, PoseHead),
 }
 
 
