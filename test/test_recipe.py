@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from depth_ros.learning import recipe
+from depth_ros.learning import objectives, recipe
+from depth_ros.learning.pairs import PairData
 from depth_ros.learning.recipe import Recipe
+from depth_ros.models import registry
 
 
 @pytest.fixture
@@ -69,3 +71,11 @@ def test_what_differs_is_told_unless_it_does_not_change_what_is_learned():
 def test_every_setting_but_the_nested_ones_is_described():
     described = set(recipe.settings.settings_of(Recipe))
     assert {f.name for f in dataclasses.fields(Recipe)} - described == {'model_config', 'data'}
+
+
+@pytest.mark.parametrize('path', sorted((Path(__file__).resolve().parents[1] / 'config' / 'train').glob('*.yaml')), ids=lambda path: path.stem)
+def test_a_shipped_recipe_names_only_what_exists(path):
+    shipped = recipe.read(path)
+    registry.configuration(shipped.model, shipped.model_config)
+    recipe.configured(PairData, shipped.data)
+    objectives.build(shipped)
