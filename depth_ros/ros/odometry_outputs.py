@@ -46,7 +46,7 @@ class OdometryOutputs:
         self._broadcaster = TransformBroadcaster(node) if config.publish_tf else None
         self._buffer = self._listener = None
         if config.base_frame:
-            self._buffer = Buffer(node=node)
+            self._buffer = Buffer()     # without the node, whose clock and services would hold on to it; jumps of the clock come through `restart`
             self._listener = TransformListener(self._buffer, node)
         self.trail = Trail(config.trajectory_poses)
         self._T_base_cam: np.ndarray | None = None
