@@ -13,7 +13,9 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -28,24 +30,34 @@ from depth_ros.learning.trajectory import Trajectory, read_trajectory
 from depth_ros.ros import codecs, poses
 from depth_ros.ros.managed_node import SENSOR_QOS
 
-NODES = ('player', 'flow', 'sparse_depth', 'deepv2d')
+NODES = ('player', 'flow', 'sparse_depth', 'deepv2d', 'global_local')
 
 
 class Listener(Node):
-    """Notes when each image and its odometry came."""
+    """Notes when each image came, and when the message of its stamp on a topic, with what `value` makes of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type, topic: str, value: Callable[[Any], Any] = lambda _: None) -> None:
         super().__init__('live_benchmark')
         self.images: list[tuple[int, float]] = []
-        self.odometry: list[tuple[int, float, np.ndarray]] = []
+        self.results: list[tuple[int, float, Any]] = []
         self.create_subscription(CameraInfo, '/camera/rgb/camera_info', lambda m: self.images.append((codecs.stamp_ns(m.header.stamp), time.monotonic())), SENSOR_QOS)
-        self.create_subscription(Odometry, '/deepv2d/odometry', lambda m: self.odometry.append(
-            (codecs.stamp_ns(m.header.stamp), time.monotonic(), poses.matrix(m.pose.pose))), 50)
+        self.create_subscription(kind, topic, lambda m: self.results.append((codecs.stamp_ns(m.header.stamp), time.monotonic(), value(m))), 50)
 
     @property
     def laps(self) -> int:
         """How often the stamps jumped back."""
         return int((np.diff([s for s, _ in self.images]) < 0).sum()) if self.images else 0
+
+    def latencies(self) -> list[float]:
+        """Milliseconds from each image to its result."""
+        came: dict[int, float] = {}
+        found = []
+        for when, kind, stamp in sorted([(t, 0, s) for s, t in self.images] + [(t, 1, s) for s, t, _ in self.results]):
+            if kind == 0:
+                came[stamp] = when
+            elif stamp in came:
+                found.append(1e3 * (when - came[stamp]))
+        return found
 
 
 def memory() -> dict[str, float]:
@@ -59,6 +71,35 @@ def memory() -> dict[str, float]:
     return found
 
 
+def play(listener: Listener, launch_file: str, bag: str, loops: int = 0, *arguments: str) -> dict[str, object]:
+    """Launch a replay, listen until it ends or has wrapped so often, and tell the figures that every live graph has."""
+    sizes: list[dict[str, float]] = []
+    command = ['ros2', 'launch', 'depth_ros', launch_file, f'bag:={bag}', f'loop:={"true" if loops else "false"}', 'rviz:=false', *arguments]
+    job = subprocess.Popen(command, env=os.environ | {'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID', '0')}, start_new_session=True)
+    next_look = time.monotonic()
+    while job.poll() is None and (not loops or listener.laps <= loops):
+        rclpy.spin_once(listener, timeout_sec=0.05)
+        if time.monotonic() > next_look and listener.results:
+            sizes.append(memory())
+            next_look += 2.0
+    if job.poll() is None:
+        job.send_signal(signal.SIGINT)
+    status = job.wait()
+    if len(listener.results) < 2:
+        raise SystemExit(f'{launch_file} gave {len(listener.results)} results on {len(listener.images)} images; its exit status is {status}')
+    arrivals, latency = [t for _, t, _ in listener.results], listener.latencies()
+    return {'images': len(listener.images), 'results': len(arrivals), 'rate_hz': (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]),
+            'latency_ms_median': float(np.median(latency)), 'latency_ms_p95': float(np.percentile(latency, 95)), 'wraps': listener.laps, 'exit_status': status,
+            'load': os.getloadavg()[0], 'memory_mb_first': sizes[0], 'memory_mb_last': sizes[-1]}
+
+
+def tell(figures: dict[str, object], out: Path) -> None:
+    """The figures on the terminal and as metrics.json."""
+    with files.whole(out / 'metrics.json') as partial:
+        partial.write_text(json.dumps(figures, indent=2) + '\n')
+    print(json.dumps(figures, indent=2))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('bag', help='what to replay')
@@ -67,43 +108,13 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=Path('evaluation/live'))
     args = parser.parse_args()
     rclpy.init()
-    listener, sizes = Listener(), []
-    command = ['ros2', 'launch', 'depth_ros', 'deepv2d_slam.launch.py', f'bag:={args.bag}', f'loop:={"true" if args.loops else "false"}', 'rviz:=false']
-    job = subprocess.Popen(command, env=os.environ | {'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID', '0')}, start_new_session=True)
-    next_look = time.monotonic()
-    while job.poll() is None and (not args.loops or listener.laps <= args.loops):
-        rclpy.spin_once(listener, timeout_sec=0.05)
-        if time.monotonic() > next_look and listener.odometry:
-            sizes.append(memory())
-            next_look += 2.0
-    if job.poll() is None:
-        job.send_signal(signal.SIGINT)
-    status = job.wait()
-    report(listener, sizes, status, args)
-
-
-def report(listener: Listener, sizes: list[dict[str, float]], status: int, args: argparse.Namespace) -> None:
-    """The figures on the terminal and as metrics.json."""
-    came: dict[int, float] = {}
-    latency = []
-    events = sorted([(t, 0, s) for s, t in listener.images] + [(t, 1, s) for s, t, _ in listener.odometry])
-    for when, kind, stamp in events:
-        if kind == 0:
-            came[stamp] = when
-        elif stamp in came:
-            latency.append(1e3 * (when - came[stamp]))
-    arrivals = [t for _, t, _ in listener.odometry]
-    figures: dict[str, object] = {
-        'images': len(listener.images), 'odometry': len(listener.odometry), 'rate_hz': (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]),
-        'latency_ms_median': float(np.median(latency)), 'latency_ms_p95': float(np.percentile(latency, 95)), 'wraps': listener.laps, 'exit_status': status,
-        'memory_mb_first': sizes[0], 'memory_mb_last': sizes[-1]}
+    listener = Listener(Odometry, '/deepv2d/odometry', lambda m: poses.matrix(m.pose.pose))
+    figures = play(listener, 'deepv2d_slam.launch.py', args.bag, args.loops)
     if args.reference and not listener.laps:
-        track = Trajectory(np.array([s for s, _, _ in listener.odometry]), np.array([T for _, _, T in listener.odometry]))
+        track = Trajectory(np.array([s for s, _, _ in listener.results]), np.array([T for _, _, T in listener.results]))
         score = scoring.tracking(track, read_trajectory(args.reference), Scale.METRIC)
         figures |= {'rpe_1s_trans_rmse': score.rpe_1s_trans_rmse, 'ate_rmse': score.ate_rmse}
-    with files.whole(args.out / 'metrics.json') as partial:
-        partial.write_text(json.dumps(figures, indent=2) + '\n')
-    print(json.dumps(figures, indent=2))
+    tell(figures, args.out)
 
 
 if __name__ == '__main__':

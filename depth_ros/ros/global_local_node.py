@@ -29,7 +29,7 @@ _SILENCE = 1.0      # [s] after which an odometry is not waited for
 class GlobalLocalNodeConfig(NodeConfig):
     """Parameters of `global_local`."""
 
-    hits_offset: float = setting(0.1, 'longest time between an image and the range hits that tell its scale', 's', low=0.0, high=1.0)
+    hits_offset: float = setting(0.25, 'longest time between an image and the range hits that tell its scale', 's', low=0.0, high=1.0)
     odometry_patience: float = setting(0.15, 'longest wait of a pair for the odometry of its image', 's', low=0.0, high=2.0)
     engine: GlobalLocalEngineConfig = params.included(GlobalLocalEngineConfig)
     output: DepthOutputConfig = params.included(DepthOutputConfig)
