@@ -1,0 +1,101 @@
+"""Global-Local live: time a frame of the network and of the engine, and rate and latency of the whole graph from image to depth.
+
+    ./rosenv python benchmarks/global_local.py [--weights FILE] [--variant published] [--bag FOLDER] [--out FOLDER]
+
+Times of the network are medians of calls that take turns, so that what else the machine does weighs on all of them alike: what matters is their ratio.
+Latency is from the arrival of an image's camera_info at a listener to that of its depth; flow is part of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import rclpy
+import torch
+from live import Listener, play, tell
+from sensor_msgs.msg import Image
+
+from depth_ros.engines.depth_networks import VARIANTS, example
+from depth_ros.engines.flow import FlowConfig, FlowEngine
+from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig
+from depth_ros.frames import ImagePair
+from depth_ros.learning.trajectory import read_trajectory
+from depth_ros.learning.tum import open_sequence
+
+ROUNDS = 60
+GAP = 10        # frames from the reference to the current image of the engine's pairs
+
+
+def in_turns(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median milliseconds of each call, all of them called in turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(ROUNDS + 3):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if round_ >= 3:
+                times[name].append(1e3 * (time.perf_counter() - started))
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def network_times(args: argparse.Namespace) -> dict[str, float]:
+    """The network as each backend runs it, on one thread, and the share of eager torch's time that the graph takes."""
+    pair = example((192, 256))
+    config = GlobalLocalEngineConfig(variant=args.variant, weights=args.weights)
+    found = in_turns({f'network_ms_{backend}': lambda networks=GlobalLocalEngine(replace(config, backend=backend)).networks: networks.run(args.variant, pair)
+                      for backend in ('onnxruntime', 'torch')})
+    return {**found, 'network_time_ratio': found['network_ms_onnxruntime'] / found['network_ms_torch']}
+
+
+def engine_times(args: argparse.Namespace) -> dict[str, float]:
+    """The engine a frame, and flow beside it, on pairs of the sequence."""
+    sequence, poses = open_sequence(args.bag), read_trajectory(args.bag / 'groundtruth.txt')
+    engine, flow = GlobalLocalEngine(GlobalLocalEngineConfig(variant=args.variant, weights=args.weights)), FlowEngine(FlowConfig(width=256, height=192))
+    flow_ms, engine_ms = [], []
+    for index in range(GAP, len(sequence), 5):
+        frames = [sequence[i].resized(256, 192) for i in (index, index - GAP)]
+        T = [poses.at(f.stamp) for f in frames]
+        if any(t is None for t in T):
+            continue
+        T_ref_cur = np.linalg.inv(T[1]) @ T[0]
+        began = time.perf_counter()
+        result = flow.step(ImagePair(*frames))
+        flowed = time.perf_counter()
+        engine.step(result, T_ref_cur, None, float(np.linalg.norm(T_ref_cur[:3, 3])))
+        flow_ms.append(1e3 * (flowed - began))
+        engine_ms.append(1e3 * (time.perf_counter() - flowed))
+    return {'flow_ms_median': float(np.median(flow_ms)), 'engine_ms_median': float(np.median(engine_ms)), 'engine_ms_p95': float(np.percentile(engine_ms, 95))}
+
+
+def live(args: argparse.Namespace) -> dict[str, object]:
+    """The launched graph on the recording."""
+    rclpy.init()
+    return play(Listener(Image, '/global_local/depth/image'), 'global_local.launch.py', str(args.bag), 0, f'variant:={args.variant}', f'weights:={args.weights}')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = Path(os.environ.get('DEPTH_ROS_DATA', Path(__file__).resolve().parents[2] / 'shared/data'))
+    parser.add_argument('--bag', type=Path, default=data / 'kitchen', help='a TUM folder with ground truth')
+    parser.add_argument('--variant', choices=VARIANTS, default='published')
+    parser.add_argument('--weights', default='', help='checkpoint of the variant; empty: the shipped one')
+    parser.add_argument('--only', choices=('engine', 'live'), help='half of it')
+    parser.add_argument('--out', type=Path, default=Path('evaluation/global_local_live'))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    figures: dict[str, object] = {'variant': args.variant, 'cores': len(os.sched_getaffinity(0))}
+    if args.only != 'live':
+        figures |= network_times(args) | engine_times(args)
+    if args.only != 'engine':
+        figures |= live(args)
+    tell(figures, args.out)
+
+
+if __name__ == '__main__':
+    main()
