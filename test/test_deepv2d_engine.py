@@ -137,8 +137,8 @@ def test_a_sweep_gives_depth_now_and_then(beginning):
     results = run(DeepV2DEngine(DeepV2DConfig(depth='sweep', sweep_every=5, sweep_planes=32)), frames[:26], truth)
     swept = [i for i, r in enumerate(results) if r.depth is not None]
     assert swept and set(np.diff(swept)) <= {5} and swept[-1] >= 20
-    final, frame = results[swept[-1]].depth, frames[swept[-1]].resized(160, 120)
-    assert final.depth.shape == (120, 160) and final.scale is Scale.METRIC
+    final, frame = results[swept[-1]].depth, frames[swept[-1]].resized(320, 240)
+    assert final.depth.shape == (240, 320) and final.scale is Scale.METRIC
     assert median_scale(final.depth, frame.depth, final.valid & frame.depth_valid) == pytest.approx(1, abs=0.2)
 
 

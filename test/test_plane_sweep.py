@@ -8,10 +8,12 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
+from depth_ros.frames import resize_intrinsics
 from depth_ros.geometry import pinhole
 from depth_ros.geometry import plane_sweep
 from depth_ros.geometry import se3
 from depth_ros.geometry.plane_sweep import SweepConfig
+from depth_ros.geometry.plane_sweep import refine
 from depth_ros.geometry.plane_sweep import sweep
 
 HEIGHT, WIDTH = 96, 128
@@ -36,12 +38,13 @@ def paint(points: torch.Tensor, surface: torch.Tensor) -> torch.Tensor:
     return torch.stack(colours, dim=-1).clamp(0, 1)
 
 
-def render(T_world_cam: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image (3, H, W) and z-depth (H, W) [m] of the room from a camera."""
-    directions = pinhole.rays(HEIGHT, WIDTH, K) @ T_world_cam[:3, :3].T
+def render(T_world_cam: torch.Tensor, finer: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image (3, H, W) and z-depth (H, W) [m] of the room from a camera with `finer` times as many rows and columns."""
+    height, width = finer * HEIGHT, finer * WIDTH
+    directions = pinhole.rays(height, width, resize_intrinsics(K, finer, finer)) @ T_world_cam[:3, :3].T
     centre = T_world_cam[:3, 3]
-    depth = torch.full((HEIGHT, WIDTH), torch.inf)
-    surface = torch.zeros(HEIGHT, WIDTH)
+    depth = torch.full((height, width), torch.inf)
+    surface = torch.zeros(height, width)
     for i, (normal, distance) in enumerate(WALLS):
         n = torch.tensor(normal)
         reach = (distance - n @ centre) / (directions @ n)
@@ -144,6 +147,66 @@ def test_wrong_shapes_are_refused(room) -> None:
     for wrong in ((image, references[:0], T_ref_cur[:0]), (image, references[..., 1:], T_ref_cur), (image, references, T_ref_cur[:2])):
         with pytest.raises(ValueError, match="expected references"):
             sweep(wrong[0], wrong[1], K, wrong[2])
+        with pytest.raises(ValueError, match="expected references"):
+            refine(wrong[0], wrong[1], K, wrong[2], sweep(image, references, K, T_ref_cur))
+
+
+@pytest.fixture(scope="module")
+def pyramid() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Image and references at the usual size and at twice that, T_ref_cur, and the true depth at the larger size."""
+    T_cur_ref = se3.exp(torch.tensor(MOTIONS))
+    image, depth = render(torch.eye(4), 2)
+    references = torch.stack([render(T, 2)[0] for T in T_cur_ref])
+    small = tuple(torch.nn.functional.avg_pool2d(x, 2) for x in (image, references))
+    return small, (image, references), se3.inverse(T_cur_ref), depth
+
+
+def edge_of(depth: torch.Tensor) -> torch.Tensor:
+    """Mask (H, W) of the pixels within three of a jump of depth (H, W)."""
+    low, high = (-s * torch.nn.functional.max_pool2d(-s * depth[None], 7, 1, 3)[0] for s in (1, -1))
+    return high > 1.1 * low
+
+
+def test_refining_is_more_exact_than_enlarging_at_edges_and_elsewhere(pyramid) -> None:
+    small, large, T_ref_cur, depth = pyramid
+    coarse = sweep(*small, K, T_ref_cur)
+    fine = refine(*large, resize_intrinsics(K, 2.0, 2.0), T_ref_cur, coarse)
+    enlarged = plane_sweep._resize(coarse.inverse_depth[None], tuple(depth.shape))[0]
+    edge = edge_of(depth)
+    assert 0.02 < edge.float().mean() < 0.4
+    assert fine.inverse_depth.shape == fine.confidence.shape == fine.valid.shape == depth.shape
+    assert abs_rel(fine.inverse_depth, depth, edge) < 0.9 * abs_rel(enlarged, depth, edge)
+    assert abs_rel(fine.inverse_depth, depth, ~edge) < 0.9 * abs_rel(enlarged, depth, ~edge)
+
+
+def test_refining_blank_images_keeps_the_coarse_depth_and_doubts_it(pyramid) -> None:
+    _, large, T_ref_cur, depth = pyramid
+    coarse = plane_sweep.SweepResult(torch.full((HEIGHT, WIDTH), 0.5), torch.zeros(HEIGHT, WIDTH), torch.zeros(HEIGHT, WIDTH, dtype=torch.bool))
+    fine = refine(*(torch.full_like(x, 0.5) for x in large), resize_intrinsics(K, 2.0, 2.0), T_ref_cur, coarse)
+    torch.testing.assert_close(fine.inverse_depth, torch.full_like(depth, 0.5))
+    assert not fine.valid.any()
+
+
+def test_planes_swept_at_once_do_not_matter(room, monkeypatch) -> None:
+    image, references, T_ref_cur, _ = room
+    w = torch.linspace(0.2, 2.0, 11)[:, None, None]
+    found = []
+    for count in (1, 4, 64):
+        monkeypatch.setattr(plane_sweep, "_AT_ONCE", count)
+        found.append(plane_sweep._cost_of(w, image.mean(0), references.mean(1), K, T_ref_cur, CONFIG))
+    for cost, seen in found[1:]:
+        torch.testing.assert_close(cost, found[0][0])
+        assert torch.equal(seen, found[0][1])
+
+
+def test_better_views_are_the_lowest_costs_of_those_that_see() -> None:
+    g = torch.Generator().manual_seed(5)
+    cost, seen = torch.rand(5, 2, 6, 7, generator=g, dtype=torch.float64), torch.rand(5, 2, 6, 7, generator=g) < 0.6
+    found = plane_sweep._better_views(cost, seen, 0.6)
+    for index in np.ndindex(2, 6, 7):
+        values = sorted(cost[(slice(None), *index)][seen[(slice(None), *index)]].tolist())
+        kept = values[:int(np.ceil(0.6 * len(values)))]
+        assert float(found[index]) == pytest.approx(np.mean(kept) if kept else 1.0)
 
 
 def plain_path(cost: np.ndarray, grey: np.ndarray, dy: int, dx: int) -> np.ndarray:

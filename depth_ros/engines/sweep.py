@@ -21,7 +21,8 @@ class SweepSettings:
 
     sweep_every: int = setting(10, 'frames from one plane sweep to the next', '', 1, 1000)
     sweep_planes: int = setting(64, 'planes of a sweep', '', 8, 512)
-    sweep_width: int = setting(160, 'image width that sweeps work at; 320 halves the error at depth edges and takes four times as long', 'px', 64, 1920)
+    sweep_width: int = setting(160, 'image width that planes are swept at', 'px', 64, 1920)
+    sweep_fine_width: int = setting(320, 'image width that the swept depth is refined at, and comes out at; not above sweep_width: it is not refined', 'px', 64, 1920)
 
 
 class Sweeper:
@@ -47,12 +48,21 @@ class Sweeper:
             return None
         T_ref_cur = torch.from_numpy(np.stack([np.linalg.inv(T) @ T_odom_cam for _, T in past])).float()
         chosen = plane_sweep.choose_views(T_ref_cur, 1 / middle)
-        size = self.config.sweep_width, round(self.config.sweep_width * frame.size[1] / frame.size[0])
-        small = frame.resized(*size)
-        images = torch.stack([_tensor(past[i][0].resized(*size).image) for i in chosen])
+        frames = [frame, *(past[i][0] for i in chosen)]
         config = plane_sweep.SweepConfig(planes=self.config.sweep_planes, min_inverse_depth=_SWEPT[0] * middle, max_inverse_depth=_SWEPT[1] * middle)
-        found = plane_sweep.sweep(_tensor(small.image), images, torch.from_numpy(small.K).float(), T_ref_cur[chosen], config)
+        small, *views = _views_at(self.config.sweep_width, frames)
+        found = plane_sweep.sweep(*views, T_ref_cur[chosen], config)
+        if self.config.sweep_fine_width > self.config.sweep_width:
+            small, *views = _views_at(self.config.sweep_fine_width, frames)
+            found = plane_sweep.refine(*views, T_ref_cur[chosen], found, config)
         return DepthResult(small, (1 / found.inverse_depth).numpy(), np.ones(found.valid.shape, bool), found.confidence.numpy(), Scale.FREE)
+
+
+def _views_at(width: int, frames: list[CameraFrame]) -> tuple[CameraFrame, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The first of the frames at a width [px], its image (3, h, w), those of the others (V, 3, h, w), and K (3, 3)."""
+    size = width, round(width * frames[0].size[1] / frames[0].size[0])
+    current, *references = (frame.resized(*size) for frame in frames)
+    return current, _tensor(current.image), torch.stack([_tensor(r.image) for r in references]), torch.from_numpy(current.K).float()
 
 
 def _tensor(image: np.ndarray) -> torch.Tensor:

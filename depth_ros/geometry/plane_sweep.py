@@ -3,6 +3,9 @@
 Zero-mean normalised cross-correlation (ZNCC) over a window, the mean over the better share of the views (Kang, Szeliski and Chai,
 CVPR 2001: what one view cannot see, another can), semi-global matching (Hirschmuller, PAMI 2008), a parabola through the
 best plane, and a guided filter (He, Sun and Tang, PAMI 2013) that carries depth from sure pixels to unsure ones of like colour.
+
+Coarse to fine: the sweep runs on a small image, where smoothing is cheap and windows are wide; `refine` then lets every pixel of a larger image choose
+between what the coarse depth says around it, and adjusts what it chose. Costs are filtered along the image's edges (Rhemann et al., CVPR 2011).
 """
 from __future__ import annotations
 
@@ -15,6 +18,11 @@ from torch.nn import functional as F
 from depth_ros.geometry import pinhole
 
 _NEIGHBOURS = 2     # planes each side of the best that count as the same minimum
+_AT_ONCE = 8        # planes: their costs stay in the cache, which is worth a quarter of the time
+
+
+# Of the references, as shares of the usual depth. Short ones match without ambiguity and see past few edges; long ones are more exact, if poses are.
+BASELINES = 1 / 90, 2 / 90, 3 / 90, 4 / 90
 
 
 @dataclass(frozen=True)
@@ -27,14 +35,19 @@ class SweepConfig:
     window: int = 7                     # [px] odd
     noise: float = 0.01                 # grey values in [0, 1]: windows with less contrast match nothing
     best_share: float = 0.75            # of the views that see a pixel, the share whose costs are averaged
-    small_step: float = 0.1             # cost of one plane up or down between neighbours
-    large_step: float = 1.2             # cost of a larger step, where the image is even
+    small_step: float = 0.2             # cost of one plane up or down between neighbours
+    large_step: float = 2.4             # cost of a larger step, where the image is even
     edge: float = 0.04                  # grey difference of neighbours that halves the cost of a large step
     margin: float = 0.1                 # lead over the second minimum that gives a confidence of 1 - 1/e
     min_confidence: float = 0.3         # below, a pixel counts as filled, not measured
     fill_margin: float = 0.4            # lead from which a pixel keeps its own depth rather than the guided filter's
     fill_radius: int = 4                # [px] of the guided filter; 0 leaves it out
     fill_edge: float = 0.02             # grey deviation that the filter respects as an edge
+    refine_reach: int = 2               # coarse pixels around, whose nearest and farthest depth a fine pixel may take
+    refine_radius: int = 4              # [fine px] of the guided filter on the costs of these
+    refine_edge: float = 0.05           # grey deviation that it respects as an edge
+    refine_step: float = 0.5            # planes each way at which the chosen depth is tried again
+    refine_prior: float = 0.02          # curvature of a cost that holds on to the chosen depth
 
 
 @dataclass(frozen=True)
@@ -52,16 +65,13 @@ def sweep(image: Tensor, references: Tensor, K: Tensor, T_ref_cur: Tensor, confi
 
     Every view must have moved: see choose_views. It ends in a choice of planes, so it carries no gradient.
     """
-    if references.shape[0] == 0 or references.shape[1:] != image.shape or T_ref_cur.shape != (references.shape[0], 4, 4):
-        raise ValueError(f"expected references (V, *{tuple(image.shape)}) with V >= 1 and transforms (V, 4, 4), "
-                         f"got {tuple(references.shape)} and {tuple(T_ref_cur.shape)}")
+    _check_views(image, references, T_ref_cur)
     grey = image.mean(0)
     planes = torch.linspace(config.min_inverse_depth, config.max_inverse_depth, config.planes, dtype=image.dtype, device=image.device)
-    cost, seen = _matching_cost(grey, references.mean(1), K.to(image), T_ref_cur.to(image), planes, config)
-    cost = _better_views(cost, seen, config.best_share)
+    cost, seen = _cost_of(planes[:, None, None], grey, references.mean(1), K.to(image), T_ref_cur.to(image), config)
     smooth = _semi_global(cost, grey, config)
     inverse_depth, best, lead = _minimum(cost.permute(1, 2, 0), smooth, planes)
-    in_sight = torch.take_along_dim(seen.any(0), best[None], dim=0)[0]
+    in_sight = torch.take_along_dim(seen, best[None], dim=0)[0]
     confidence = torch.where(in_sight, 1 - torch.exp(-lead / config.margin), 0.0)
     if config.fill_radius:
         filled = _guided_filter(grey, inverse_depth, confidence.square() + 1e-3, config.fill_radius, config.fill_edge)
@@ -70,7 +80,41 @@ def sweep(image: Tensor, references: Tensor, K: Tensor, T_ref_cur: Tensor, confi
     return SweepResult(inverse_depth, confidence, confidence > config.min_confidence)
 
 
-def choose_views(T_ref_cur: Tensor, depth: float, baselines: tuple[float, ...] = (1 / 60, 2 / 60, 3 / 60, 4 / 60)) -> list[int]:
+@torch.no_grad()
+def refine(image: Tensor, references: Tensor, K: Tensor, T_ref_cur: Tensor, coarse: SweepResult, config: SweepConfig = SweepConfig()) -> SweepResult:
+    """The result of a sweep on smaller versions of the same images, brought to the size of image (3, H, W); the other arguments are as for `sweep`.
+
+    At a depth edge the coarse depth is blurred or off by a pixel: the nearest and the farthest depth around are tried too. `config` is that of the sweep.
+    """
+    _check_views(image, references, T_ref_cur)
+    grey, size, reach = image.mean(0), image.shape[1:], 2 * config.refine_reach + 1
+    views = grey, references.mean(1), K.to(image), T_ref_cur.to(image), config
+    around = F.pad(coarse.inverse_depth[None], (config.refine_reach,) * 4, mode="replicate")
+    nearest, farthest = F.max_pool2d(around, reach, 1), -F.max_pool2d(-around, reach, 1)
+    choices = torch.cat([_resize(coarse.inverse_depth[None], size), _resize(nearest, size, "nearest"), _resize(farthest, size, "nearest")])
+    cost = _guided_filter(grey, _cost_of(choices, *views)[0], torch.ones_like(grey), config.refine_radius, config.refine_edge)
+    chosen = torch.take_along_dim(choices, cost.argmin(0)[None], 0)[0]
+    step = config.refine_step * (config.max_inverse_depth - config.min_inverse_depth) / (config.planes - 1)
+    (before, at, after), _ = _cost_of(chosen + step * torch.tensor([-1.0, 0.0, 1.0]).to(image)[:, None, None], *views)
+    curvature = (before - 2 * at + after).clamp(min=0) + config.refine_prior
+    chosen += step * ((before - after) / (2 * curvature)).clamp(-1, 1)
+    confidence = _resize(coarse.confidence[None], size)[0]
+    inverse_depth = chosen.clamp(config.min_inverse_depth, config.max_inverse_depth)
+    return SweepResult(inverse_depth, confidence, confidence > config.min_confidence)
+
+
+def _check_views(image: Tensor, references: Tensor, T_ref_cur: Tensor) -> None:
+    if references.shape[0] == 0 or references.shape[1:] != image.shape or T_ref_cur.shape != (references.shape[0], 4, 4):
+        raise ValueError(f"expected references (V, *{tuple(image.shape)}) with V >= 1 and transforms (V, 4, 4), "
+                         f"got {tuple(references.shape)} and {tuple(T_ref_cur.shape)}")
+
+
+def _resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """x (C, h, w) at another size (H, W), pixel areas matched as in an area-averaged resize."""
+    return F.interpolate(x[None], size, mode=mode, align_corners=False if mode == "bilinear" else None)[0]
+
+
+def choose_views(T_ref_cur: Tensor, depth: float, baselines: tuple[float, ...] = BASELINES) -> list[int]:
     """Indices of the candidates T_ref_cur (N, 4, 4) [m] whose baselines, as shares of the usual depth [m], come nearest to `baselines`.
 
     Each is taken once; fewer come back when there are fewer candidates. Of equals the last, which is the most recent.
@@ -84,15 +128,31 @@ def choose_views(T_ref_cur: Tensor, depth: float, baselines: tuple[float, ...] =
     return chosen
 
 
-def _sample_planes(references: Tensor, K: Tensor, T_ref_cur: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
-    """References (V, H, W) seen from the current camera by way of each plane: (V, D, H, W), and the mask of what they cover.
+def _cost_of(w: Tensor, grey: Tensor, references: Tensor, K: Tensor, T_ref_cur: Tensor, config: SweepConfig) -> tuple[Tensor, Tensor]:
+    """Matching cost (D, H, W) of inverse depths w (D, 1, 1) or (D, H, W) [1/m] over the better views, and the mask of what any view sees."""
+    own = _mean_and_inverse_deviation(grey, config)
+    parts = [_cost_of_some(some, grey, own, references, K, T_ref_cur, config) for some in w.split(_AT_ONCE)]
+    cost, seen = zip(*parts)
+    return torch.cat(cost), torch.cat(seen)
 
-    The pixel a + w b of two_view for all planes w at once, written in the sampler's own units, in place: this is most of the memory traffic.
+
+def _cost_of_some(w: Tensor, grey: Tensor, own: tuple[Tensor, Tensor], references: Tensor, K: Tensor, T_ref_cur: Tensor,
+                  config: SweepConfig) -> tuple[Tensor, Tensor]:
+    """1 - ZNCC of grey (H, W), whose statistics are `own`, with references (V, H, W) by way of w; see _cost_of."""
+    warped, seen = _sample_by_depth(references, K, T_ref_cur, w)
+    mean, scale = _mean_and_inverse_deviation(warped, config)
+    covariance = _box_mean(warped.mul_(grey), config.window).addcmul_(mean, own[0], value=-1)
+    return _better_views(1 - covariance.mul_(scale).mul_(own[1]), seen, config.best_share), seen.any(0)
+
+
+def _sample_by_depth(references: Tensor, K: Tensor, T_ref_cur: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """References (V, H, W) seen from the current camera by way of inverse depths w (D, 1, 1) or (D, H, W) [1/m]: (V, D, H, W), and the mask of what they cover.
+
+    The pixel a + w b of two_view for all w at once, written in the sampler's own units, in place: this is most of the memory traffic.
     """
     height, width = references.shape[-2:]
     a = pinhole.apply_to_grid(K @ T_ref_cur[:, :3, :3] @ torch.linalg.inv(K), height, width)[:, None]     # (V, 1, H, W, 3)
     b = (K @ T_ref_cur[:, :3, 3:])[:, None, None, None, :, 0]                                             # (V, 1, 1, 1, 3)
-    w = planes[:, None, None]
     z = a[..., 2] + w * b[..., 2]
     seen = z > pinhole.MIN_DEPTH
     scale = z.clamp_(min=pinhole.MIN_DEPTH).reciprocal_()
@@ -107,15 +167,6 @@ def _sample_planes(references: Tensor, K: Tensor, T_ref_cur: Tensor, planes: Ten
     return sampled.view(views, depths, height, width), seen
 
 
-def _matching_cost(grey: Tensor, references: Tensor, K: Tensor, T_ref_cur: Tensor, planes: Tensor, config: SweepConfig) -> tuple[Tensor, Tensor]:
-    """1 - ZNCC (V, D, H, W) of grey (H, W) with each reference (V, H, W) at each plane (D,) [1/m], and the mask of what is seen."""
-    warped, seen = _sample_planes(references, K, T_ref_cur, planes)
-    mean, scale = _mean_and_inverse_deviation(grey, config)
-    warped_mean, warped_scale = _mean_and_inverse_deviation(warped, config)
-    covariance = _box_mean(warped.mul_(grey), config.window).addcmul_(warped_mean, mean, value=-1)
-    return 1 - covariance.mul_(warped_scale).mul_(scale), seen
-
-
 def _mean_and_inverse_deviation(x: Tensor, config: SweepConfig) -> tuple[Tensor, Tensor]:
     """Mean and inverse standard deviation (noise included) of the window around each pixel of (..., H, W)."""
     mean = _box_mean(x, config.window)
@@ -125,11 +176,16 @@ def _mean_and_inverse_deviation(x: Tensor, config: SweepConfig) -> tuple[Tensor,
 
 def _better_views(cost: Tensor, seen: Tensor, share: float) -> Tensor:
     """Mean (D, H, W) over the lowest `share` of the costs (V, D, H, W) that are seen; 1, which says nothing, where none is."""
+    ordered = list(torch.where(seen, cost, torch.inf).unbind(0))
+    for last in range(len(ordered) - 1, 0, -1):        # bubble sort across the few views: many times faster than torch.sort along a long stride
+        for i in range(last):
+            ordered[i], ordered[i + 1] = torch.minimum(ordered[i], ordered[i + 1]), torch.maximum(ordered[i], ordered[i + 1])
     count = seen.sum(0)
     kept = (count * share).ceil().clamp(min=1)
-    ordered = torch.where(seen, cost, torch.inf).sort(dim=0).values
-    rank = torch.arange(len(cost), device=cost.device)[:, None, None, None]
-    return torch.where(count > 0, torch.where(rank < kept, ordered, 0.0).sum(0) / kept, 1.0)
+    total = torch.where(count > 0, ordered[0], 1.0)
+    for rank, value in enumerate(ordered[1:], 1):
+        total += torch.where(rank < kept, value, 0.0)
+    return total / kept
 
 
 def _semi_global(cost: Tensor, grey: Tensor, config: SweepConfig) -> Tensor:
@@ -187,7 +243,7 @@ def _minimum(cost: Tensor, smooth: Tensor, planes: Tensor) -> tuple[Tensor, Tens
 
 
 def _guided_filter(guide: Tensor, x: Tensor, weight: Tensor, radius: int, edge: float) -> Tensor:
-    """x (H, W) as a locally affine function of guide (H, W), fitted by weight (H, W): smooth, but with the guide's edges."""
+    """x (..., H, W) as a locally affine function of guide (H, W), fitted by weight (H, W): smooth, but with the guide's edges."""
     window = 2 * radius + 1
     total = _box_mean(weight, window)
     mean_guide, mean_x = (_box_mean(weight * y, window) / total for y in (guide, x))
