@@ -1,14 +1,14 @@
 """Dense depth by the Global-Local network from a camera or a recording: flow, sparse depth, the network, RViz, and tracking where it needs poses."""
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument
 
 from depth_ros.ros import launching
 
 
 def generate_launch_description() -> LaunchDescription:
     """Arguments first, then the graph that they describe."""
-    return LaunchDescription([
+    return launching.description(__file__, [
         *launching.common_arguments('global_local.yaml'),
         DeclareLaunchArgument('variant', default_value='published', choices=('published', 'pose_aware'),
                               description='The network as published, or the one that also looks at what flow and odometry triangulate'),
@@ -22,9 +22,7 @@ def generate_launch_description() -> LaunchDescription:
         launching.topic_argument('scan_topic', 'scan', 'scan of a 2D LiDAR, which gives depth its metric scale'),
         launching.topic_argument('range_topic', 'range', 'readings of a single rangefinder, to the same end'),
         launching.topic_argument('points_topic', 'points', 'sparse points of a 3D sensor, to the same end'),
-        *launching.transport(),
-        OpaqueFunction(function=_graph),
-    ])
+    ], _graph)
 
 
 def _graph(context: LaunchContext) -> list:
