@@ -208,3 +208,32 @@ def test_it_goes_on_after_the_clock_jumped_back(bench):
     one.stamp -= 60 * 10 ** 9
     depth, valid = one.until_hits(wall(3.1))
     np.testing.assert_allclose(depth[valid], 3.0, atol=1e-5)
+
+
+def test_a_scan_without_beams_gives_an_image_without_hits(world, bench):
+    one = bench()
+
+    def shoot_and_ask():
+        one.stamp += 3 * STEP
+        one.camera(one.stamp)
+        one.scans.publish(LaserScan(header=codecs.make_header(one.stamp, 'laser'), range_min=0.1, range_max=10.0))
+        return one.images
+
+    world.until(shoot_and_ask, 'a sparse depth image')
+    assert not codecs.depth_array(one.images[0], '')[1].any() and one.status().level != DiagnosticStatus.ERROR
+
+
+def test_a_camera_that_changes_its_size_takes_its_hits_along(world, bench):
+    one = bench()
+    one.until_hits(wall(2.1))
+    half = np.array([[50.0, 0.0, 39.5], [0.0, 50.0, 29.5], [0.0, 0.0, 1.0]])
+
+    def shoot_and_ask():
+        one.stamp += 3 * STEP
+        one.infos.publish(codecs.camera_info(half, (80, 60), codecs.make_header(one.stamp, 'lens')))
+        one.scan(one.stamp, wall(2.1))
+        return [m for m in one.images if m.width == 80]
+
+    depth, valid = codecs.depth_array(world.until(shoot_and_ask, 'an image of the new size')[0], '')
+    assert valid.any()
+    np.testing.assert_allclose(depth[valid], 2.0, atol=1e-5)
