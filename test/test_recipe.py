@@ -36,6 +36,7 @@ def test_changes_win_over_the_file(written):
     ('rate: 1e-3', 'rate: expected float'),             # a string to YAML
     ('steps: 0', 'steps: expected at least 1'),
     ('schedule: exponential', 'schedule: expected one of constant, cosine, step'),
+    ('zoom: 0.2', 'magnify: expected at least 1.25'),
     ('model_config: 3', 'model_config: expected keys and values'),
     ('- a list', 'expected keys and values, got list'),
     ('a: [', 'not YAML'),

@@ -89,7 +89,7 @@ def test_a_step_draws_the_same_whenever_it_is_asked_and_another_seed_draws_other
 
 def test_the_parts_of_the_processes_are_the_joint_batch():
     store = MemoryStore(wavy_pairs(10))
-    joint, *parts = (Batches(store, replace(RECIPE, zoom=0.1), ranks).of_step(3) for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)))
+    joint, *parts = (Batches(store, replace(RECIPE, magnify=1.25, zoom=0.1), ranks).of_step(3) for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)))
     assert torch.equal(torch.cat([p.pairs.flow for p in parts]), joint.pairs.flow) and torch.equal(torch.cat([p.supervised for p in parts]), joint.supervised)
 
 
@@ -199,6 +199,26 @@ def test_ctrl_c_saves_a_state_from_which_going_on_is_bit_equal(data, tmp_path):
     Trainer(RECIPE, data, tmp_path / 'whole').run()
     assert_bit_equal(tensors(tmp_path / 'cut'), tensors(tmp_path / 'whole'))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize('objective, model, scores', [('photometric', 'unsupervised', {'abs_inv', 'abs_rel', 'sc_inv'}), ('motion', 'pose_head', {'rotation', 'direction'})])
+def test_the_other_objectives_train_their_networks(data, tmp_path, objective, model, scores):
+    recipe = replace(RECIPE, model=model, objective=objective, steps=3, ema=0.0, best_by=min(scores))
+    trainer = Trainer(recipe, data, tmp_path)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
+    progress = trainer.run()
+    assert progress.history[-1].keys() == {'step', 'reduce'} | scores
+    assert all((value != before[name]).any() for name, value in trainer.model.named_parameters() if name in before)
+
+
+def test_a_pose_head_begins_with_the_global_module_of_a_depth_network(data, tmp_path):
+    depth = Trainer(replace(RECIPE, model='global_local', steps=3), data, tmp_path / 'depth')
+    depth.run()
+    head = Trainer(replace(RECIPE, model='pose_head', objective='motion', start_from=str(tmp_path / 'depth' / BEST), best_by='rotation'), data, tmp_path / 'head')
+    assert_bit_equal(head.model.encoder.global_module.state_dict(), checkpoint.load(tmp_path / 'depth' / BEST).model.global_module.state_dict())
+    with pytest.raises(ValueError, match='holds pose_head'):
+        head.run()
+        Trainer(replace(RECIPE, model='global_local', start_from=str(tmp_path / 'head' / BEST)), data, tmp_path / 'wrong')
 
 
 # ---------------------------------------------------------------- several processes

@@ -27,9 +27,9 @@ def draw_flips(generator: torch.Generator) -> tuple[bool, bool]:
     return mirrored != turned, turned
 
 
-def draw_zoom(variation: float, generator: torch.Generator) -> Tensor:
-    """Factors (2,) on a pair's focal lengths within +-variation of a common one, which is so large that every window lies inside its image."""
-    return (1 + variation * (2 * torch.rand(2, generator=generator) - 1)) / (1 - variation)
+def draw_zoom(magnify: float, spread: float, generator: torch.Generator) -> Tensor:
+    """Factors (2,) on a pair's focal lengths, each drawn evenly within +-spread of the common factor."""
+    return magnify * (1 + spread * (2 * torch.rand(2, generator=generator) - 1))
 
 
 def flip(batch: PairBatch, x: Tensor, y: Tensor) -> PairBatch:

@@ -45,8 +45,8 @@ class Batches:
         indices = self.joint_indices(step)[self._part]
         pairs = self._store.batch(indices)
         generators = [_generator(recipe.seed, step, place) for place in range(recipe.batch)[self._part]]
-        if recipe.zoom > 0.0:
-            pairs = augmentation.zoom(pairs, torch.stack([augmentation.draw_zoom(recipe.zoom, g) for g in generators]))
+        if recipe.magnify > 1.0:
+            pairs = augmentation.zoom(pairs, torch.stack([augmentation.draw_zoom(recipe.magnify, recipe.zoom, g) for g in generators]))
         if recipe.reduce_at(step) > 1:
             pairs = augmentation.reduce(pairs, recipe.reduce_at(step))
         if recipe.flip:

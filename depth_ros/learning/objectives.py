@@ -13,6 +13,7 @@ from depth_ros.learning import losses, metrics
 from depth_ros.learning.batches import Drawn
 from depth_ros.learning.pairs import PairBatch
 from depth_ros.learning.recipe import Recipe
+from depth_ros.models.pose_head import motion_errors, pose_l1
 
 Share = Callable[[Tensor], Tensor]
 """Number of points used here -> their weight among the processes' (Ranks.share)."""
@@ -28,8 +29,8 @@ class Objective(abc.ABC):
         self._recipe = recipe
 
     @abc.abstractmethod
-    def terms(self, network: nn.Module, inputs: Callable[[PairBatch], tuple[Tensor, ...]], drawn: Drawn, share: Share) -> dict[str, Tensor]:
-        """The weighted terms of the loss, whose sum is minimised; `network` is to be called, with what `inputs` gives of the pairs."""
+    def terms(self, network: nn.Module, drawn: Drawn, share: Share) -> dict[str, Tensor]:
+        """The weighted terms of the loss, whose sum is minimised."""
 
     @abc.abstractmethod
     def scores(self, network: nn.Module, pairs: PairBatch) -> list[dict[str, float]]:
@@ -39,9 +40,9 @@ class Objective(abc.ABC):
 class InverseDepth(Objective):
     """Inverse depth at the supervised pixels, smooth elsewhere."""
 
-    def terms(self, network: nn.Module, inputs: Callable[[PairBatch], tuple[Tensor, ...]], drawn: Drawn, share: Share) -> dict[str, Tensor]:
+    def terms(self, network: nn.Module, drawn: Drawn, share: Share) -> dict[str, Tensor]:
         """The two terms of losses.global_local_loss, told apart."""
-        z = network(*inputs(drawn.pairs)).float()
+        z = network(*network.inputs(drawn.pairs)).float()
         compare = losses.log_depth_l1 if self._recipe.l1_of == 'log_depth' else losses.inverse_depth_l1
         l1 = compare(z, drawn.pairs.inverse_depth, drawn.supervised)
         smooth = losses.edge_aware_smoothness(z, drawn.pairs.image1)
@@ -52,7 +53,43 @@ class InverseDepth(Objective):
         return depth_scores(network(*network.inputs(pairs)).float(), pairs)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {'inverse_depth': InverseDepth}
+class Photometric(InverseDepth):
+    """Image 2, brought onto image 1 by the network's own depth and motion, looks like it: no depth is told at all. For networks that have a `motion`."""
+
+    def terms(self, network: nn.Module, drawn: Drawn, share: Share) -> dict[str, Tensor]:
+        """Of the images' difference and of smoothness, each weighted as the recipe says (l1_weight, smooth_weight)."""
+        pairs, inputs = drawn.pairs, network.inputs(drawn.pairs)
+        z, T_2_1 = network(*inputs).float(), network.motion(*inputs).float()
+        difference = losses.photometric(pairs.image1, pairs.image2, z, pairs.K, T_2_1)
+        return {'photometric': self._recipe.l1_weight * difference, 'smooth': self._recipe.smooth_weight * losses.edge_aware_smoothness(z, pairs.image1)}
+
+
+class Motion(Objective):
+    """Rotation vector and direction of translation, for networks that predict those (models/pose_head.py)."""
+
+    def terms(self, network: nn.Module, drawn: Drawn, share: Share) -> dict[str, Tensor]:
+        """L1, as the Global-Local paper's appendix has it."""
+        return {'l1': self._recipe.l1_weight * pose_l1(network(*network.inputs(drawn.pairs)).float(), drawn.pairs.T_2_1)}
+
+    def scores(self, network: nn.Module, pairs: PairBatch) -> list[dict[str, float]]:
+        """Angles [degrees] between predicted and true rotations, and between translations."""
+        rotation, direction = motion_errors(network.motion(*network.inputs(pairs)).float(), pairs.T_2_1)
+        return [{'rotation': r, 'direction': d} for r, d in zip(rotation.tolist(), direction.tolist())]
+
+
+OBJECTIVES: dict[str, type[Objective]] = {'inverse_depth': InverseDepth, 'photometric': Photometric, 'motion': Motion}
+
+
+class Learner(nn.Module):
+    """A network together with its loss: what several processes share the gradients of, whichever of the network's parts the loss calls."""
+
+    def __init__(self, network: nn.Module, objective: Objective, share: Share) -> None:
+        super().__init__()
+        self.network, self._objective, self._share = network, objective, share
+
+    def forward(self, drawn: Drawn) -> dict[str, Tensor]:
+        """The terms of the loss."""
+        return self._objective.terms(self.network, drawn, self._share)
 
 
 def build(recipe: Recipe) -> Objective:

@@ -33,7 +33,8 @@ class Recipe:
     l1_weight: float = setting(5.0, 'of that difference', low=0.0)
     smooth_weight: float = setting(2.0, 'of edge-aware smoothness', low=0.0)
     flip: bool = setting(True, 'mirror and turn half of the pairs')
-    zoom: float = setting(0.0, "spread of a pair's focal lengths around a common one, which the data's are magnified to", low=0.0, high=0.5)
+    magnify: float = setting(1.0, 'factor on all focal lengths: a window around the centre of each image', low=1.0, high=4.0)
+    zoom: float = setting(0.0, "spread of a pair's focal lengths around that; magnify * (1 - zoom) has to be at least 1", low=0.0, high=0.5)
     rotation_error: float = setting(0.0, "deviation of an error of the pair's rotation, an axis, as a tracker would make", 'deg', low=0.0, high=5.0)
     direction_error: float = setting(0.0, "deviation of an error of the pair's translation, an axis, as a share of the baseline", low=0.0, high=1.0)
     reduce: int = setting(1, 'begin on pairs of 1 / reduce of the size that the data has', low=1, high=8)
@@ -47,7 +48,7 @@ class Recipe:
     final_rate: float = setting(0.01, 'share of the rate that the schedule ends at', low=0.0, high=1.0)
     clip: float = setting(0.0, 'largest norm of the gradient; 0: any', low=0.0)
     ema: float = setting(0.0, 'decay a step of the averaged weights, which are then the ones validated and kept; 0: none', low=0.0, high=0.99999)
-    start_from: str = setting('', 'checkpoint of the same network whose weights to begin with')
+    start_from: str = setting('', 'checkpoint whose weights to begin with: of the same network, or of one that this one takes a part of')
     validate_every: int = setting(1000, 'steps between two validations', low=1)
     validation_pairs: int = setting(256, 'pairs of the validation split to score; 0: all', low=0)
     best_by: str = setting('abs_rel', 'the score whose lowest value makes the best checkpoint')
@@ -56,6 +57,10 @@ class Recipe:
     device: str = setting('auto', 'where to compute; auto: an accelerator if there is one', choices=('auto', 'cpu', 'cuda'))
     precision: str = setting('auto', 'auto: bf16 on an accelerator, else fp32', choices=('auto', 'fp32', 'bf16'))
     threads: int = setting(1, 'of torch, on the CPU: one is best beside other work', low=1)
+
+    def __post_init__(self) -> None:
+        if self.magnify * (1 - self.zoom) < 1.0:
+            raise ValueError(f'magnify: expected at least {1 / (1 - self.zoom):.4g} with zoom {self.zoom}, as there is nothing outside the images, got {self.magnify}')
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step."""

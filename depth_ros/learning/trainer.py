@@ -59,7 +59,7 @@ class Trainer:
         self._batches = Batches(data.train, recipe, ranks)
         self.model = registry.build(recipe.model, recipe.model_config)
         if recipe.start_from:
-            self.model.load_state_dict(checkpoint.load(recipe.start_from, expect=recipe.model).model.state_dict())
+            _begin_with(self.model, recipe)
         self.model.to(ranks.device, memory_format=torch.channels_last)
         self._average = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema > 0.0 else None
         self._optimiser = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=recipe.rate)
@@ -68,7 +68,7 @@ class Trainer:
         if resume and state.exists():
             self.progress = train_state.load(state, recipe, self.model, self._average, self._optimiser)
             _LOG.info('going on after step %d of %s', self.progress.step, state)
-        self._network = ranks.wrap(self.model)
+        self._learner = ranks.wrap(objectives.Learner(self.model, self._objective, ranks.share))
         half = recipe.precision == 'bf16' or (recipe.precision == 'auto' and ranks.device.type == 'cuda')
         self._precision = torch.autocast(ranks.device.type, torch.bfloat16, enabled=half)
 
@@ -128,7 +128,7 @@ class Trainer:
         drawn = Drawn(drawn.indices, drawn.pairs.to(self._ranks.device), drawn.supervised.to(self._ranks.device))
         self._optimiser.zero_grad(set_to_none=True)
         with self._precision:
-            terms = self._objective.terms(self._network, self.model.inputs, drawn, self._ranks.share)
+            terms = self._learner(drawn)
         sum(terms.values()).backward()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf))
         values = dict(zip(terms, self._ranks.mean(torch.stack([t.detach() for t in terms.values()])).tolist()))
@@ -155,7 +155,7 @@ class Trainer:
         for place, index in enumerate(drawn.indices):
             one = Drawn(drawn.indices[place:place + 1], drawn.pairs.pick([place]), drawn.supervised[place:place + 1])
             with torch.no_grad(), self._precision:
-                loss = sum(self._objective.terms(self.model, self.model.inputs, one, torch.ones_like).values())
+                loss = sum(self._objective.terms(self.model, one, torch.ones_like).values())
             bad += [] if math.isfinite(float(loss)) else [int(index)]
         whose = f'samples {bad}' if bad else f'the gradient of samples {drawn.indices.tolist()}'
         found = ', '.join(f'{name} {value:g}' for name, value in {**terms, 'gradient': norm}.items())
@@ -207,6 +207,17 @@ class Trainer:
             yield curves
         finally:
             curves.close()
+
+
+def _begin_with(model: nn.Module, recipe: Recipe) -> None:
+    """Give a network the weights of the recipe's checkpoint; of another network's, the part that it can take over."""
+    loaded = checkpoint.load(recipe.start_from)
+    if loaded.name != recipe.model and hasattr(model, 'take'):
+        model.take(loaded.model)
+        return
+    if loaded.name != recipe.model or loaded.model.config != model.config:
+        raise ValueError(f'start_from: {recipe.start_from} holds {loaded.name} with {loaded.model.config}, not {recipe.model} with {model.config}')
+    model.load_state_dict(loaded.model.state_dict())
 
 
 class _Curves:
