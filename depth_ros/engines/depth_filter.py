@@ -44,7 +44,7 @@ class DepthFilterConfig:
     filter_doubt: float = setting(3.0, 'how many times its forward-backward error and epipolar distance add to the noise of flow', '', 0.0, 100.0)
     filter_max_inconsistency: float = setting(5.0, 'forward-backward error from which flow is not triangulated', 'px', 0.1, 50.0)
     filter_gate: float = setting(1.7, 'standard deviations of disagreement that halve the weight of a measurement', '', 0.1, 100.0)
-    filter_forgetting: float = setting(0.05, 'standard deviation that the estimate gains in a frame that moves the image, as a share of the median inverse depth',
+    filter_forgetting: float = setting(0.03, 'standard deviation that the estimate gains in a frame that moves the image, as a share of the median inverse depth',
                                        '', 0.0, 10.0)
     filter_smoothness: float = setting(0.16, 'standard deviation of depth about its smooth fit, as a share of the median inverse depth; smaller is smoother',
                                        '', 0.001, 10.0)
