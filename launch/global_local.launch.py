@@ -1,9 +1,14 @@
 """Dense depth by the Global-Local network from a camera or a recording: flow, sparse depth, the network, RViz, and tracking where it needs poses."""
 
+from pathlib import Path
+
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument
 
 from depth_ros.ros import launching
+
+ADVICE = 'The recording is over. To watch for longer, add loop:=true; for figures and plots: ' \
+         'ros2 run depth_ros evaluate depth --engine global_local --sequence {bag}'
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -34,11 +39,13 @@ def _graph(context: LaunchContext) -> list:
         tracks = launching.value(context, 'variant') == 'pose_aware' and odometry == 'deepv2d/odometry'
     else:
         tracks = tracking == 'true'
+    weights = launching.value(context, 'weights')
+    network = {'variant': launching.value(context, 'variant')} | ({'weights': str(Path(weights).expanduser().absolute())} if weights else {})
     return [
         *launching.node(context, 'flow', camera),
         *launching.node(context, 'sparse_depth', {'camera_info': camera['camera_info'], **ranges}),
         *(launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}) if tracks else ()),
-        *launching.node(context, 'global_local', {'deepv2d/odometry': odometry}, variant=launching.value(context, 'variant'), weights=launching.value(context, 'weights')),
-        *launching.player(context),
+        *launching.node(context, 'global_local', {'deepv2d/odometry': odometry}, **network),
+        *launching.player(context, advice=ADVICE),
         *launching.rviz(context, 'global_local.rviz', {'camera/rgb/image_color': camera['image']}),
     ]

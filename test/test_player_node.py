@@ -126,6 +126,17 @@ def test_nothing_is_played_before_somebody_listens(world, folder, play):
     assert len(late.images) == len(late.depths) == len(late.infos) == FRAMES
 
 
+def test_it_waits_for_the_end_of_a_chain_of_nodes(world, folder, play, audience):
+    node = play(folder, wait_for_topic='chain/end')
+    values = lambda: {v.key: v.value for v in node.diagnostics.status().values}
+    world.until(lambda: values().get('waiting for subscribers', '').endswith('of 1, none of chain/end'), 'the player to wait')
+    assert not audience.images
+    end = world.tester.create_subscription(Image, 'chain/end', lambda _: None, 10)
+    world.until(lambda: node.exit_status == 0, 'the end of the recording')
+    assert len(audience.images) == FRAMES
+    world.tester.destroy_subscription(end)
+
+
 def test_without_an_audience_it_plays_after_the_time_out(world, folder, play):
     node = play(folder, wait_for_subscribers=5, wait_timeout=0.3)
     world.until(lambda: node.exit_status == 0, 'the end of the recording')

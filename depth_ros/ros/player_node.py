@@ -39,6 +39,7 @@ class PlayerConfig(NodeConfig):
     scan_rate: float = setting(10.0, 'rate of the scans cut from depth where none was recorded; 0: cut none', 'Hz', low=0.0, high=100.0, read_only=True)
     world_frame: str = setting('world', 'frame of the ground truth', read_only=True)
     wait_for_subscribers: int = setting(1, 'subscribers of the image that playing waits for', low=0, high=100, read_only=True)
+    wait_for_topic: str = setting('', 'topic, besides the image, that must have a subscriber before playing begins: an input of the last node of a graph', read_only=True)
     wait_timeout: float = setting(20.0, 'longest wait for subscribers', 's', low=0.0, high=3600.0, read_only=True)
     linger: float = setting(1.0, 'time that the last images are given before the player ends', 's', low=0.0, high=60.0, read_only=True)
 
@@ -115,14 +116,16 @@ class PlayerNode(ManagedNode):
         now, counts = time.monotonic(), tuple(p.get_subscription_count() for p in (self._image, *self._outputs))
         if counts != self._seen[1]:
             self._seen = now, counts
-        wanted = self.config.wait_for_subscribers
-        heard = counts[0] >= wanted and now - self._seen[0] >= _SETTLED
+        wanted, topic = self.config.wait_for_subscribers, self.config.wait_for_topic
+        complete = not topic or self.count_subscribers(topic) > 0
+        heard = complete and counts[0] >= wanted and now - self._seen[0] >= _SETTLED
         late = now - self._waiting_since >= self.config.wait_timeout
         if not (self._begun or heard or late):
-            self.diagnostics.value('waiting for subscribers', f'{counts[0]} of {wanted}')
+            self.diagnostics.value('waiting for subscribers', f'{counts[0]} of {wanted}' + ('' if complete else f', none of {topic}'))
             return
         if late and not heard and not self._begun:
-            self.get_logger().warning(f'{self._image.topic_name}: {counts[0]} of {wanted} subscribers after {self.config.wait_timeout:.1f} s; playing all the same')
+            missing = f'{counts[0]} of {wanted} subscribers' + ('' if complete else f', none of {topic},')
+            self.get_logger().warning(f'{self._image.topic_name}: {missing} after {self.config.wait_timeout:.1f} s; playing all the same')
         self._stop_waiting()
         self.diagnostics.value('waiting for subscribers', 'no')
         if not self._begun:

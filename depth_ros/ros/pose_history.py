@@ -15,6 +15,7 @@ from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
 from depth_ros.ros.sync import StampBuffer
 
 _KEPT = 256     # poses: some seconds of an odometry, more than the age of any pair
+_MAX_GAP = 200_000_000      # [ns] between poses that are interpolated
 
 
 class PoseHistory:
@@ -73,7 +74,7 @@ class PoseHistory:
         if after in (0, len(stamps)):
             return None
         around = stamps[after - 1:after + 1]
-        return Trajectory(np.array(around), np.stack([self._poses.get(s) for s in around])).at(stamp)
+        return Trajectory(np.array(around), np.stack([self._poses.get(s) for s in around])).at(stamp, _MAX_GAP)
 
     def _mount(self, camera: str) -> np.ndarray | None:
         """T_child_cam (4, 4): where the camera sits on what the odometry is of; None, told, where TF does not know it."""
