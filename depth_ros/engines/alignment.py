@@ -17,15 +17,17 @@ from depth_ros import settings
 from depth_ros.engines.flow import consistency_error, pixel_grid
 from depth_ros.engines.keyframes import DepthMap, View
 from depth_ros.engines.threads import single_threaded
-from depth_ros.frames import FlowResult
+from depth_ros.frames import FlowResult, resize_intrinsics
 from depth_ros.geometry import gauss_newton, se3
 from depth_ros.geometry.gauss_newton import Damping, SolveStatus
+from depth_ros.geometry.warp import induced_flow
 from depth_ros.settings import setting
 
 MIN_DEPTH = 0.1             # [m] nearer depth is not trusted (SYSTEMS section 2)
 FLOW_CAUCHY = 1.0           # of the flow's noise: beyond it a residual loses weight
 DEPTH_CAUCHY = 2.8          # of the depth's noise
 DAMPING = Damping(absolute=1e-3, relative=1e-6)     # weights are inverse variances, so this is far weaker than any real evidence
+EXPECTED_STRIDE = 8         # px
 CORRELATION = 24            # px over which the errors of flow agree: the covariance must not count such points as independent
 
 
@@ -100,12 +102,12 @@ def pair_matches(current: View, reference: View, result: FlowResult, config: Ali
 
 @single_threaded()
 @torch.inference_mode()
-def align(current: View, T_odom_cam: np.ndarray, given: Sequence[Matches], config: AlignmentConfig) -> Alignment:
-    """The pose of `current` that agrees best with matches from it and to it, started from T_odom_cam; all other poses stay."""
+def align(current: View, given: Sequence[Matches], config: AlignmentConfig) -> Alignment:
+    """The pose of `current` that agrees best with matches from it and to it, started from the one it has; all other poses stay."""
     others = list({id(v): v for m in given for v in (m.source, m.target) if v is not current}.values())
     index = {id(v): i for i, v in enumerate(others)} | {id(current): len(others)}
     source, target = (torch.tensor([index[id(v)] for v in views]) for views in ([m.source for m in given], [m.target for m in given]))
-    poses = se3.inverse(torch.from_numpy(np.stack([v.T_odom_cam for v in others] + [T_odom_cam])))
+    poses = se3.inverse(torch.from_numpy(np.stack([v.T_odom_cam for v in (*others, current)])))
     system = _System(given, config)
     free = slice(6 * len(others), None)
     for _ in range(config.steps):
@@ -116,6 +118,26 @@ def align(current: View, T_odom_cam: np.ndarray, given: Sequence[Matches], confi
         if float(step.xi.abs().max()) < 1e-5:
             break
     return system.judge(poses[-1], H[free, free], step.status)
+
+
+def expected_flow(source: View, target: View) -> np.ndarray | None:
+    """Flow (H, W, 2) float32 [px] source -> target that their poses and depth make expect, a start for DIS; None where neither has depth.
+
+    Worked out on a coarse grid, for DIS begins no finer; the median depth stands where there is none.
+    """
+    known = next((v.depth for v in (source, target) if v.depth is not None and v.depth.valid.any()), None)
+    if known is None:
+        return None
+    width, height = source.frame.size
+    size = max(1, width // EXPECTED_STRIDE), max(1, height // EXPECTED_STRIDE)
+    small, valid = (cv2.resize(a, size, interpolation=cv2.INTER_NEAREST) for a in (known.depth, known.valid.astype(np.uint8)))
+    middle = np.median(small[valid > 0]) if valid.any() else np.median(known.depth[known.valid])
+    depth = np.where(valid > 0, small, middle) if known is source.depth else np.full_like(small, middle)
+    scale = size[0] / width, size[1] / height
+    T_target_source = np.linalg.inv(target.T_odom_cam) @ source.T_odom_cam
+    arguments = depth, resize_intrinsics(source.frame.K, *scale), T_target_source
+    flow, _ = induced_flow(*(torch.from_numpy(np.asarray(a, np.float32)) for a in arguments))
+    return cv2.resize(flow.numpy() / np.float32(scale), (width, height))
 
 
 class _System:

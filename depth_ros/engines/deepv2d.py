@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from depth_ros import settings
-from depth_ros.engines.alignment import align, pair_matches
 from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference
 from depth_ros.engines.flow import FlowEngine, consistency_error
-from depth_ros.engines.keyframes import DepthMap, View
+from depth_ros.engines.keyframes import DepthMap
 from depth_ros.engines.pairing import Pairing, PairingConfig, displacement
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig, ScaledPath
@@ -24,7 +23,6 @@ from depth_ros.engines.sweep import Sweeper, SweepSettings
 from depth_ros.engines.threads import single_threaded
 from depth_ros.engines.tracker import UNKNOWN, Tracker, TrackerConfig, level_start
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, TrackResult, TrackStatus
-from depth_ros.geometry.gauss_newton import SolveStatus
 from depth_ros.geometry.two_view import TwoViewStatus, essential_from_flow
 from depth_ros.settings import setting
 
@@ -41,8 +39,8 @@ class DeepV2DConfig(TrackerConfig, DepthFilterConfig, MetricScaleConfig, SweepSe
     motion: str = setting('flow', 'where motion comes from: dense alignment on optical flow', choices=('flow',))
     depth: str = setting('auto', 'where depth comes from: the sensor, a filter on flow, a plane sweep now and then; auto: the sensor if there is one, else flow',
                          choices=('auto', 'sensor', 'flow', 'sweep'))
-    width: int = setting(320, 'image width that tracking and depth work at', 'px', 64, 1920)
-    height: int = setting(240, 'image height that tracking and depth work at', 'px', 48, 1200)
+    width: int = setting(320, 'image width that tracking and depth work at', 'px', 64, 1920, while_active=False)
+    height: int = setting(240, 'image height that tracking and depth work at', 'px', 48, 1200, while_active=False)
     bootstrap_parallax: float = setting(0.02, 'median parallax that starts tracking without a depth sensor, as a share of the width', '', 0.003, 0.2)
 
 
@@ -200,19 +198,11 @@ class DeepV2DEngine:
             flow = known[0] if known else self._flow.step(ImagePair(small, before))
             carried = self._filter.carry(Reference(flow, np.linalg.inv(T_odom_before) @ T_odom_cam), small.K)
         if carried is not None and not given:
-            T_odom_cam = self._refine(View(small, T_odom_cam, _depth_map(carried, _CARRIED_TRUST)), pairs)
+            T_odom_cam = tracker.refine(_depth_map(carried, _CARRIED_TRUST))     # what holds the scale from keyframe to keyframe
         self._previous = small, T_odom_cam
         self._sweeper.remember(small, T_odom_cam)
         references = [Reference(flow, np.linalg.inv(view.T_odom_cam) @ T_odom_cam) for flow, view in pairs]
         return T_odom_cam, self._filter.step(small, references, carried)
-
-    def _refine(self, view: View, pairs: list[tuple[FlowResult, View]]) -> np.ndarray:
-        """The view's pose, aligned once more now that it has the depth carried over: what holds the scale from keyframe to keyframe."""
-        found = align(view, view.T_odom_cam, [m for flow, key in pairs for m in pair_matches(view, key, flow, self.config)], self.config)
-        if found.status is not SolveStatus.OK:
-            return view.T_odom_cam
-        self._tracker.keyframes.find(view.stamp).T_odom_cam = found.T_odom_cam
-        return found.T_odom_cam
 
     def _in_metres(self, small: CameraFrame, track: TrackResult, estimate: InverseDepth | None, hits: np.ndarray | None, given: bool) -> EngineResult:
         depth = self._depth_result(small, estimate)

@@ -10,11 +10,9 @@ from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
-import torch
 
 from depth_ros.engines.alignment import MIN_DEPTH
 from depth_ros.engines.keyframes import Keyframes, View
-from depth_ros.geometry.warp import induced_flow
 
 FEATURES = 600
 CONTRAST = 0.02         # half of SIFT's default: small indoor images have few strong corners
@@ -23,7 +21,6 @@ RATIO = 0.8             # nearest to second nearest descriptor (Lowe)
 MIN_INLIERS = 12        # fewer agreeing matches can be chance
 MIN_SHARE = 0.25        # of the matches
 REPROJECTION = 2.5      # px
-_ORDINARY_DEPTH = 2.0   # m
 
 
 @dataclass(frozen=True)
@@ -68,17 +65,6 @@ class Relocaliser:
         if T_cam_key is None or inliers < max(MIN_INLIERS, MIN_SHARE * present.sum()):
             return None
         return Found(keyframe, keyframe.T_odom_cam @ np.linalg.inv(T_cam_key), inliers)
-
-
-def expected_flow(source: View, target: View, T_target_source: np.ndarray) -> np.ndarray:
-    """Flow (H, W, 2) float32 [px] source -> target of a motion (4, 4), with the median depth where there is none: a start for DIS."""
-    depth = np.full(source.grey.shape, _ORDINARY_DEPTH, np.float32)
-    known = source.depth or target.depth
-    if known is not None and known.valid.any():
-        middle = np.median(known.depth[known.valid])
-        depth = np.where(known.valid, known.depth, middle) if known is source.depth else np.full_like(depth, middle)
-    flow, _ = induced_flow(torch.from_numpy(depth.astype(np.float32)), *(torch.from_numpy(m).float() for m in (source.frame.K, T_target_source)))
-    return flow.numpy()
 
 
 def _lift(view: View, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from depth_ros import settings
-from depth_ros.engines.alignment import Alignment, AlignmentConfig, align, pair_matches
+from depth_ros.engines.alignment import Alignment, AlignmentConfig, align, expected_flow, pair_matches
 from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.keyframes import DepthMap, Keyframes, View
 from depth_ros.engines.pairing import PairingConfig, is_spent
-from depth_ros.engines.relocaliser import Found, Relocaliser, expected_flow
+from depth_ros.engines.relocaliser import Relocaliser
 from depth_ros.frames import R_BODY_OPTICAL, CameraFrame, FlowResult, ImagePair, Scale, TrackResult, TrackStatus
 from depth_ros.geometry import se3
 from depth_ros.geometry.gauss_newton import SolveStatus
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 UNKNOWN = 1e3 * np.eye(6)   # covariance of a pose that is not known
 MIN_INLIERS = 60            # grid points
+ROUGH_STEPS = 2             # Gauss-Newton steps that put a start for flow near enough
 FOUND_SHARE = 0.5           # a place is recognised with half the usual overlap: on `kitchen` all such poses are within 8 cm, with less some are 20 cm off
 FOUND_AGREEMENT = 0.6       # but most of what flow is consistent about must agree
 
@@ -76,6 +77,7 @@ class Tracker:
         self.keyframes.clear()
         self.flows = ()
         self._T_odom_cam = level_start() if T_odom_cam is None else np.array(T_odom_cam, dtype=np.float64)
+        self._before: View | None = None            # the frame before the last, where the motion between them is known
         self._velocity: np.ndarray | None = None    # (6,) twist [m/s, rad/s] along the camera's axes
         self._status = TrackStatus.INITIALISING
         self._tracked_any = False
@@ -98,24 +100,33 @@ class Tracker:
     def step(self, frame: CameraFrame, bundle: FlowResult | None = None, T_odom_cam: np.ndarray | None = None) -> TrackResult:
         """Track a frame. `bundle`: its flow with a keyframe, if the flow node made one. `T_odom_cam`: take this pose instead of solving."""
         self.flows = ()
-        view = self._view(frame, T_odom_cam)
         last = self.keyframes.last
         if last is not None and self._unrelated(last, frame):
             log.warning('tracking starts anew at its last pose: the clock jumped back or the camera changed')
-            self.reset(self._T_odom_cam if T_odom_cam is None else T_odom_cam)
-            last = None
-        if last is None:
+            self.reset(self._T_odom_cam)
+        view = self._view(frame, T_odom_cam)
+        if self.keyframes.last is None:
             return self._start(view, posed=T_odom_cam is not None)
         references = self._references(view, bundle)
-        self.flows = tuple(self._flow_to(view, reference, bundle) for reference in references)
+        self.flows = self._flows_to(view, references, bundle, posed=T_odom_cam is not None)
         if T_odom_cam is not None:
             return self._accept(view, np.zeros((6, 6)), 1.0)
         return self._track(view, references)
 
+    def refine(self, depth: DepthMap) -> np.ndarray:
+        """Align the last tracked frame once more, now that it has depth of its own; its T_odom_cam (4, 4), which stands if the new one cannot be trusted."""
+        view = self.keyframes.last
+        view.depth = depth
+        found = self._align(view, [(self.keyframes.find(flow.pair.reference.stamp), flow) for flow in self.flows])
+        if self._supported(found) and (self._before is None or self._possible(self._before, view.stamp, found.T_odom_cam)):
+            view.T_odom_cam = found.T_odom_cam
+            self._settle(view)
+        return view.T_odom_cam
+
     def _view(self, frame: CameraFrame, T_odom_cam: np.ndarray | None) -> View:
+        """The frame at the pose given, else at the one predicted."""
         depth = None if frame.depth is None else DepthMap(frame.depth, frame.depth_valid)
-        pose = self._T_odom_cam if T_odom_cam is None else np.array(T_odom_cam, dtype=np.float64)
-        return View(frame, pose, depth)
+        return View(frame, self._predict(frame.stamp) if T_odom_cam is None else np.array(T_odom_cam, dtype=np.float64), depth)
 
     @staticmethod
     def _unrelated(last: View, frame: CameraFrame) -> bool:
@@ -142,63 +153,75 @@ class Tracker:
         return (bundle.pair.current.stamp == view.stamp and bundle.flow.shape[:2] == view.grey.shape
                 and self.keyframes.find(bundle.pair.reference.stamp) is not None)
 
-    def _flow_to(self, view: View, reference: View, bundle: FlowResult | None) -> FlowResult:
-        """The flow of a pair: the bundle's if it is of this pair, else computed."""
+    def _flows_to(self, view: View, references: Sequence[View], bundle: FlowResult | None, posed: bool) -> tuple[FlowResult, ...]:
+        """The flow to each keyframe. The older one is far away: its flow starts from the pose given, or else from what the newer one's flow tells.
+
+        Never from a mere prediction: what DIS starts from it also keeps where it sees nothing, and images of noise would be found to agree.
+        """
+        newest, *older = references
+        first, known = self._flow_to(view, newest, bundle, expected=posed), posed
+        if older and not posed:
+            roughly = self._align(view, [(newest, first)], replace(self.config, steps=ROUGH_STEPS))
+            known = self._trusted(roughly, view)
+            if known:
+                view.T_odom_cam = roughly.T_odom_cam
+        return first, *(self._flow_to(view, reference, bundle, expected=known) for reference in older)
+
+    def _flow_to(self, view: View, reference: View, bundle: FlowResult | None = None, expected: bool = False) -> FlowResult:
+        """The flow of a pair: the bundle's if it is of this pair, else computed; `expected`: started from what the two poses make expect."""
         if bundle is not None and self._usable(view, bundle) and bundle.pair.reference.stamp == reference.stamp:
             return bundle
-        return self._flow.step(ImagePair(view.frame, reference.frame))
+        start = (expected_flow(view, reference), expected_flow(reference, view)) if expected else (None, None)
+        return self._flow.step(ImagePair(view.frame, reference.frame), None if start[0] is None else start)
 
     def _track(self, view: View, references: Sequence[View]) -> TrackResult:
-        if all(v.depth is None for v in (view, *references)):
+        found = self._align(view, list(zip(references, self.flows, strict=True)))
+        if found is None:
             self._status = TrackStatus.INITIALISING
             self.keyframes.remember(view)
             return self._result(view, UNKNOWN, 0.0)
-        found = self._align(view, list(zip(references, self.flows, strict=True)))
         if self._trusted(found, view):
             return self._accept_found(view, found)
         last = self.keyframes.last
         if all(last is not v for v in references) and self._status is TrackStatus.OK:   # the keyframes may just be out of view
-            result = self._flow.step(ImagePair(view.frame, last.frame))
+            result = self._flow_to(view, last)
             found = self._align(view, [(last, result)])
             if self._trusted(found, view):
+                self.flows = (result,)
                 self.keyframes.promote(view)
                 return self._accept_found(view, found)
         return self._recover(view)
 
-    def _align(self, view: View, pairs: Sequence[tuple[View, FlowResult]], start: np.ndarray | None = None) -> Alignment:
-        start = self._predict(view) if start is None else start
-        given = [m for reference, result in pairs for m in pair_matches(view, reference, result, self.config)]
-        return align(view, start, given, self.config)
+    def _align(self, view: View, pairs: Sequence[tuple[View, FlowResult]], config: AlignmentConfig | None = None) -> Alignment | None:
+        """The pose of a view by its flow to others, started from the pose it has; None if none of them has depth."""
+        config = config or self.config
+        given = [m for reference, result in pairs for m in pair_matches(view, reference, result, config)]
+        return align(view, given, config) if given else None
 
-    def _predict(self, view: View) -> np.ndarray:
+    def _predict(self, stamp: int) -> np.ndarray:
         """T_odom_cam at constant velocity; the last one after a gap, or when there is no velocity."""
-        elapsed = self._elapsed(view)
-        if self._velocity is None or self._status is not TrackStatus.OK or elapsed > self.config.max_gap:
+        if self._velocity is None:
+            return self._T_odom_cam
+        elapsed = 1e-9 * (stamp - self.keyframes.last.stamp)
+        if elapsed > self.config.max_gap:
             return self._T_odom_cam
         return self._T_odom_cam @ se3.exp(torch.from_numpy(elapsed * self._velocity)).numpy()
 
-    def _velocity_to(self, view: View) -> np.ndarray:
-        """Twist (6,) [m/s, rad/s] of the motion from the last frame."""
-        T_last_view = np.linalg.inv(self.keyframes.last.T_odom_cam) @ view.T_odom_cam
-        return se3.log(torch.from_numpy(T_last_view)).numpy() / self._elapsed(view)
-
-    def _elapsed(self, view: View) -> float:
-        return 1e-9 * (view.stamp - self.keyframes.last.stamp)
-
-    def _supported(self, found: Alignment, share: float = 1.0) -> bool:
+    def _supported(self, found: Alignment | None, share: float = 1.0) -> bool:
         """Whether an alignment is solved and enough points agree, with a share of the usual ratio."""
-        return (found.status is SolveStatus.OK and found.inliers >= MIN_INLIERS
+        return (found is not None and found.status is SolveStatus.OK and found.inliers >= MIN_INLIERS
                 and found.inlier_ratio >= share * self.config.min_inlier_ratio)
 
-    def _trusted(self, found: Alignment, view: View) -> bool:
+    def _trusted(self, found: Alignment | None, view: View) -> bool:
         """Whether an alignment is supported and a motion that a camera can make in the time."""
-        config = self.config
-        if not self._supported(found):
-            return False
-        T = np.linalg.inv(self._T_odom_cam) @ found.T_odom_cam
+        return self._supported(found) and self._possible(self.keyframes.last, view.stamp, found.T_odom_cam)
+
+    def _possible(self, before: View, stamp: int, T_odom_cam: np.ndarray) -> bool:
+        """Whether a camera can have moved from a frame to this pose by this time."""
+        T = np.linalg.inv(before.T_odom_cam) @ T_odom_cam
         angle = np.arccos(np.clip((np.trace(T[:3, :3]) - 1) / 2, -1, 1))
-        elapsed = self._elapsed(view)
-        return np.linalg.norm(T[:3, 3]) <= config.max_speed * elapsed and angle <= config.max_turn_rate * elapsed
+        elapsed = 1e-9 * (stamp - before.stamp)
+        return bool(np.linalg.norm(T[:3, 3]) <= self.config.max_speed * elapsed and angle <= self.config.max_turn_rate * elapsed)
 
     def _accept_found(self, view: View, found: Alignment) -> TrackResult:
         view.T_odom_cam = found.T_odom_cam
@@ -206,12 +229,22 @@ class Tracker:
 
     def _accept(self, view: View, covariance: np.ndarray, inlier_ratio: float) -> TrackResult:
         """Take a pose as the current one, and the view as a keyframe if the newest is spent."""
-        self._velocity = self._velocity_to(view) if self._status is TrackStatus.OK else None
-        self._T_odom_cam, self._status, self._tracked_any = view.T_odom_cam, TrackStatus.OK, True
+        self._before = self.keyframes.last if self._status is TrackStatus.OK else None
+        self._settle(view)
+        self._status, self._tracked_any = TrackStatus.OK, True
         self.keyframes.remember(view)
         if self.flows and is_spent(self.flows[0], self._pairing):      # the pairing judges alike: its next reference is this frame
             self.keyframes.promote(view)
         return self._result(view, covariance, inlier_ratio, self.keyframes.is_key(view.stamp))
+
+    def _settle(self, view: View) -> None:
+        """Go on from a view's pose, and at the velocity that brought the camera there."""
+        self._T_odom_cam = view.T_odom_cam
+        if self._before is None:
+            self._velocity = None
+            return
+        T_before_view = torch.from_numpy(np.linalg.inv(self._before.T_odom_cam) @ view.T_odom_cam)
+        self._velocity = 1e9 * se3.log(T_before_view).numpy() / (view.stamp - self._before.stamp)
 
     def _recover(self, view: View) -> TrackResult:
         """Look for the pose among the keyframes; LOST with the last trusted one if that fails."""
@@ -220,8 +253,9 @@ class Tracker:
             return self._start(view)
         found = self._relocaliser.find(view, self.keyframes)
         if found is not None:
-            result = self._flow_around(view, found)
-            refined = self._align(view, [(found.keyframe, result)], found.T_odom_cam)
+            view.T_odom_cam = found.T_odom_cam
+            result = self._flow_to(view, found.keyframe, expected=True)
+            refined = self._align(view, [(found.keyframe, result)])
             if self._supported(refined, FOUND_SHARE) and refined.agreement >= FOUND_AGREEMENT:
                 log.info('relocalised with %d matches', found.inliers)
                 return self._resume(view, found.keyframe, refined, result)
@@ -229,12 +263,6 @@ class Tracker:
             log.warning('tracking lost at %d ns', view.stamp)
         self._status, self._velocity = TrackStatus.LOST, None
         return self._result(view, UNKNOWN, 0.0)
-
-    def _flow_around(self, view: View, found: Found) -> FlowResult:
-        """Flow between a view and the keyframe it was found by, started from the pose found: their motion may be large."""
-        T_key_cam = np.linalg.inv(found.keyframe.T_odom_cam) @ found.T_odom_cam
-        initial = expected_flow(view, found.keyframe, T_key_cam), expected_flow(found.keyframe, view, np.linalg.inv(T_key_cam))
-        return self._flow.step(ImagePair(view.frame, found.keyframe.frame), initial)
 
     def _resume(self, view: View, keyframe: View, found: Alignment, result: FlowResult) -> TrackResult:
         """Go on from a keyframe that was recognised; it and the view are the newest keyframes then."""
