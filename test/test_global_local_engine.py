@@ -74,6 +74,15 @@ def test_a_few_outlier_hits_do_not_matter(scene):
     np.testing.assert_allclose(np.median(depth.depth / truth), 1.0, rtol=0.02)
 
 
+def test_hits_that_contradict_each_other_tell_nothing(scene):
+    result, truth = scene
+    hits = support.hits_on(truth)
+    hits[40] *= np.exp(np.random.default_rng(0).normal(size=SIZE[0]))
+    engine = made('published', scale='hits')
+    assert engine.step(result, None, hits).depth is None
+    assert 'no range hits tell the scale (64 hits are too few or contradict each other)' in engine.reason
+
+
 def test_hits_smooth_over_frames_where_the_motion_is_known_and_outlast_their_absence(scene):
     result, truth = scene
     engine = made()

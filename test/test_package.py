@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KEYS = {"cv2": "python3-opencv", "yaml": "python3-yaml", "pytest": "python3-pytest", "tf2_ros": "tf2_ros_py"} | {
     name: f"python3-{name}" for name in ("numpy", "scipy", "matplotlib", "tqdm")
 }
-PIP_ONLY = {"torch", "safetensors", "onnx", "onnxruntime", "rosbags", "evo"}      # no rosdep key installs them everywhere
+PIP_ONLY = {"torch", "safetensors", "tensorboard", "onnx", "onnxruntime", "rosbags", "evo"}      # no rosdep key installs them everywhere
 PROVIDED = {"depth_ros"} | {path.stem for path in (ROOT / "test").glob("*.py")} | set(sys.stdlib_module_names)
 
 
@@ -59,7 +59,7 @@ def test_every_requirement_is_pinned_once() -> None:
 
 def test_every_executable_leads_to_a_function() -> None:
     scripts = [entry for entry in distribution("depth_ros").entry_points if entry.group == "console_scripts"]
-    assert {"player", "flow", "sparse_depth", "deepv2d", "evaluate", "convert"} <= {entry.name for entry in scripts}
+    assert {"player", "flow", "sparse_depth", "deepv2d", "global_local", "evaluate", "convert"} <= {entry.name for entry in scripts}
     for entry in scripts:
         module, _, function = entry.value.partition(":")
         assert callable(getattr(importlib.import_module(module), function))

@@ -122,7 +122,8 @@ class GlobalLocalEngine:
             factor, self.scale_from = step_length, 'odometry'
         if factor is None:
             missing = {'auto': 'neither range hits nor odometry tell', 'hits': 'no range hits tell', 'odometry': 'no odometry tells'}[wanted]
-            self._add_reason(f'{missing} the scale: no depth (scale: none gives it in units of the baseline)')
+            told = '' if hits is None or wanted == 'odometry' else f' ({int((hits > 0).sum())} hits are too few or contradict each other)'
+            self._add_reason(f'{missing} the scale{told}: no depth (scale: none gives it in units of the baseline)')
             return None, Scale.FREE
         return depth * np.float32(factor), Scale.METRIC
 
