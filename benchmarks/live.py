@@ -2,7 +2,9 @@
 
     ./rosenv python benchmarks/live.py BAG [--loops N] [--reference FILE] [--out FOLDER]
 
-Latency is from the arrival of an image's camera_info at a listener to that of its odometry.
+It launches deepv2d_slam on BAG and listens. Latency is from the arrival of an image's camera_info at the listener to that of its odometry; `dropped` are
+the images that no odometry came for, `lost` is odometry whose covariance says that its pose is not known. With --loops the bag is replayed until the
+stamps have jumped back N times; memory at the first and at the last look then tells whether anything grows.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from depth_ros.frames import Scale
 from depth_ros.learning.trajectory import Trajectory, read_trajectory
 from depth_ros.ros import codecs, poses
 from depth_ros.ros.managed_node import SENSOR_QOS
+from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
 
 NODES = ('player', 'flow', 'sparse_depth', 'deepv2d', 'global_local')
 
@@ -77,10 +80,10 @@ def play(listener: Listener, launch_file: str, bag: str, loops: int = 0, *argume
     command = ['ros2', 'launch', 'depth_ros', launch_file, f'bag:={bag}', f'loop:={"true" if loops else "false"}', 'rviz:=false', *arguments]
     job = subprocess.Popen(command, env=os.environ | {'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID', '0')}, start_new_session=True)
     next_look = time.monotonic()
-    while job.poll() is None and (not loops or listener.laps <= loops):
+    while job.poll() is None and (not loops or listener.laps < loops):
         rclpy.spin_once(listener, timeout_sec=0.05)
         if time.monotonic() > next_look and listener.results:
-            sizes.append(memory())
+            sizes += filter(None, [memory()])   # empty once the nodes have ended
             next_look += 2.0
     if job.poll() is None:
         job.send_signal(signal.SIGINT)
@@ -88,7 +91,8 @@ def play(listener: Listener, launch_file: str, bag: str, loops: int = 0, *argume
     if len(listener.results) < 2:
         raise SystemExit(f'{launch_file} gave {len(listener.results)} results on {len(listener.images)} images; its exit status is {status}')
     arrivals, latency = [t for _, t, _ in listener.results], listener.latencies()
-    return {'images': len(listener.images), 'results': len(arrivals), 'rate_hz': (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]),
+    return {'images': len(listener.images), 'results': len(arrivals), 'dropped': len(listener.images) - len(arrivals),
+            'rate_hz': (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]),
             'latency_ms_median': float(np.median(latency)), 'latency_ms_p95': float(np.percentile(latency, 95)), 'wraps': listener.laps, 'exit_status': status,
             'load': os.getloadavg()[0], 'memory_mb_first': sizes[0], 'memory_mb_last': sizes[-1]}
 
@@ -103,15 +107,16 @@ def tell(figures: dict[str, object], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('bag', help='what to replay')
-    parser.add_argument('--loops', type=int, default=0, help='wraps to wait for; 0 plays once')
+    parser.add_argument('--loops', type=int, default=0, help='wraps to wait for; 0 plays the bag once')
     parser.add_argument('--reference', type=Path, help='reference trajectory of the recording')
     parser.add_argument('--out', type=Path, default=Path('evaluation/live'))
     args = parser.parse_args()
     rclpy.init()
-    listener = Listener(Odometry, '/deepv2d/odometry', lambda m: poses.matrix(m.pose.pose))
+    listener = Listener(Odometry, '/deepv2d/odometry', lambda m: (poses.matrix(m.pose.pose), m.pose.covariance[0] >= UNKNOWN_VARIANCE))
     figures = play(listener, 'deepv2d_slam.launch.py', args.bag, args.loops)
+    figures['lost'] = sum(lost for _, _, (_, lost) in listener.results)
     if args.reference and not listener.laps:
-        track = Trajectory(np.array([s for s, _, _ in listener.results]), np.array([T for _, _, T in listener.results]))
+        track = Trajectory(np.array([s for s, _, _ in listener.results]), np.array([T for _, _, (T, _) in listener.results]))
         score = scoring.tracking(track, read_trajectory(args.reference), Scale.METRIC)
         figures |= {'rpe_1s_trans_rmse': score.rpe_1s_trans_rmse, 'ate_rmse': score.ate_rmse}
     tell(figures, args.out)
