@@ -56,7 +56,7 @@ def network_times(args: argparse.Namespace) -> dict[str, float]:
 def engine_times(args: argparse.Namespace) -> dict[str, float]:
     """The engine a frame, and flow beside it, on pairs of the sequence."""
     sequence, poses = open_sequence(args.bag), read_trajectory(args.bag / 'groundtruth.txt')
-    engine, flow = GlobalLocalEngine(GlobalLocalEngineConfig(variant=args.variant, weights=args.weights)), FlowEngine(FlowConfig(width=256, height=192))
+    engine, flow = GlobalLocalEngine(GlobalLocalEngineConfig(variant=args.variant, weights=args.weights)), FlowEngine(FlowConfig(width=256, height=192, preset='depth'))
     flow_ms, engine_ms = [], []
     for index in range(GAP, len(sequence), 5):
         frames = [sequence[i].resized(256, 192) for i in (index, index - GAP)]

@@ -30,7 +30,7 @@ def shifted_pair(du: int, dv: int) -> ImagePair:
     return ImagePair(frame(image[30:270, 40:360], 1), frame(image[30 - dv:270 - dv, 40 - du:360 - du]))
 
 
-@pytest.mark.parametrize(('preset', 'bound'), [('tuned', 0.05), ('fast', 0.2), ('medium', 0.05)])
+@pytest.mark.parametrize(('preset', 'bound'), [('tuned', 0.05), ('fast', 0.2), ('medium', 0.05), ('depth', 0.05)])
 def test_known_shift_comes_back_in_both_directions(preset: str, bound: float):
     result = FlowEngine(FlowConfig(preset=preset)).step(shifted_pair(7, -4))
     inner = np.s_[30:-30, 30:-30]

@@ -13,11 +13,12 @@ from depth_ros import files
 from depth_ros.apps import options, plots, runs, scoring
 from depth_ros.apps.depth_scores import MATCHES, DepthScores
 from depth_ros.engines.deepv2d import DeepV2DConfig
-from depth_ros.engines.flow import PRESETS, FlowConfig
+from depth_ros.engines.flow import FlowConfig
 from depth_ros.engines.global_local import GlobalLocalEngineConfig
 from depth_ros.learning.sequences import Sequence
 from depth_ros.learning.trajectory import Trajectory, read_trajectory, write_trajectory
 from depth_ros.learning.tum import open_sequence
+from depth_ros.settings import settings_of
 
 ENGINES = {'deepv2d': DeepV2DConfig, 'global_local': GlobalLocalEngineConfig}
 
@@ -52,7 +53,7 @@ def _parser(engine: str) -> argparse.ArgumentParser:
     _add_depth_options(depth)
     if engine == 'global_local':
         depth.add_argument('--gap', type=int, default=10, help='frames from the reference image to the current one (default: %(default)s)')
-        depth.add_argument('--flow-preset', choices=('tuned', *PRESETS), default=FlowConfig.preset, help='effort of the flow (default: %(default)s)')
+        depth.add_argument('--flow-preset', choices=settings_of(FlowConfig)['preset'].choices, default='depth', help='effort of the flow (default: %(default)s)')
     options.add(depth, ENGINES[engine], f'parameters of {engine}')
     return parser
 

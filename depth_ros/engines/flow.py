@@ -5,7 +5,7 @@ DIS flow: T. Kroeger, R. Timofte, D. Dai, L. Van Gool, "Fast optical flow using 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -17,6 +17,8 @@ from depth_ros.settings import setting
 
 PRESETS = {'ultrafast': cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, 'fast': cv2.DISOPTICAL_FLOW_PRESET_FAST, 'medium': cv2.DISOPTICAL_FLOW_PRESET_MEDIUM}
 
+# Measured by triangulating kitchen's pairs ten frames apart at 256 x 192: Abs-Rel 0.146 and S-RMSE 0.184 in 7 ms; medium 0.152 and 0.192 in 6, tuned 0.181 and 0.225 in 4.
+FOR_DEPTH = {'finest_scale': 1, 'patch_stride': 3, 'descent_iterations': 12, 'refinement_iterations': 10}
 OUTSIDE, LONGEST = 1e9, 1e5   # px: what lies outside the image when flow is followed back, and more than any flow
 
 
@@ -26,7 +28,8 @@ class FlowConfig:
 
     width: int = setting(320, 'image width that flow is computed at', 'px', 64, 1920, while_active=False)
     height: int = setting(240, 'image height that flow is computed at', 'px', 48, 1200, while_active=False)
-    preset: str = setting('tuned', "OpenCV's preset of DIS, or tuned: the four settings below", choices=('tuned', *PRESETS))
+    preset: str = setting('tuned', "OpenCV's preset of DIS; tuned: the four settings below; depth: the smooth flow that triangulates best",
+                          choices=('tuned', *PRESETS, 'depth'))
     finest_scale: int = setting(1, 'pyramid level at which DIS stops, 0 is full size', '', 0, 4)
     patch_stride: int = setting(4, 'distance between DIS patches (8 px wide)', 'px', 1, 8)
     descent_iterations: int = setting(12, 'descent steps a patch', '', 1, 100)
@@ -88,7 +91,9 @@ def consistency_error(flow: np.ndarray, backward: np.ndarray, pixels: np.ndarray
 
 def _matcher(config: FlowConfig) -> cv2.DISOpticalFlow:
     matcher = cv2.DISOpticalFlow.create(PRESETS.get(config.preset, cv2.DISOPTICAL_FLOW_PRESET_FAST))
-    if config.preset == 'tuned':
+    if config.preset == 'depth':
+        config = replace(config, **FOR_DEPTH)
+    if config.preset not in PRESETS:
         matcher.setFinestScale(config.finest_scale)
         matcher.setPatchStride(config.patch_stride)
         matcher.setGradientDescentIterations(config.descent_iterations)
