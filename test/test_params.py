@@ -118,7 +118,7 @@ def test_two_parameters_of_one_name_are_an_error():
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / 'config').glob('*.yaml'))
 NODES = {'player': ('player_node', 'PlayerConfig'), 'flow': ('flow_node', 'FlowNodeConfig'), 'sparse_depth': ('sparse_depth_node', 'SparseDepthConfig'),
-         'deepv2d': ('deepv2d_node', 'DeepV2DNodeConfig')}
+         'deepv2d': ('deepv2d_node', 'DeepV2DNodeConfig'), 'global_local': ('global_local_node', 'GlobalLocalNodeConfig')}
 
 
 def test_there_are_configurations():
