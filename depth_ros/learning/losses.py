@@ -15,6 +15,8 @@ from depth_ros.geometry.warp import induced_flow, warp_by_flow
 
 SSIM_SHARE = 0.85                           # of SSIM in the photometric loss; the rest is L1
 _SSIM_STABLE = 0.01 ** 2, 0.03 ** 2         # Wang et al., "Image quality assessment", 2004: for intensities in [0, 1]
+FLOW_WEIGHTS = 0.32, 0.08, 0.02, 0.01, 0.005    # of PWC-Net's levels, coarsest first
+_FEW, _ROUND = 1e-6, 1e-8                   # share of a level's pixel that is known, and squared px, that stand for nothing
 _MIN_INVERSE_DEPTH = 1e-3                   # [1/baseline] nearer to zero than this a point is as good as at infinity
 
 
@@ -64,6 +66,23 @@ def photometric(image1: Tensor, image2: Tensor, z: Tensor, K: Tensor, T_2_1: Ten
     warped, inside = warp_by_flow(image2, flow)
     difference = SSIM_SHARE * structural_dissimilarity(image1, warped) + (1 - SSIM_SHARE) * (image1 - warped).abs()
     return masked_mean(difference.mean(1), in_front & inside)
+
+
+def flow_pyramid_loss(levels: list[Tensor], flow: Tensor, valid: Tensor) -> Tensor:
+    """Weighted sum over levels (B, 2, h, w), coarsest first, of |level - flow| summed over pixels, flow (B, 2, H, W) [px] where the mask (B, 1, H, W) holds.
+
+    PWC-Net's training loss (Sun et al., CVPR 2018, eq. 3) without its weight decay; divided by the finest level's number of pixels and its weight, so that it is
+    in px and the same for images of any size.
+    """
+    known = torch.where(valid, flow, 0.0)
+    total = flow.new_zeros(())
+    for weight, level in zip(reversed(FLOW_WEIGHTS), reversed(levels)):
+        size = level.shape[-2:]
+        share = F.adaptive_avg_pool2d(valid.to(flow.dtype), size)
+        target = F.adaptive_avg_pool2d(known, size) / share.clamp(min=_FEW)
+        error = (level - target).square().sum(1, keepdim=True).add(_ROUND).sqrt()      # a plain norm has no gradient at zero
+        total = total + weight / FLOW_WEIGHTS[-1] * (error * share).sum() / levels[-1][:, 0].numel()
+    return total
 
 
 def _differences(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,7 @@ def to_bytes(name: str, model: nn.Module, record: dict[str, Any], dtype: str = '
                for key, value in model.state_dict().items()}
     bad = _not_finite(tensors)
     if bad:
-        raise ValueError(f'{name}: weights are not finite in {dtype}: {_some(bad)}')
+        raise ValueError(f'{name}: weights are not finite in {dtype}: {some(bad)}')
     return safetensors.torch.save(tensors, {'format': FORMAT, 'model': name, 'config': json.dumps(asdict(model.config)), 'record': json.dumps(record)})
 
 
@@ -78,11 +78,12 @@ def _parsed(blob: bytes, expect: str | None, source: str) -> Loaded:
             model = registry.build(name, json.loads(metadata['config']))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f'{source}: cannot make its network: {error}') from error
-    _fill(model, tensors, source)
+    fill(model, tensors, source)
     return Loaded(model.eval(), name, record)
 
 
-def _fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+def fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Give a network its weights. Raises ValueError, naming `source` and the reasons, unless they are finite and just those that it has."""
     wanted = model.state_dict()
     reasons = {
         'it lacks': [key for key in wanted if key not in tensors],
@@ -91,7 +92,7 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
                                      if key in wanted and not _fits(value, wanted[key])],
         'not finite': _not_finite(tensors),
     }
-    wrong = '; '.join(f'{reason}: {_some(keys)}' for reason, keys in reasons.items() if keys)
+    wrong = '; '.join(f'{reason}: {some(keys)}' for reason, keys in reasons.items() if keys)
     if wrong:
         raise ValueError(f'{source}: the weights do not fit their network: {wrong}')
     model.load_state_dict(tensors)
@@ -110,6 +111,7 @@ def _described(value: Tensor) -> str:
     return f'{tuple(value.shape)} {str(value.dtype).removeprefix("torch.")}'
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
     more = len(names) - _SHOWN
     return ', '.join(names[:_SHOWN]) + (f' and {more} more' if more > 0 else '')

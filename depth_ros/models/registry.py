@@ -13,6 +13,7 @@ from depth_ros.models.baselines import BaselineConfig, DispNet, Eigen, SmallEncD
 from depth_ros.models.fcrn import FCRN
 from depth_ros.models.global_local import GlobalLocal, GlobalLocalConfig
 from depth_ros.models.pose_head import PoseHead, PoseHeadConfig
+from depth_ros.models.pwc_net import PwcNet, PwcNetConfig
 from depth_ros.models.unsupervised import Unsupervised
 
 MODELS: dict[str, tuple[type, type[nn.Module]]] = {
@@ -23,6 +24,7 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     'small_enc_dec': (BaselineConfig, SmallEncDec),
     'unsupervised': (BaselineConfig, Unsupervised),
     'pose_head': (PoseHeadConfig, PoseHead),
+    'pwc_net': (PwcNetConfig, PwcNet),
 }
 
 
