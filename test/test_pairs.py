@@ -6,13 +6,14 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from depth_ros.geometry import pinhole, se3
 from depth_ros.geometry.warp import induced_flow, warp_by_flow
-from depth_ros.learning import pairs, scenes
+from depth_ros.learning import materials, pairs, scenes
 from depth_ros.learning.pairs import PairData, PairStore, open_store
 
 SPEC = PairData(seed=5, width=64, height=48, flow_width=64, flow_height=48, train=12, validation=6, test=6, shard=6, sensor=0.0, flow='none')
@@ -209,6 +210,36 @@ def test_depth_is_measured_in_baselines(store, batch):
     points = pinhole.unproject(torch.from_numpy(pair.depth), torch.from_numpy(pair.K))
     scaled = se3.transform(batch.T_2_1[0], points / baseline) * baseline
     np.testing.assert_allclose(scaled, se3.transform(torch.tensor(pair.T_2_1, dtype=torch.float32), points), atol=1e-4)
+
+
+def test_paths_rendered_together_are_those_rendered_alone(cache):
+    """As on a GPU: other order, the same pairs up to rounding."""
+    alone = [p for _, p in zip(range(40), scenes.scene_pairs(SPEC, 'train', 0))]
+    merged = [p for _, p in zip(range(12), scenes.scene_pairs(SPEC, 'train', 0, together=3))]
+    found = 0
+    for pair in merged:
+        like = [p for p in alone if np.allclose(p.T_2_1, pair.T_2_1)]
+        for p in like:
+            found += 1
+            np.testing.assert_allclose(p.depth, pair.depth, rtol=1e-4)
+            assert np.mean(np.abs(p.image1.astype(int) - pair.image1) > 2) < 1e-2 and np.mean(p.visible != pair.visible) < 1e-2
+    assert found >= 10
+
+
+def test_photographs_become_surfaces(cache, tmp_path):
+    cv2.imwrite(str(tmp_path / 'red.png'), np.full((90, 60, 3), (0, 0, 255), np.uint8))
+    palette = materials.random_palette(3, 4, str(tmp_path))
+    red = palette.sample(torch.tensor([0, 3]), *[torch.tensor([0.2, 0.7])] * 2, torch.full((2,), 0.01))
+    assert (red[0] > 0.95).all() and (red[1:] < 0.05).all()
+    spec = replace(SPEC, photographs=str(tmp_path))
+    folder = pairs.store_folder(spec)
+    assert folder != pairs.store_folder(SPEC)
+    (tmp_path / 'broken.jpg').write_bytes(b'no image')
+    assert pairs.store_folder(spec) != folder       # other photographs, other pairs
+    with pytest.raises(ValueError, match='broken.jpg: cannot be read'):
+        materials.random_palette(4, 12, str(tmp_path))
+    with pytest.raises(ValueError, match='expected a folder with photographs'):
+        materials.random_palette(4, 12, str(tmp_path / 'none'))
 
 
 def test_the_settings_are_complete():

@@ -6,10 +6,12 @@ computer generated pictures", CACM 1975). Reflections move otherwise than surfac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 _REACH = 2.5        # [m] at which a lamp has lost half of its light
 
@@ -27,8 +29,10 @@ class Lights:
         """The same on another device."""
         return Lights(*(getattr(self, f.name).to(device) for f in fields(self)))
 
-    def pick(self, scenes: slice) -> Lights:
-        """The light of some of the scenes."""
+    def pick(self, scenes: Tensor | slice) -> Lights:
+        """The light of some of the scenes; where all have the same, that."""
+        if len(self.ambient) == 1:
+            return self
         return Lights(*(getattr(self, f.name)[scenes] for f in fields(self)))
 
     def seen_from(self, T_world_cam: Tensor) -> Lights:
@@ -66,6 +70,16 @@ def suns(directions: Tensor, strengths: Tensor, ambient: float) -> Lights:
     """Far lights from directions (L, 3) over an even glow; nothing is mirrored."""
     lamps = torch.cat([directions / directions.norm(dim=1, keepdim=True), torch.zeros_like(directions[:, :1])], 1)
     return Lights(lamps[None], strengths[None], torch.full((1,), ambient), torch.zeros(1, 0, 5))
+
+
+def lights_together(lights: Sequence[Lights]) -> Lights:
+    """The lights of single scenes as those of many; where one has fewer lamps or spots, dark ones stand in."""
+    def padded(name: str) -> Tensor:
+        values = [getattr(light, name)[0] for light in lights]
+        return pad_sequence(values, batch_first=True) if values[0].dim() else torch.stack(values)
+    made = Lights(*(padded(f.name) for f in fields(Lights)))
+    made.lamps[..., 3] = torch.where(made.strengths > 0.0, made.lamps[..., 3], 1.0)      # no light from nowhere
+    return made
 
 
 def _of(values: Tensor, camera: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import cv2
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -182,14 +184,42 @@ def bake(seed: int) -> Textures:
     return Textures(tiles, [metres for _, metres, _ in MATERIALS])
 
 
-def random_palette(seed: int, count: int) -> Textures:
-    """Tiles of as many random surfaces, half of them plain as painted walls and cupboards are, many with a gloss; deterministic from the seed."""
+def random_palette(seed: int, count: int, photographs: str = '') -> Textures:
+    """Tiles of as many random surfaces, many plain as painted walls and cupboards are, many with a gloss; deterministic from the seed.
+
+    With a folder of photographs, a third of the surfaces show parts of them. Raises ValueError naming the folder or file that cannot be used.
+    """
     painter = Painter(torch.Generator().manual_seed(seed))
     pick = torch.multinomial(torch.tensor([weight for weight, _ in _FAMILIES]), count, replacement=True, generator=painter.generator)
     tiles = [_FAMILIES[i][1](painter) for i in pick.tolist()]
     metres = (0.5 * 6.0 ** painter.random(count)).tolist()
+    if photographs:
+        files = photograph_files(photographs)
+        shown = torch.randint(len(files), (count,), generator=painter.generator).tolist()
+        tiles = [_photograph(painter, files[shown[i]]) if i % 3 == 0 else tile for i, tile in enumerate(tiles)]
     gloss = torch.where(painter.random(count) < 0.45, 0.6 * painter.random(count) ** 2, 0.0)
     return Textures(torch.stack(tiles).clamp(0.02, 0.98), metres, gloss.tolist())
+
+
+def photograph_files(folder: str) -> list[Path]:
+    """The images in a folder and below, in the order of their names. Raises ValueError if there are none."""
+    found = sorted(p for p in Path(folder).expanduser().rglob('*') if p.suffix.lower() in ('.jpg', '.jpeg', '.png'))
+    if not found:
+        raise ValueError(f'{folder}: expected a folder with photographs (.jpg, .jpeg, .png)')
+    return found
+
+
+def _photograph(p: Painter, path: Path) -> Tensor:
+    """A random square of a photograph; mirrored, so that it repeats without a seam."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f'{path}: cannot be read as an image')
+    side = max(int(min(image.shape[:2]) * (0.5 + 0.5 * p.random(1).item())), 1)
+    top, left = (int((length - side + 1) * p.random(1).item()) for length in image.shape[:2])
+    part = cv2.resize(image[top:top + side, left:left + side, ::-1], (TILE // 2, TILE // 2), interpolation=cv2.INTER_AREA)
+    tile = torch.from_numpy(part).float() / 255.0
+    tile = torch.cat([tile, tile.flip(1)], 1)
+    return torch.cat([tile, tile.flip(0)], 0)
 
 
 def _shade(p: Painter, chroma: float) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from depth_ros import files, settings
+from depth_ros.learning.materials import photograph_files
 from depth_ros.learning.scenes import SPLITS, SceneData, ScenePair, scene_pairs
 from depth_ros.settings import setting
 
@@ -135,8 +136,10 @@ def _mapped(path: Path) -> np.ndarray:
 
 def store_folder(spec: PairData) -> Path:
     """Where the pairs are kept: in the user's cache, by everything that decides them."""
-    deciding = {k: v for k, v in asdict(spec).items() if k not in SPLITS}
-    key = hashlib.sha256(json.dumps([_FORMAT, deciding], sort_keys=True).encode()).hexdigest()[:12]
+    deciding: list = [_FORMAT, {k: v for k, v in asdict(spec).items() if k not in (*SPLITS, 'photographs')}]
+    if spec.photographs:
+        deciding.append([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in photograph_files(spec.photographs)])
+    key = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
     return files.user_cache() / f'pairs-{spec.width}x{spec.height}-{key}'
 
 
@@ -172,13 +175,18 @@ def _made(spec: PairData, split: str, number: int, path: Path, flow_function: Fl
         if path.exists():
             progress.update(spec.shard)
         elif mine:
-            shard = np.zeros(spec.shard, record_type(spec.height, spec.width))
-            for row, pair in zip(range(spec.shard), scene_pairs(spec, split, number)):
-                fill(shard[row:row + 1], pair, flow_function)
-                progress.update()
-            with files.whole(path) as partial:
-                np.save(partial, shard)
+            write_shard(path, spec, spec.shard, scene_pairs(spec, split, number), flow_function, progress.update)
     return path.exists()
+
+
+def write_shard(path: Path, data: SceneData, count: int, source: Iterator[ScenePair], flow_function: FlowFunction, tell: Callable[[], object] = lambda: None) -> None:
+    """Fill a file with the first so many pairs of a source, and tell after each."""
+    shard = np.zeros(count, record_type(data.height, data.width))
+    for row, pair in zip(range(count), source):
+        fill(shard[row:row + 1], pair, flow_function)
+        tell()
+    with files.whole(path) as partial:
+        np.save(partial, shard)
 
 
 @contextlib.contextmanager

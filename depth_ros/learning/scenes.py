@@ -10,9 +10,8 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
@@ -24,6 +23,7 @@ from depth_ros.geometry.warp import induced_flow, sample
 from depth_ros.learning import synthetic
 from depth_ros.learning.furnishing import furnished_room, shapes_room
 from depth_ros.learning.materials import Textures, random_palette
+from depth_ros.learning.sensor import exposed
 from depth_ros.learning.sequences import camera_matrix
 from depth_ros.settings import setting
 
@@ -41,7 +41,6 @@ _BASELINES = 0.03, 0.5              # [m]
 _LEAST_PARALLAX, _MOST_PARALLAX = 0.01, 0.35        # mean flow by translation, as a share of the focal length
 _MOST_FLOW = 0.14                   # mean of it, as a share of the width
 _LEAST_SEEN = 0.45                  # share of image 1 that image 2 shows
-_ROLLING = 0.003                    # shift within an image by reading its rows one after the other, as a share of the width: a few degrees a second
 _HIDDEN = 0.02                      # relative depth behind what is seen from which a point counts as hidden
 
 
@@ -57,6 +56,7 @@ class SceneData:
     focal: float = setting(525.0 / 640.0, 'focal length as a share of the width', '', 0.3, 3.0)
     focal_jitter: float = setting(0.0, 'largest relative change of the focal length from path to path', '', 0.0, 0.5)
     shapes: float = setting(0.25, 'share of scenes that are shapes in the air, not furnished rooms', '', 0.0, 1.0)
+    photographs: str = setting('', 'folder of photographs that some surfaces show; empty: none')
     sensor: float = setting(1.0, "strength of the camera's faults: exposure, noise, blur", '', 0.0, 3.0)
 
 
@@ -83,20 +83,22 @@ def scene_number(split: str, shard: int, index: int) -> int:
     return numbers[number]
 
 
-def scene_pairs(data: SceneData, split: str, shard: int) -> Iterator[ScenePair]:
-    """The pairs of a shard, scene after scene, without an end to speak of; they depend on nothing but the arguments."""
-    textures = _palette(data.seed, scene_number(split, shard - shard % _SHARDS_A_PALETTE, 0))
-    for index in range(_SCENES_A_SHARD):
-        rng = np.random.default_rng([data.seed, scene_number(split, shard, index)])
-        make = shapes_room if rng.random() < data.shapes else furnished_room
-        scene = make(rng, textures)
-        for start in _starts(scene, rng):
-            yield from _pairs_of_path(data, scene, start, rng)
+def scene_pairs(data: SceneData, split: str, shard: int, device: torch.device | str = 'cpu', together: int = 1) -> Iterator[ScenePair]:
+    """The pairs of a shard, scene after scene, without an end to speak of; they depend on nothing but data, split and shard.
+
+    On a GPU, rendering some paths `together` uses it better (and orders the pairs otherwise); results agree up to rounding.
+    """
+    textures = _palette(data.seed, scene_number(split, shard - shard % _SHARDS_A_PALETTE, 0), data.photographs)
+    for first in range(0, _SCENES_A_SHARD, together):
+        visits = [_Visit.of(data, textures, scene_number(split, shard, index)) for index in range(first, min(first + together, _SCENES_A_SHARD))]
+        for path in range(_PATHS):
+            plans = [_plan(data, v.scene, v.starts[path], v.rng) for v in visits if path < len(v.starts)]
+            yield from _pairs_of_paths(data, [p for p in plans if p is not None], textures, device)
 
 
 @functools.lru_cache(maxsize=2)
-def _palette(seed: int, number: int) -> Textures:
-    return random_palette(int(np.random.default_rng([seed, number, 1]).integers(2 ** 62)), _PALETTE)
+def _palette(seed: int, number: int, photographs: str) -> Textures:
+    return random_palette(int(np.random.default_rng([seed, number, 1]).integers(2 ** 62)), _PALETTE, photographs)
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,34 @@ class _Start:
     T_world_cam: np.ndarray     # (4, 4)
     depth: np.ndarray           # (n,) [m] of a coarse look
     wheels: bool                # or hands
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """A scene, the paths that start in it, and the generator that everything of it is drawn from."""
+
+    scene: synthetic.Scene
+    starts: list[_Start]
+    rng: np.random.Generator
+
+    @staticmethod
+    def of(data: SceneData, textures: Textures, number: int) -> _Visit:
+        rng = np.random.default_rng([data.seed, number])
+        make = shapes_room if rng.random() < data.shapes else furnished_room
+        scene = make(rng, textures)
+        return _Visit(scene, _starts(scene, rng), rng)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A path that is worth rendering."""
+
+    scene: synthetic.Scene
+    poses: np.ndarray           # (VIEWS, 4, 4) T_world_cam
+    K_flow: torch.Tensor        # (3, 3) at the size of flow
+    K: torch.Tensor             # (3, 3) at the size of the pairs
+    order: list[tuple[int, int]]    # of the pairs of views that come into question
+    rng: np.random.Generator
 
 
 def _starts(scene: synthetic.Scene, rng: np.random.Generator) -> list[_Start]:
@@ -174,32 +204,60 @@ def _path(start: _Start, rng: np.random.Generator) -> np.ndarray:
     return np.stack(poses)
 
 
-def _pairs_of_path(data: SceneData, scene: synthetic.Scene, start: _Start, rng: np.random.Generator) -> Iterator[ScenePair]:
-    """Render a path and pair its views in both directions, as far as they make useful pairs."""
+def _plan(data: SceneData, scene: synthetic.Scene, start: _Start, rng: np.random.Generator) -> _Plan | None:
+    """A path from there, unless it runs into something."""
     poses = _path(start, rng)
     if not (_look(scene, poses).min() > 0.7 * _NEAREST and _outside(scene, poses).all()):
-        return
+        return None
     K_flow, K = _cameras(data, rng)
-    T = torch.tensor(poses, dtype=torch.float32)
-    depth = synthetic.cast(scene, T, synthetic.camera_rays(K, data.height, data.width), K).distance
-    order = [pair for pair in itertools.permutations(range(_VIEWS), 2)]
+    order = list(itertools.permutations(range(_VIEWS), 2))
     rng.shuffle(order)
-    found = []
-    for i, j in order:
-        T_j_i = np.linalg.inv(poses[j]) @ poses[i]
-        if _moderate(T_j_i):
-            moved, visible = views_flow(depth[i:i + 1], depth[j:j + 1], torch.tensor(T_j_i, dtype=torch.float32)[None], K)
-            followed = visible.float().mean() > _LEAST_SEEN and moved.norm(dim=-1).mean() < _MOST_FLOW * data.width
-            if followed and _useful(depth[i], T_j_i, K):
-                found.append((i, j, moved[0].numpy(), visible[0].numpy(), T_j_i))
-        if len(found) == _PAIRS_A_PATH:
-            break
-    if not found:
+    return _Plan(scene, poses, K_flow, K, [(i, j) for i, j in order if _moderate(np.linalg.inv(poses[j]) @ poses[i])], rng)
+
+
+def _pairs_of_paths(data: SceneData, plans: list[_Plan], textures: Textures, device: torch.device | str) -> Iterator[ScenePair]:
+    """Render paths and pair the views of each in both directions, as far as they make useful pairs."""
+    plans = [plan for plan in plans if plan.order]
+    if not plans:
         return
-    images = _exposed(synthetic.render(scene, T, K_flow, data.flow_height, data.flow_width, fine=False).image.numpy(), data.sensor, rng)
-    for i, j, moved, visible, T_j_i in found:
-        known = torch.isfinite(depth[i]).numpy()
-        yield ScenePair(images[i], images[j], depth[i].numpy(), known, moved, visible, K.numpy(), T_j_i)
+    scene = plans[0].scene
+    if len(plans) > 1:
+        scene = synthetic.together([p.scene for p in plans]).of_cameras(torch.arange(len(plans)).repeat_interleave(_VIEWS))
+    scene = replace(scene, textures=_on_device(textures, str(device))).to(device)
+    T = torch.tensor(np.concatenate([p.poses for p in plans]), dtype=torch.float32, device=device)
+    K_flow, K = (torch.stack([getattr(p, name) for p in plans]).repeat_interleave(_VIEWS if len(plans) > 1 else 1, dim=0).to(device) for name in ('K_flow', 'K'))
+    depth = synthetic.cast(scene, T, synthetic.camera_rays(K, data.height, data.width), K).distance
+    found = [_chosen(data, plan, depth[row * _VIEWS:(row + 1) * _VIEWS], plan.K.to(device)) for row, plan in enumerate(plans)]
+    if not any(found):
+        return
+    images = synthetic.render(scene, T, K_flow, data.flow_height, data.flow_width, fine=False).image.cpu().numpy()
+    depth = depth.cpu().numpy()
+    for row, (plan, pairs) in enumerate(zip(plans, found)):
+        if pairs:
+            views = slice(row * _VIEWS, (row + 1) * _VIEWS)
+            seen, distance = exposed(images[views], data.sensor, plan.rng), depth[views]
+            for (i, j), moved, visible in pairs:
+                T_j_i = np.linalg.inv(plan.poses[j]) @ plan.poses[i]
+                yield ScenePair(seen[i], seen[j], distance[i], np.isfinite(distance[i]), moved, visible, plan.K.numpy(), T_j_i)
+
+
+@functools.lru_cache(maxsize=2)
+def _on_device(textures: Textures, device: str) -> Textures:
+    return textures.to(device)
+
+
+def _chosen(data: SceneData, plan: _Plan, depth: torch.Tensor, K: torch.Tensor) -> list[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
+    """The first useful ones of a path's pairs of views, with exact flow (H, W, 2) and what is visible (H, W); depth (VIEWS, H, W)."""
+    first, second = (depth[list(views)] for views in zip(*plan.order))
+    T = torch.tensor(np.stack([np.linalg.inv(plan.poses[j]) @ plan.poses[i] for i, j in plan.order]), dtype=torch.float32, device=depth.device)
+    moved, visible = views_flow(first, second, T, K)
+    still = T.clone()
+    still[:, :3, :3] = torch.eye(3, device=depth.device)
+    parallax = induced_flow(first, K, still)[0].norm(dim=-1).mean((1, 2)) / K[0, 0]     # of translation alone
+    fit = (visible.float().mean((1, 2)) > _LEAST_SEEN) & (moved.norm(dim=-1).mean((1, 2)) < _MOST_FLOW * data.width)
+    fit &= (parallax > _LEAST_PARALLAX) & (parallax < _MOST_PARALLAX)
+    which = fit.nonzero()[:_PAIRS_A_PATH, 0]
+    return [(plan.order[n], m, v) for n, m, v in zip(which.tolist(), moved[which].cpu().numpy(), visible[which].cpu().numpy())]
 
 
 def _cameras(data: SceneData, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -221,45 +279,9 @@ def axis_motion(T_2_1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.abs(Rotation.from_matrix(T_2_1[:3, :3]).as_rotvec()), np.abs(T_2_1[:3, 3])
 
 
-def _useful(depth: torch.Tensor, T_2_1: np.ndarray, K: torch.Tensor) -> bool:
-    """Whether translation alone moves the pixels enough to tell depth, and not out of all bounds."""
-    T = torch.eye(4)
-    T[:3, 3] = torch.tensor(T_2_1[:3, 3])
-    parallax = float(induced_flow(depth, K, T)[0].norm(dim=-1).mean() / K[0, 0])
-    return _LEAST_PARALLAX < parallax < _MOST_PARALLAX
-
-
 def views_flow(depth1: torch.Tensor, depth2: torch.Tensor, T_2_1: torch.Tensor, K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Exact flow (B, H, W, 2) [px] 1 -> 2 of depth (B, H, W) of both views, and the mask (B, H, W) of pixels that view 2 shows too: inside, not behind its depth."""
     moved, in_front = induced_flow(depth1, K, T_2_1)
     inverse, inside = sample(1.0 / depth2[:, None], moved + pixel_grid(*depth1.shape[1:], like=depth1))     # inverse depth is linear on a plane
     expected = se3.transform(T_2_1, unproject(depth1, K))[..., 2]
     return moved, in_front & inside & (expected * inverse[:, 0] < 1.0 + _HIDDEN)
-
-
-def _exposed(images: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Images (N, H, W, 3) uint8 of one camera as its sensor would give them: exposure, white balance, rows read one after the other, blur, noise."""
-    if strength == 0.0:
-        return images
-    gamma = math.exp(strength * rng.normal(0.0, 0.15))
-    aim = rng.uniform(0.25, 0.62) / max(float(np.mean((images / 255.0) ** gamma)), 0.02)       # bright parts may saturate, as in life
-    gain = aim ** min(strength, 1.0) * np.exp(strength * rng.normal(0.0, 0.06, 3))
-    noise, soft = strength * rng.uniform(0.0, 4.0), strength * rng.uniform(0.0, 1.0)
-    made = []
-    for image in images:
-        gains = gain * math.exp(strength * rng.normal(0.0, 0.03))
-        seen = 255.0 * (image / np.float32(255.0)) ** np.float32(gamma) * gains.astype(np.float32)
-        seen = _rolled(seen, strength * rng.normal(0.0, _ROLLING, 2))
-        if soft > 0.35:
-            seen = cv2.GaussianBlur(seen, (0, 0), soft)
-        seen += np.float32(noise) * rng.standard_normal(seen.shape, np.float32)
-        made.append(np.clip(np.rint(seen), 0, 255).astype(np.uint8))
-    return np.stack(made)
-
-
-def _rolled(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) whose camera turned while its rows were read: the last row is off by shift (x, y), as shares of the width, against the first."""
-    height, width = image.shape[:2]
-    x, y = shift * width / height
-    shear = np.array([[1.0, x, -x * (height - 1) / 2], [0.0, 1.0 + y, -y * (height - 1) / 2]])
-    return cv2.warpAffine(image, shear, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

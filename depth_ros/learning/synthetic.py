@@ -6,7 +6,7 @@ interval of a ray inside each and keeps the nearest entry (of the room around th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,13 +16,14 @@ from torch.nn import functional as F
 
 from depth_ros.geometry import pinhole, se3
 from depth_ros.geometry.warp import induced_flow
-from depth_ros.learning.lighting import Lights, suns
+from depth_ros.learning.lighting import Lights, lights_together, suns
 from depth_ros.learning.materials import Textures
 
 ROOM, BOX, SPHERE, CYLINDER = range(4)
 NEAREST = 1e-4                  # [m] before which nothing is hit
 _VISIBLE = 2e-3                 # relative difference of depth up to which two views see the same point
 SUNS = suns(torch.tensor([[0.35, 0.25, 0.9], [-0.6, 0.5, 0.35]]), torch.tensor([0.42, 0.22]), 0.5)
+_SHIFT = 0.37                   # [m] of the textures from primitive to primitive
 # Where the rays of a pixel on an edge go, off its centre [px]: a rotated grid, so that edges near the axes get four steps.
 _SUBPIXELS = ((-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375))
 
@@ -37,24 +38,46 @@ class Scene:
     materials: Tensor           # (S, N, 6) int64: tile of the faces -x, +x, -y, +y, -z, +z; a sphere and a cylinder's side use the first
     textures: Textures
     lights: Lights = SUNS
+    shifts: Tensor | None = None    # (S, N) [m] of each primitive's textures, so that no two show the same part of a tile; None: by their order
 
     def to(self, device: torch.device | str) -> Scene:
         """The same on another device."""
-        return replace(self, T_world_self=self.T_world_self.to(device), half=self.half.to(device), materials=self.materials.to(device),
-                       textures=self.textures.to(device), lights=self.lights.to(device))
+        return self._map(lambda values: values.to(device), textures=self.textures.to(device), lights=self.lights.to(device))
 
     def of_camera(self, index: int) -> Scene:
         """The one scene that a camera of the batch is in."""
         if len(self.half) == 1:
             return self
-        pick = slice(index, index + 1)
-        lights = self.lights if len(self.lights.ambient) == 1 else self.lights.pick(pick)
-        return replace(self, T_world_self=self.T_world_self[pick], half=self.half[pick], materials=self.materials[pick], lights=lights)
+        return self.of_cameras(slice(index, index + 1))
+
+    def of_cameras(self, scenes: Tensor | slice) -> Scene:
+        """For each camera the scene of that index (B,) that it is in."""
+        return self._map(lambda values: values[scenes], lights=self.lights.pick(scenes))
 
     def only(self, primitives: list[int]) -> Scene:
         """The scenes with some of their primitives."""
-        return replace(self, kinds=tuple(self.kinds[i] for i in primitives), T_world_self=self.T_world_self[:, primitives],
-                       half=self.half[:, primitives], materials=self.materials[:, primitives])
+        return self._map(lambda values: values[:, primitives], kinds=tuple(self.kinds[i] for i in primitives))
+
+    def _map(self, function: Callable[[Tensor], Tensor], **others: object) -> Scene:
+        values = {name: getattr(self, name) for name in ('T_world_self', 'half', 'materials', 'shifts')}
+        return replace(self, **{name: function(v) for name, v in values.items() if v is not None}, **others)
+
+
+def together(scenes: Sequence[Scene]) -> Scene:
+    """Scenes S = 1 each with the same textures as one of many; where one has fewer primitives of a kind, some that nothing ever meets stand in."""
+    counts = {kind: max(s.kinds.count(kind) for s in scenes) for kind in range(4)}
+    kinds = tuple(kind for kind, count in counts.items() for _ in range(count))
+    T, half, materials = torch.eye(4).repeat(len(scenes), len(kinds), 1, 1), torch.zeros(len(scenes), len(kinds), 3), torch.zeros(len(scenes), len(kinds), 6).long()
+    T[:, :, 2, 3] = -1e3       # [m]: out of all rooms, and of no extent
+    shifts = torch.zeros(len(scenes), len(kinds))
+    for row, scene in enumerate(scenes):
+        free = {kind: kinds.index(kind) for kind, count in counts.items() if count}
+        for index, kind in enumerate(scene.kinds):
+            slot = row, free[kind]
+            T[slot], half[slot], materials[slot] = scene.T_world_self[0, index], scene.half[0, index], scene.materials[0, index]
+            shifts[slot] = _SHIFT * index
+            free[kind] += 1
+    return Scene(kinds, T, half, materials, scenes[0].textures, lights_together([s.lights for s in scenes]), shifts)
 
 
 class Rays(NamedTuple):
@@ -89,16 +112,17 @@ class Rendering(NamedTuple):
 
 
 def camera_rays(K: Tensor, height: int, width: int) -> Rays:
-    """Rays with z = 1 through the pixels' centres, K (3, 3) [px]."""
+    """Rays with z = 1 through the pixels' centres, K (3, 3) [px], or (B, 3, 3) where cameras differ. Raises ValueError for a camera with skew."""
     u = torch.arange(width, dtype=K.dtype, device=K.device)
     v = torch.arange(height, dtype=K.dtype, device=K.device)
     return _pixel_rays(K, u[None, None, :], v[None, :, None])
 
 
 def _pixel_rays(K: Tensor, u: Tensor, v: Tensor) -> Rays:
-    if K[0, 1] != 0.0:
+    K = K.reshape(-1, 3, 3, 1, 1)
+    if (K[:, 0, 1] != 0.0).any():
         raise ValueError('expected a camera without skew')
-    return Rays((u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], torch.ones_like(u[:, :1, :1]))
+    return Rays((u - K[:, 0, 2]) / K[:, 0, 0], (v - K[:, 1, 2]) / K[:, 1, 1], torch.ones_like(u[:, :1, :1]))
 
 
 def cast(scene: Scene, T_world_sensor: Tensor, rays: Rays, K: Tensor | None = None) -> Hits:
@@ -158,10 +182,11 @@ def _quadratic(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 def _windows(scene: Scene, T_self_sensor: Tensor, half: Tensor, K: Tensor | None, height: int, width: int) -> Iterator[tuple[slice, slice]]:
     """(rows, columns) of a window that holds each primitive in all images of the batch."""
     whole = slice(0, height), slice(0, width)
-    if K is None:
+    if K is None or half.is_cuda:      # there, asking for each window takes longer than casting them all
         yield from [whole] * len(scene.kinds)
         return
     signs = torch.cartesian_prod(*[half.new_tensor([-1.0, 1.0])] * 3)                  # (8, 3)
+    K = K.reshape(-1, 1, 3, 3)
     corners = se3.transform(se3.inverse(T_self_sensor), half[:, :, None] * signs)      # (B, N, 8, 3) in the camera
     pixels, in_front = pinhole.dehomogenise(corners @ K.mT)
     first = pixels.amin((0, 2)).floor().long().tolist()
@@ -187,7 +212,7 @@ def _clip(begin: int, end: int, size: int) -> tuple[int, int]:
 
 
 def colours(scene: Scene, T_world_sensor: Tensor, rays: Rays, hits: Hits, focal: Tensor) -> Tensor:
-    """Colours (B, 3, H, W) in [0, 1] of what was met by cameras with that focal length [px]."""
+    """Colours (B, 3, H, W) in [0, 1] of what was met by cameras of the focal length (1,) or (B,) [px]."""
     batch, height, width = hits.distance.shape
     count = len(scene.kinds)
     device = hits.distance.device
@@ -196,6 +221,7 @@ def colours(scene: Scene, T_world_sensor: Tensor, rays: Rays, hits: Hits, focal:
     half = scene.half.expand(batch, -1, -1).reshape(-1, 3).T.contiguous()
     materials = scene.materials.expand(batch, -1, -1).reshape(-1)
     shapes = torch.tensor([BOX if kind == ROOM else kind for kind in scene.kinds], device=device)[hits.primitive].flatten()
+    shifts = None if scene.shifts is None else scene.shifts.expand(batch, -1).flatten()
     first = torch.arange(batch, device=device)[:, None, None] * count
     slot = (hits.primitive + first).flatten()
     distance = hits.distance.flatten()
@@ -215,8 +241,8 @@ def colours(scene: Scene, T_world_sensor: Tensor, rays: Rays, hits: Hits, focal:
             normal = [inward * n for n in normal]
         cosine = (normal[0] * d[0] + normal[1] * d[1] + normal[2] * d[2]).abs() / (d[0] ** 2 + d[1] ** 2 + d[2] ** 2).sqrt()
         # A slanted surface is averaged over less than a pixel covers of it along the slant and more across: between blur and moire.
-        footprint = t / focal / cosine.clamp(min=0.02).sqrt()
-        shift = 0.37 * index + 0.61 * place.face                                        # no two faces show the same part of a tile
+        footprint = t / (focal if len(focal) == 1 else focal[row // count]) / cosine.clamp(min=0.02).sqrt()
+        shift = (_SHIFT * index if shifts is None else shifts[row]) + 0.61 * place.face    # no two faces show the same part of a tile
         material = materials[6 * row + place.face]
         texture = scene.textures.sample(material, place.u + shift, place.v + 0.5 * shift, footprint)
         camera = row // count
@@ -265,13 +291,14 @@ def _present(primitive: Tensor) -> list[int]:
 
 
 def render(scene: Scene, T_world_cam: Tensor, K: Tensor, height: int, width: int, fine: bool = True) -> Rendering:
-    """Images and exact depth of cameras T_world_cam (B, 4, 4) with K (3, 3) [px]; depth is that of the pixels' centres.
+    """Images and exact depth of cameras T_world_cam (B, 4, 4) with K (3, 3) or (B, 3, 3) [px]; depth is that of the pixels' centres.
 
     Edges are anti-aliased by four rays a pixel (`fine`), or in a third of the time by blending them with their neighbours, about what a lens does.
     """
     rays = camera_rays(K, height, width)
     hits = cast(scene, T_world_cam, rays, K)
-    colour = colours(scene, T_world_cam, rays, hits, K[0, 0])
+    K = K.reshape(-1, 3, 3)
+    colour = colours(scene, T_world_cam, rays, hits, K[:, 0, 0])
     edges = _edges(hits.primitive)
     if fine:
         _cast_edges(colour, edges, scene, T_world_cam, K, hits)
@@ -288,12 +315,13 @@ def _cast_edges(colour: Tensor, edges: Tensor, scene: Scene, T_world_cam: Tensor
         v, u = edge.nonzero(as_tuple=True)
         if len(u):
             offsets, T = K.new_tensor(_SUBPIXELS), T_world_cam[b:b + 1]
-            fine = _pixel_rays(K, (u[:, None] + offsets[:, 0])[None], (v[:, None] + offsets[:, 1])[None])
+            K_b = K if len(K) == 1 else K[b:b + 1]
+            fine = _pixel_rays(K_b, (u[:, None] + offsets[:, 0])[None], (v[:, None] + offsets[:, 1])[None])
             # What an edge shows a fraction of a pixel away is nearly always seen somewhere else in the image as well.
             present = _present(hits.primitive[b])
             met = cast(scene.of_camera(b).only(present), T, fine)
             met = met._replace(primitive=torch.tensor(present, device=u.device)[met.primitive])
-            colour[b, :, v, u] = colours(scene.of_camera(b), T, fine, met, K[0, 0])[0].mean(-1)
+            colour[b, :, v, u] = colours(scene.of_camera(b), T, fine, met, K_b[:, 0, 0])[0].mean(-1)
 
 
 def _edges(primitive: Tensor) -> Tensor:

@@ -1,0 +1,70 @@
+"""Pairs without an end: what a step's batch depends on, and what stays behind."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from depth_ros.apps.train import flow_function
+from depth_ros.learning import scenes
+from depth_ros.learning.pairs import PairBatch
+from depth_ros.learning.synthetic_pairs import EndlessData, SyntheticPairs
+
+make_flow = partial(flow_function, 'dis')
+DATA = EndlessData(seed=3, width=32, height=24, flow_width=32, flow_height=24, batch=2, round=4, ahead=1, workers=0)
+
+
+@pytest.fixture(autouse=True)
+def few_surfaces(monkeypatch, tmp_path):
+    """Painting many takes longer than these tests; what is written goes where it can be seen."""
+    monkeypatch.setattr(scenes, '_PALETTE', 3)
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    scenes._palette.cache_clear()
+    yield
+    scenes._palette.cache_clear()
+
+
+def test_a_batch_depends_on_seed_and_step_alone(tmp_path):
+    """Also when steps are taken in another order, and after a restart; later rounds show other scenes; nothing stays on the disk."""
+    with SyntheticPairs(DATA, make_flow) as source:
+        batches = [source.of_step(step) for step in (0, 1, 2)]
+        _same(source.of_step(1), batches[1])
+        assert list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
+    with SyntheticPairs(DATA, make_flow) as again:
+        _same(again.of_step(2), batches[2])
+    assert batches[0].image1.shape == (2, 3, 24, 32)
+    assert min((a - b).abs().mean() for a in torch.cat([batches[0].image1, batches[1].image1]) for b in batches[2].image1) > 0.01
+    shown = torch.cat([batches[0].T_2_1, batches[1].T_2_1])
+    assert min((a - b).abs().max() for i, a in enumerate(shown) for b in shown[:i]) > 1e-4       # a round shows each of its pairs once
+
+
+def test_another_process_renders_the_same(monkeypatch):
+    monkeypatch.undo()      # the process has all surfaces
+    scenes._palette.cache_clear()
+    with SyntheticPairs(replace(DATA, workers=1, ahead=1), make_flow) as there:
+        batch = there.of_step(0)
+    with SyntheticPairs(DATA, make_flow) as here:
+        _same(here.of_step(0), batch)
+
+
+def _same(a: PairBatch, b: PairBatch) -> None:
+    assert all(torch.equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match='round: expected a multiple of the batch of 2, got 5'):
+        SyntheticPairs(replace(DATA, round=5), make_flow)
+    with pytest.raises(ValueError, match='train, validation, test'):
+        SyntheticPairs(DATA, make_flow, 'all')
+    with pytest.raises(ValueError, match='batch: expected at least 1'):
+        SyntheticPairs(replace(DATA, batch=0), make_flow)
+
+
+def test_an_error_where_pairs_are_rendered_arrives(tmp_path):
+    with SyntheticPairs(replace(DATA, photographs=str(tmp_path)), make_flow) as source, pytest.raises(ValueError, match='expected a folder with photographs'):
+        source.of_step(0)
