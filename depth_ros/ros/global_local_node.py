@@ -203,7 +203,9 @@ class GlobalLocalNode(ManagedNode):
         self.diagnostics.value('network', engine.used or 'none')
         self.diagnostics.value('scale from', engine.scale_from or 'nothing')
         if engine.reason:
-            self.diagnostics.hold('depth', diagnostics.WARN, engine.reason)
+            # A pair too still now and then clears the condition and brings it back: that must not fill the log.
+            self.get_logger().warning(engine.reason, throttle_duration_sec=diagnostics.WARNING_PERIOD)
+            self.diagnostics.hold('depth', diagnostics.WARN, engine.reason, logged=True)
         else:
             self.diagnostics.clear('depth')
 
