@@ -1,7 +1,7 @@
 """The tracker on rendered scenes with exact truth, on the real sequence with bounds, and on input that no tracker can follow."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from depth_ros.apps import scoring
 from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.keyframes import DepthMap
 from depth_ros.engines.pairing import Pairing
@@ -19,6 +20,7 @@ from depth_ros.engines.tracker import Tracker, TrackerConfig, level_start
 from depth_ros.frames import CameraFrame, Scale, TrackResult, TrackStatus
 from depth_ros.learning import synthetic
 from depth_ros.learning.sample import sample_scene
+from depth_ros.learning.trajectory import Trajectory
 from depth_ros.learning.tum import open_sequence, read_trajectory
 
 STEP = 33_333_333   # ns
@@ -60,14 +62,16 @@ def turn(t: float) -> np.ndarray:
     return T
 
 
-def track(frames: Iterable[CameraFrame], tracker: Tracker | None = None, paired: bool = True) -> list[TrackResult]:
-    """Every frame through pairing, flow and tracker, as the nodes do it."""
+def track(frames: Iterable[CameraFrame], tracker: Tracker | None = None, paired: bool = True, dropped: Container[int] = ()) -> list[TrackResult]:
+    """Every frame through pairing, flow and tracker, as the nodes do it; `dropped`: indices of those that only pairing and flow see."""
     tracker, flow, pairing, results = tracker or Tracker(), FlowEngine(), Pairing(), []
-    for frame in frames:
+    for i, frame in enumerate(frames):
         pair = pairing.pair(frame) if paired else None
         bundle = None if pair is None else flow.step(pair)
         if bundle is not None:
             pairing.update(bundle)
+        if i in dropped:
+            continue
         results.append(tracker.step(frame, bundle))
         assert np.isfinite(results[-1].T_odom_cam).all() and np.isfinite(results[-1].covariance).all()
     return results
@@ -189,6 +193,15 @@ def test_dropped_frames_do_not_lose_it():
     assert errors(results, truth[::4], 8).max() < 0.02
 
 
+def test_poses_remain_rotations_however_frames_are_dropped():
+    """Motion is extrapolated over intervals that differ: what rounding leaves behind must not grow with them."""
+    frames, _ = rendered(arc, 45)
+    gaps = np.random.default_rng(2).choice([1, 1, 2, 5], 25)
+    for result in track([frames[i] for i in np.cumsum(gaps) if i < 45]):
+        R = result.T_odom_cam[:3, :3]
+        assert np.abs(R @ R.T - np.eye(3)).max() < 1e-12
+
+
 @pytest.mark.parametrize('paired', [True, False])
 def test_blank_images_are_lost_and_found_again(paired: bool):
     frames, truth = rendered(arc, 45)
@@ -284,3 +297,31 @@ def test_real_sequence(kitchen: Path):
     assert states(results) == {TrackStatus.OK}
     truth = np.stack([reference.at(f.stamp) for f in frames])
     assert np.sqrt((errors(results, truth, 30) ** 2).mean()) < 0.012
+
+
+def test_a_busy_machine_loses_nothing_of_the_real_sequence(kitchen: Path):
+    """Flow skips images and the tracker skips bundles, irregularly: references it never saw, silences of up to half a second."""
+    rng = np.random.default_rng(5)
+    sequence, reference = open_sequence(kitchen), read_trajectory(kitchen / 'groundtruth_refined.txt')
+    chosen = np.cumsum(rng.choice([1, 2, 3, 5, 13], 150, p=[0.4, 0.25, 0.2, 0.1, 0.05]))
+    chosen = chosen[chosen < len(sequence)]
+    dropped = set(np.flatnonzero(rng.random(len(chosen)) < 0.25))
+    results = track((sequence[i].resized(320, 240) for i in chosen), dropped=dropped)
+    assert chosen[-1] > 280 and len(dropped) > 15 and states(results) == {TrackStatus.OK}
+    trajectory = Trajectory(np.array([r.stamp for r in results]), np.stack([r.T_odom_cam for r in results]))
+    assert scoring.tracking(trajectory, reference, Scale.METRIC).ate_rmse < 0.03
+
+
+def test_depth_of_its_own_refines_the_last_pose_within_belief():
+    frames, truth = rendered(arc, 45)
+    tracker, colour = Tracker(), [replace(f, depth=None, depth_valid=None) for f in frames]
+    for i in range(8):      # given poses
+        tracker.step(colour[i], T_odom_cam=truth[i])
+        tracker.set_depth(colour[i].stamp, DepthMap(frames[i].depth, frames[i].depth_valid, 0.2 * frames[i].depth, Scale.FREE))
+    before = tracker.step(colour[8]).T_odom_cam
+    known = DepthMap(frames[8].depth, frames[8].depth_valid, 0.01 * frames[8].depth, Scale.FREE)
+    after = tracker.refine(known)
+    assert np.array_equal(after, tracker.pose_of(colour[8].stamp))
+    assert 0 < np.linalg.norm((after - truth[8])[:3, 3]) <= np.linalg.norm((before - truth[8])[:3, 3])
+    wild = tracker.refine(replace(known, depth=(50 * known.depth).astype(np.float32)))      # depth of another scale would be a leap
+    assert np.linalg.norm((wild - after)[:3, 3]) < 0.01
