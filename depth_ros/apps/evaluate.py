@@ -35,7 +35,7 @@ def _main(argv: list[str]) -> None:
 
 def _engine_named(argv: list[str]) -> str:
     """The engine that the words choose: its parameters are the options there are."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(add_help=False)
     first.add_argument('--engine', default='deepv2d')
     name = first.parse_known_args(argv)[0].engine
     return name if name in ENGINES else 'deepv2d'
