@@ -23,7 +23,7 @@ from depth_ros.geometry.gauss_newton import Damping, SolveStatus
 from depth_ros.geometry.warp import induced_flow
 from depth_ros.settings import setting
 
-MIN_DEPTH = 0.1             # [m] nearer depth is not trusted (SYSTEMS section 2)
+MIN_DEPTH = 0.1             # [m] nearer depth is not trusted
 FLOW_CAUCHY = 1.0           # of the flow's noise: beyond it a residual loses weight
 DEPTH_CAUCHY = 2.8          # of the depth's noise
 DAMPING = Damping(absolute=1e-3, relative=1e-6)     # weights are inverse variances, so this is far weaker than any real evidence

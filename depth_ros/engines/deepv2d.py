@@ -1,4 +1,6 @@
-"""Camera tracking and dense depth in one engine: DeepV2D's alternation of motion and depth (SYSTEMS section 2), so far without its networks.
+"""Camera tracking and dense depth in one engine: DeepV2D's alternation of motion and depth, so far without its networks.
+
+Z. Teed, J. Deng, "DeepV2D: Video to Depth with Differentiable Structure from Motion", ICLR 2020.
 
 Motion comes from dense Gauss-Newton on flow (tracker). Depth is the sensor's, or that of a recursive filter on triangulated flow (depth_filter),
 or a plane sweep now and then. Without a sensor the first two views with enough parallax start it, and the unit of length is the median depth seen then,
@@ -37,7 +39,7 @@ class DeepV2DConfig(TrackerConfig, DepthFilterConfig, MetricScaleConfig, SweepSe
     """What moves, what measures, at which size."""
 
     motion: str = setting('flow', 'where motion comes from: dense alignment on optical flow', choices=('flow',))
-    depth: str = setting('auto', 'where depth comes from: the sensor, a filter on flow, a plane sweep now and then; auto: the sensor if there is one, else flow',
+    depth: str = setting('auto', 'where depth comes from: the sensor, a filter on flow, a plane sweep now and then; auto: the sensor as soon as there is one, else flow',
                          choices=('auto', 'sensor', 'flow', 'sweep'))
     width: int = setting(320, 'image width that tracking and depth work at', 'px', 64, 1920, while_active=False)
     height: int = setting(240, 'image height that tracking and depth work at', 'px', 48, 1200, while_active=False)
@@ -75,7 +77,7 @@ class DeepV2DEngine:
         self._previous: tuple[CameraFrame, np.ndarray] | None = None
         self._published = pose                      # in the frame and unit that results have
         self._camera: tuple[int, tuple[int, int], np.ndarray] | None = None     # stamp, size and K of the last frame
-        self._source: str | None = None             # of depth, told by the first frame if it is `auto`
+        self._source: str | None = None             # of depth; never `auto`
         self._count = 0
         self._tracker.reset(pose)
         self._filter.reset()
@@ -97,21 +99,23 @@ class DeepV2DEngine:
             return EngineResult(self._failed(frame), None)
         self._check_stream(frame)
         small = frame.resized(self.config.width, self.config.height)
-        if self._source is None:
-            self._source = self.config.depth if self.config.depth != 'auto' else 'flow' if frame.depth is None else 'sensor'
         if self._source == 'sensor':
             return self._step_sensor(small, bundle, T_odom_cam)
         return self._step_colour(replace(small, depth=None, depth_valid=None), bundle, T_odom_cam, hits)
 
     def _check_stream(self, frame: CameraFrame) -> None:
-        """Start anew at the last pose when the clock jumps back or the camera becomes another one."""
+        """Start anew at the last pose when the clock jumps back, the camera becomes another one, or the sensor's first depth comes."""
+        source = self.config.depth
+        if source == 'auto':
+            source = 'flow' if frame.depth is None and self._source != 'sensor' else 'sensor'
         if self._camera is not None:
             stamp, size, K = self._camera
             changed = size != frame.size or not np.allclose(K, frame.K)
-            if frame.stamp <= stamp or changed:
-                log.warning('tracking and depth start anew at the last pose: %s', 'the camera changed' if changed else 'the clock jumped back')
+            why = 'the camera changed' if changed else 'the clock jumped back' if frame.stamp <= stamp else 'sensor depth has come' if source != self._source else ''
+            if why:
+                log.warning('tracking and depth start anew at the last pose: %s', why)
                 self.reset(keep_pose=True)
-        self._camera = frame.stamp, frame.size, frame.K
+        self._camera, self._source = (frame.stamp, frame.size, frame.K), source
 
     def _failed(self, frame: CameraFrame) -> TrackResult:
         status = TrackStatus.LOST if self._started else TrackStatus.INITIALISING

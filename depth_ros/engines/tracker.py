@@ -1,8 +1,9 @@
 """Visual odometry on dense flow: every frame is aligned with two keyframes, and finds its way back when it was lost.
 
-DeepV2D's tracking (SYSTEMS section 2) without its networks: flow and its consistency stand for the residual flow and confidence, sensor depth or
-an estimate for the depth. A keyframe is what the pairing takes as a reference; measured, two keyframes beat keyframe and previous frame, whose short
-baseline adds its bias to every step. The previous frame is asked only when the keyframes fail.
+The tracking of DeepV2D (Z. Teed, J. Deng, "DeepV2D: Video to Depth with Differentiable Structure from Motion", ICLR 2020, section 3.2) without its
+networks: flow and its consistency stand for the residual flow and confidence, sensor depth or an estimate for the depth. A keyframe is what the pairing
+takes as a reference; measured, two keyframes beat keyframe and previous frame, whose short baseline adds its bias to every step. The previous frame is
+asked only when the keyframes fail.
 """
 from __future__ import annotations
 

@@ -31,14 +31,6 @@ _DISCOVERY = 1.0        # [s] after the first image in which a depth sensor must
 
 
 @dataclass(frozen=True)
-class LiveConfig(DeepV2DConfig):
-    """The engine's configuration, where depth may be chosen by what there is."""
-
-    depth: str = setting('auto', 'where depth comes from: the sensor, a filter on flow, a plane sweep now and then; auto: the sensor where it is published, else flow',
-                         choices=('auto', 'sensor', 'flow', 'sweep'))
-
-
-@dataclass(frozen=True)
 class DeepV2DNodeConfig(CameraConfig):
     """Parameters of `deepv2d`."""
 
@@ -49,7 +41,7 @@ class DeepV2DNodeConfig(CameraConfig):
     trajectory_file: str = setting('trajectory.txt', 'where save_trajectory writes (TUM text)')
     map_file: str = setting('map.ply', 'where save_map writes (PLY)')
     hits_offset: float = setting(0.1, 'longest time between an image and the range hits that tell its scale', 's', low=0.0, high=1.0)
-    engine: LiveConfig = params.included(LiveConfig)
+    engine: DeepV2DConfig = params.included(DeepV2DConfig)
     odometry: OdometryConfig = params.included(OdometryConfig)
     output: DepthOutputConfig = params.included(DepthOutputConfig)
     map: MapConfig = params.included(MapConfig)
@@ -150,6 +142,7 @@ class DeepV2DNode(ManagedNode):
             self._tell_flow(matched)
         self.diagnostics.value('images without depth', self._matcher.unmatched)
         self.diagnostics.value('images skipped by the flow', self._matcher.skipped)
+        self.diagnostics.value('incomplete bundles', self._bundle.parts.incomplete)
 
     def _hits_near(self, stamp: int) -> Image | None:
         """The newest range hits, once, if they are of this image or one shortly before."""
