@@ -9,9 +9,10 @@ import global_local_support as support
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from depth_ros.engines import depth_networks
-from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig, confidence_of, resized
+from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig, confidence_of, parallax_of, resized
 from depth_ros.frames import Scale
 
 SIZE, BASELINE, T_REF_CUR = support.SIZE, support.BASELINE, support.T_REF_CUR
@@ -175,10 +176,23 @@ def test_confidence_falls_with_inconsistency_and_with_little_parallax(scene):
     result, _ = scene
     error = np.zeros_like(result.error)
     error[:, 64:], error[:, 100:] = 2.0, np.inf
-    confidence = confidence_of(replace(result, error=error))
+    parallax = parallax_of(result, None)
+    confidence = confidence_of(replace(result, error=error), parallax)
     assert (confidence[:, :64] > 2 * confidence[:, 64:100].max()).all() and (confidence[:, 100:] == 0.0).all()
-    less = confidence_of(replace(result, flow=0.1 * result.flow))
-    assert (less < confidence_of(result)).all() and 0.0 <= confidence.min() and confidence.max() <= 1.0
+    assert (confidence_of(result, 0.1 * parallax) < confidence_of(result, parallax)).all() and 0.0 <= confidence.min() and confidence.max() <= 1.0
+
+
+def test_what_a_rotation_moves_is_no_parallax(scene):
+    result, _ = scene
+    T = T_REF_CUR.copy()
+    T[:3, :3] = Rotation.from_euler('xyz', [2.0, -3.0, 4.0], degrees=True).as_matrix()
+    K = result.pair.current.K
+    v, u = np.mgrid[:SIZE[1], :SIZE[0]]
+    ends = np.stack([u, v, np.ones_like(u)], -1) @ (K @ T[:3, :3] @ np.linalg.inv(K)).T
+    turned = replace(result, flow=(ends[..., :2] / ends[..., 2:] - np.stack([u, v], -1)).astype(np.float32))
+    assert parallax_of(turned, T).max() < 1e-3 < 3.0 < np.median(parallax_of(turned, None))
+    engine = made()
+    assert engine.step(turned, T, None, BASELINE).depth is None and 'beyond what its rotation makes' in engine.reason
 
 
 def test_depth_beyond_the_limit_is_not_valid(scene):

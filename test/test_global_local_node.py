@@ -212,6 +212,35 @@ def test_a_silent_odometry_is_not_waited_for_and_the_published_network_stands_in
     assert 'published one stands in' in one.message() and one.node.diagnostics.status().level == DiagnosticStatus.WARN
 
 
+def test_an_odometry_that_lags_is_waited_for_only_so_long(bench):
+    one = bench(variant='pose_aware', odometry_patience=0.05)
+    result = one.result()
+    one.send_pose(result.pair.reference.stamp, 0.0)
+    one.world.until(lambda: one.count('deepv2d/odometry') == 1, 'the odometry')
+    one.send(result)
+    one.world.until(lambda: one.node._waiting.newest == result.pair.current.stamp, 'the bundle')
+    assert not one.depths
+
+    def another():
+        result = one.result()
+        one.send_hits(result.pair.current.stamp)
+        one.send(result)
+        return one.depths
+
+    one.world.until(another, 'depth without a pose')
+    assert one.values()['network'] == 'published' and 'published one stands in' in one.message()
+
+
+def test_hits_of_another_time_tell_nothing(bench):
+    one = bench()
+    result = one.result()
+    one.send_hits(result.pair.current.stamp - 400_000_000)
+    one.world.until(lambda: one.count('sparse_depth/image') == 1, 'the hits')
+    one.send(result)
+    one.says('neither range hits nor odometry tell the scale')
+    assert not one.depths
+
+
 def test_poses_across_a_loss_of_tracking_tell_no_motion(bench):
     one = bench(variant='pose_aware', odometry_patience=0.05)
     result = one.result()

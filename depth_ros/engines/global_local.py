@@ -18,17 +18,17 @@ from torch import Tensor
 from depth_ros import settings
 from depth_ros.engines.depth_networks import VARIANTS, NetworkPair, Networks
 from depth_ros.engines.inference import InferenceConfig
-from depth_ros.engines.pairing import displacement
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig
 from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, nearest_indices
+from depth_ros.geometry import pinhole
 from depth_ros.settings import setting
 
 log = logging.getLogger(__name__)
 
 _ERROR_KNEE = 1.0       # [px] forward-backward error that halves the confidence
-_PARALLAX_KNEE = 2.0    # [px] displacement that halves it
+_PARALLAX_KNEE = 2.0    # [px] parallax that halves it
 _NO_BASELINE = 1e-6     # [m] a shorter step has no direction
 _AT_ONCE = 1.0          # a smoothing that takes the newest frame's word
 
@@ -43,7 +43,7 @@ class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
     height: int = setting(192, 'image height that the network works at', 'px', 48, 1200)
     scale: str = setting('auto', 'what tells metres: range hits, the step of an odometry, which must be metric; auto: hits, else odometry; none: depth is in units of the baseline',
                          choices=('auto', 'hits', 'odometry', 'none'))
-    min_displacement: float = setting(0.006, 'median displacement, as a share of the width, below which a pair has no depth', '', 0.0, 0.5)
+    min_displacement: float = setting(0.006, 'median displacement, less that of the rotation where it is known, as a share of the width, below which a pair has no depth', '', 0.0, 0.5)
     max_depth: float = setting(20.0, 'depth beyond which a pixel is not valid, once metres are known', 'm', 0.1, 1000.0)
 
 
@@ -83,15 +83,17 @@ class GlobalLocalEngine:
         """
         self.reason = self.used = self.scale_from = ''
         result = self._at_network_size(result)
-        moved = displacement(result)
+        parallax = parallax_of(result, T_ref_cur)
+        moved = float(np.median(parallax[result.valid])) / self.config.width if result.valid.any() else 0.0
         if not moved >= self.config.min_displacement:
-            self.reason = f'the image moved by {moved:.4f} of its width, less than min_displacement {self.config.min_displacement}: no parallax, no depth'
+            beyond = '' if T_ref_cur is None else ' beyond what its rotation makes'
+            self.reason = f'the image moved by {moved:.4f} of its width{beyond}, less than min_displacement {self.config.min_displacement}: no parallax, no depth'
             return GlobalLocalResult(None, None)
         self.used = self._variant_for(T_ref_cur)
         if not self.used:
             return GlobalLocalResult(None, None)
         z, parameters = self.networks.run(self.used, network_pair(result, T_ref_cur))
-        confidence = confidence_of(result)
+        confidence = confidence_of(result, parallax)
         depth, unit = self._in_metres(1.0 / z, confidence, hits, T_ref_cur, step_length)
         if depth is None:
             return GlobalLocalResult(None, parameters)
@@ -165,11 +167,22 @@ def resized(result: FlowResult, size: tuple[int, int]) -> FlowResult:
     return FlowResult(pair, flow, backward, (error * factors.mean()).astype(np.float32), valid)
 
 
-def confidence_of(result: FlowResult) -> np.ndarray:
-    """(H, W) float32 in [0, 1]: high where the two directions of the flow agree and the image moved enough to see depth by."""
+def parallax_of(result: FlowResult, T_ref_cur: np.ndarray | None) -> np.ndarray:
+    """(H, W) float32 [px]: length of the flow less what the rotation of T_ref_cur (4, 4) alone makes; of all of it where the motion is not known."""
+    flow = result.flow
+    if T_ref_cur is not None:
+        K = torch.from_numpy(result.pair.current.K)
+        rotation = (K @ torch.from_numpy(np.asarray(T_ref_cur, np.float64)[:3, :3]) @ torch.linalg.inv(K)).float()
+        height, width = flow.shape[:2]
+        at_infinity, _ = pinhole.dehomogenise(pinhole.apply_to_grid(rotation, height, width))
+        flow = flow + (pinhole.pixel_grid(height, width) - at_infinity).numpy()
+    return cv2.magnitude(*cv2.split(flow))
+
+
+def confidence_of(result: FlowResult, parallax: np.ndarray) -> np.ndarray:
+    """(H, W) float32 in [0, 1]: high where the two directions of the flow agree and the parallax (H, W) [px] is enough to see depth by."""
     consistent = 1 / (1 + (result.error / _ERROR_KNEE) ** 2)
-    moved = cv2.magnitude(*cv2.split(result.flow))
-    return (consistent * (moved / (moved + _PARALLAX_KNEE))).astype(np.float32)
+    return (consistent * (parallax / (parallax + _PARALLAX_KNEE))).astype(np.float32)
 
 
 def network_pair(result: FlowResult, T_ref_cur: np.ndarray | None) -> NetworkPair:
