@@ -38,5 +38,9 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        return tuple(self.pairs.image1.shape[-2:])
+
     def batch(self, indices) -> PairBatch:
         return self.pairs.pick(torch.as_tensor(np.asarray(indices)))

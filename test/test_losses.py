@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from depth_ros.geometry.warp import induced_flow, warp_by_flow
 from depth_ros.learning import losses
@@ -79,6 +80,18 @@ def test_images_are_like_themselves_and_unlike_their_negatives():
     image = torch.rand(2, 3, 10, 12, generator=generator())
     assert losses.structural_dissimilarity(image, image).abs().max() < 1e-5
     assert losses.structural_dissimilarity(image, 1 - image).mean() > 0.5
+
+
+def test_the_exact_flow_costs_nothing_at_any_level_and_an_offset_its_length():
+    flow, valid = torch.rand(2, 2, 16, 24, generator=generator()), torch.ones(2, 1, 16, 24, dtype=torch.bool)
+    levels = [F.avg_pool2d(flow, 8), F.avg_pool2d(flow, 4)]
+    assert losses.pyramid_flow(levels, flow, valid) < 1e-6
+    moved = [level + torch.tensor([3.0, 4.0])[:, None, None] for level in levels]
+    assert torch.isclose(losses.pyramid_flow(moved, flow, valid), torch.tensor(5.0 * (0.01 + 0.005)))
+    broken = torch.where(valid, flow, float('nan'))
+    valid[:, :, :8] = False
+    broken[:, :, :8] = float('nan')
+    assert losses.pyramid_flow(levels, broken, valid) < 1e-6
 
 
 @pytest.fixture

@@ -201,14 +201,28 @@ def test_ctrl_c_saves_a_state_from_which_going_on_is_bit_equal(data, tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize('objective, model, scores', [('photometric', 'unsupervised', {'abs_inv', 'abs_rel', 'sc_inv'}), ('motion', 'pose_head', {'rotation', 'direction'})])
+@pytest.mark.parametrize('objective, model, scores', [('photometric', 'unsupervised', {'abs_inv', 'abs_rel', 'sc_inv'}), ('motion', 'pose_head', {'rotation', 'direction'}),
+                                                      ('flow', 'pwc_net', {'epe', 'epe_visible', 'estimator_epe', 'estimator_epe_visible'})])
 def test_the_other_objectives_train_their_networks(data, tmp_path, objective, model, scores):
-    recipe = replace(RECIPE, model=model, objective=objective, steps=3, ema=0.0, best_by=min(scores))
+    small = {'share': 0.1} if model == 'pwc_net' else {}
+    recipe = replace(RECIPE, model=model, model_config=small, objective=objective, steps=3, ema=0.0, best_by=min(scores))
     trainer = Trainer(recipe, data, tmp_path)
     before = {name: value.clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
     progress = trainer.run()
     assert progress.history[-1].keys() == {'step', 'reduce'} | scores
     assert all((value != before[name]).any() for name, value in trainer.model.named_parameters() if name in before)
+
+
+def test_depth_behind_a_flow_network_tunes_it_only_if_it_is_to(data, tmp_path):
+    flow = replace(RECIPE, model='pwc_net', model_config={'share': 0.1}, objective='flow', steps=3, ema=0.0, best_by='epe')
+    Trainer(flow, data, tmp_path / 'flow').run()
+    trained = checkpoint.load(tmp_path / 'flow' / BEST).model.state_dict()
+    for tune in (False, True):
+        recipe = replace(RECIPE, model='flow_and_depth', model_config={'share': 0.1, 'tune': tune}, steps=3, ema=0.0, start_from=str(tmp_path / 'flow' / BEST))
+        trainer = Trainer(recipe, data, tmp_path / str(tune))
+        assert_bit_equal(trainer.model.flow.state_dict(), trained)
+        trainer.run()
+        assert all(torch.equal(value, trained[name]) for name, value in trainer.model.flow.state_dict().items()) != tune
 
 
 def test_a_pose_head_begins_with_the_global_module_of_a_depth_network(data, tmp_path):

@@ -43,12 +43,8 @@ class Batches:
         """This process's part of a step's batch."""
         recipe = self._recipe
         indices = self.joint_indices(step)[self._part]
-        pairs = self._store.batch(indices)
         generators = [_generator(recipe.seed, step, place) for place in range(recipe.batch)[self._part]]
-        if recipe.magnify > 1.0:
-            pairs = augmentation.zoom(pairs, torch.stack([augmentation.draw_zoom(recipe.magnify, recipe.zoom, g) for g in generators]))
-        if recipe.reduce_at(step) > 1:
-            pairs = augmentation.reduce(pairs, recipe.reduce_at(step))
+        pairs = _fitted(self._store.batch(indices), recipe, recipe.reduce_at(step), generators)
         if recipe.flip:
             pairs = augmentation.flip(pairs, *torch.tensor([augmentation.draw_flips(g) for g in generators]).T)
         if recipe.rotation_error > 0.0 or recipe.direction_error > 0.0:
@@ -56,6 +52,22 @@ class Batches:
             pairs = augmentation.disturb_motion(pairs, torch.stack(errors))
         supervised = torch.cat([supervision.choose(valid[None], recipe.supervised_pixels, g) for valid, g in zip(pairs.valid, generators)])
         return Drawn(indices, pairs, supervised)
+
+
+def unseen(store: PairStore, recipe: Recipe, first: int, factor: int) -> PairBatch:
+    """At most a batch of a store that is not trained on, from index `first` on, with the intrinsics and at 1 / factor of the size that the recipe trains with.
+
+    Whatever the recipe's seed, they are the same.
+    """
+    indices = np.arange(first, min(first + recipe.batch, len(store)))
+    return _fitted(store.batch(indices), recipe, factor, [_generator(0, int(index), 0) for index in indices])
+
+
+def _fitted(pairs: PairBatch, recipe: Recipe, factor: int, generators: list[torch.Generator]) -> PairBatch:
+    """Pairs with the recipe's intrinsics, at 1 / factor of their size."""
+    if recipe.magnify > 1.0:
+        pairs = augmentation.zoom(pairs, torch.stack([augmentation.draw_zoom(recipe.magnify, recipe.zoom, g) for g in generators]))
+    return augmentation.reduce(pairs, factor) if factor > 1 else pairs
 
 
 @lru_cache(maxsize=4)

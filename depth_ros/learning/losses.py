@@ -17,6 +17,7 @@ SSIM_SHARE = 0.85                           # of SSIM in the photometric loss; t
 _SSIM_STABLE = 0.01 ** 2, 0.03 ** 2         # Wang et al., "Image quality assessment", 2004: for intensities in [0, 1]
 FLOW_WEIGHTS = 0.32, 0.08, 0.02, 0.01, 0.005    # of PWC-Net's levels, coarsest first
 _FEW, _ROUND = 1e-6, 1e-8                   # share of a level's pixel that is known, and squared px, that stand for nothing
+_FLOW_WEIGHTS = 0.32, 0.08, 0.02, 0.01, 0.005       # of PWC-Net's levels 6 to 2
 _MIN_INVERSE_DEPTH = 1e-3                   # [1/baseline] nearer to zero than this a point is as good as at infinity
 
 
@@ -58,6 +59,20 @@ def structural_dissimilarity(a: Tensor, b: Tensor) -> Tensor:
     c1, c2 = _SSIM_STABLE
     ssim = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((mean_a ** 2 + mean_b ** 2 + c1) * (variance_a + variance_b + c2))
     return ((1 - ssim) / 2).clamp(0, 1)
+
+
+def pyramid_flow(levels: list[Tensor], flow: Tensor, valid: Tensor) -> Tensor:
+    """Weighted mean distance [px] of predictions (B, 2, h, w), coarsest first, from flow (B, 2, H, W) [px] where valid (B, 1, H, W): PWC-Net's loss.
+
+    Each level is compared at its own size with the mean of what is valid there (D. Sun et al., "PWC-Net", CVPR 2018, section 3).
+    """
+    total = flow.new_zeros(())
+    for weight, predicted in zip(_FLOW_WEIGHTS[-len(levels):], levels):
+        size = predicted.shape[-2:]
+        known = F.adaptive_avg_pool2d(valid.to(flow.dtype), size)
+        truth = F.adaptive_avg_pool2d(torch.where(valid, flow, 0.0), size) / known.clamp(min=1e-6)
+        total = total + weight * masked_mean((predicted - truth).norm(dim=1), known[:, 0] > 0.5)
+    return total
 
 
 def photometric(image1: Tensor, image2: Tensor, z: Tensor, K: Tensor, T_2_1: Tensor) -> Tensor:

@@ -77,7 +77,23 @@ class Motion(Objective):
         return [{'rotation': r, 'direction': d} for r, d in zip(rotation.tolist(), direction.tolist())]
 
 
-OBJECTIVES: dict[str, type[Objective]] = {'inverse_depth': InverseDepth, 'photometric': Photometric, 'motion': Motion}
+class Flow(Objective):
+    """Flow of the projection of depth and motion, for networks that give it at several levels (models/pwc_net.py)."""
+
+    def terms(self, network: nn.Module, drawn: Drawn, share: Share) -> dict[str, Tensor]:
+        """Distance from the exact flow, over all levels."""
+        levels = [level.float() for level in network.levels(*network.inputs(drawn.pairs))]
+        return {'flow': losses.pyramid_flow(levels, drawn.pairs.exact_flow, drawn.pairs.valid)}
+
+    def scores(self, network: nn.Module, pairs: PairBatch) -> list[dict[str, float]]:
+        """Mean distance [px] from the exact flow, everywhere that it is known and where image 2 shows the point; and the same of the pairs' own flow."""
+        both = {'epe': network(*network.inputs(pairs)).float(), 'estimator_epe': pairs.flow}
+        found = {name: (flow - pairs.exact_flow).norm(dim=1, keepdim=True) for name, flow in both.items()}
+        masks = {'': pairs.valid, '_visible': pairs.visible}
+        return [{name + where: losses.masked_mean(error[i], mask[i]).item() for name, error in found.items() for where, mask in masks.items()} for i in range(len(pairs))]
+
+
+OBJECTIVES: dict[str, type[Objective]] = {'inverse_depth': InverseDepth, 'photometric': Photometric, 'motion': Motion, 'flow': Flow}
 
 
 class Learner(nn.Module):

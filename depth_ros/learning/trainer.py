@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from depth_ros import files
-from depth_ros.learning import augmentation, metrics, objectives, train_state
+from depth_ros.learning import batches, metrics, objectives, train_state
 from depth_ros.learning.batches import Batches, Drawn
 from depth_ros.learning.pairs import PairStore
 from depth_ros.learning.ranks import Ranks
@@ -102,11 +101,10 @@ class Trainer:
         scores: list[dict[str, float]] = []
         with torch.inference_mode(), self._precision:
             for first in range(0, count, self.recipe.batch):
-                pairs = self._data.validation.batch(np.arange(first, min(first + self.recipe.batch, count)))
-                pairs = augmentation.reduce(pairs, factor) if factor > 1 else pairs
+                pairs = batches.unseen(self._data.validation, self.recipe, first, factor)
                 scores += self._objective.scores(network, pairs.to(self._ranks.device))
         network.train()
-        return metrics.mean_metrics(scores)
+        return metrics.mean_metrics(scores[:count])
 
     def _step(self, drawn: Future[Drawn], ahead: ThreadPoolExecutor, curves: _Curves, bar: tqdm) -> Future[Drawn]:
         """Learn from one batch while the next one is drawn."""

@@ -11,6 +11,7 @@ from torch import nn
 from depth_ros import settings
 from depth_ros.models.baselines import BaselineConfig, DispNet, Eigen, SmallEncDec
 from depth_ros.models.fcrn import FCRN
+from depth_ros.models.flow_and_depth import FlowAndDepth, FlowAndDepthConfig
 from depth_ros.models.global_local import GlobalLocal, GlobalLocalConfig
 from depth_ros.models.pose_head import PoseHead, PoseHeadConfig
 from depth_ros.models.pwc_net import PwcNet, PwcNetConfig
@@ -25,6 +26,7 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     'unsupervised': (BaselineConfig, Unsupervised),
     'pose_head': (PoseHeadConfig, PoseHead),
     'pwc_net': (PwcNetConfig, PwcNet),
+    'flow_and_depth': (FlowAndDepthConfig, FlowAndDepth),
 }
 
 

@@ -1,0 +1,92 @@
+"""What a study of `evaluate compare` leaves: a table on the terminal, in Markdown and JSON, and a plot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+
+import matplotlib.pyplot as plt  # noqa: E402 - the backend must be chosen first
+import numpy as np  # noqa: E402
+
+from depth_ros import files  # noqa: E402
+
+TITLES = {'abs_inv': 'Abs-Inv', 'abs_rel': 'Abs-Rel', 'sc_inv': 'S-RMSE', 'rotation': 'rotation [deg]', 'direction': 'translation direction [deg]'}
+
+
+@dataclass
+class Table:
+    """Scores by row; each score is the mean over seeds, and each seed's are kept. Curves, if there are any, are drawn instead of bars."""
+
+    name: str
+    title: str
+    note: str
+    rows: dict[str, list[dict[str, float]]] = field(default_factory=dict)       # label -> scores of each seed
+    curves: dict[str, list[str]] = field(default_factory=dict)                  # label -> its rows in order
+    abscissa: dict[str, float] = field(default_factory=dict)                    # of each row of a curve
+    abscissa_title: str = ''
+    is_logarithmic: bool = False                                                # of the abscissa
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the scores."""
+        return [name for name in TITLES if name in next(iter(self.rows.values()))[0]]
+
+    def mean(self, row: str, column: str) -> float:
+        """The score of a row over its seeds."""
+        return float(np.mean([scores[column] for scores in self.rows[row]]))
+
+    def cells(self) -> list[list[str]]:
+        """The table as text, with its header."""
+        body = []
+        for row, seeds in self.rows.items():
+            spread = {c: float(np.std([scores[c] for scores in seeds])) for c in self.columns}
+            body.append([row, *(f'{self.mean(row, c):.4f}' + (f' ± {spread[c]:.4f}' if len(seeds) > 1 else '') for c in self.columns)])
+        return [['', *(TITLES[c] for c in self.columns)], *body]
+
+    def terminal(self) -> str:
+        """Aligned columns."""
+        cells = self.cells()
+        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+        lines = ['  '.join(text.ljust(width) if i == 0 else text.rjust(width) for i, (text, width) in enumerate(zip(line, widths))) for line in cells]
+        return '\n'.join([self.title, *lines])
+
+    def markdown(self) -> str:
+        """A section with the table."""
+        header, *body = (f'| {" | ".join(line)} |' for line in self.cells())
+        return '\n'.join([f'## {self.title}', '', self.note, '', header, '|' + '---|' * (1 + len(self.columns)), *body, ''])
+
+    def save(self, out: Path) -> None:
+        """NAME.json, NAME.md and NAME.png in the folder."""
+        report = {'title': self.title, 'note': self.note, 'seeds': self.rows, 'mean': {row: {c: self.mean(row, c) for c in self.columns} for row in self.rows}}
+        for suffix, text in (('json', json.dumps(report, indent=1) + '\n'), ('md', self.markdown())):
+            with files.whole(out / f'{self.name}.{suffix}') as partial:
+                partial.write_text(text)
+        with files.whole(out / f'{self.name}.png') as partial:
+            self._plot(partial)
+
+    def _plot(self, target: Path) -> None:
+        figure, axes = plt.subplots(1, len(self.columns), figsize=(5 * len(self.columns), 4.5 if self.curves else 1.5 + 0.35 * len(self.rows)),
+                                    constrained_layout=True, squeeze=False)
+        for axis, column in zip(axes[0], self.columns):
+            if self.curves:
+                self._draw_curves(axis, column)
+            else:
+                labels = list(self.rows)
+                axis.barh(labels, [self.mean(row, column) for row in labels])
+                axis.invert_yaxis()
+            axis.set_title(TITLES[column])
+            axis.grid(alpha=0.3)
+        figure.suptitle(self.title)
+        figure.savefig(target, dpi=110)
+        plt.close(figure)
+
+    def _draw_curves(self, axis: plt.Axes, column: str) -> None:
+        for label, rows in self.curves.items():
+            axis.plot([self.abscissa[row] for row in rows], [self.mean(row, column) for row in rows], 'o-', label=label)
+        axis.set(xscale='log' if self.is_logarithmic else 'linear', xlabel=self.abscissa_title, ylim=(0, None))
+        axis.legend()

@@ -1,0 +1,113 @@
+"""Laws of the comparison: what is trained, what is not repeated, and what is written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from pair_support import MemoryStore, wavy_pairs
+
+from depth_ros.apps import compare, studies
+from depth_ros.apps.bench import Bench, with_flow_error
+from depth_ros.apps.study_report import Table
+from depth_ros.learning.recipe import Recipe
+from depth_ros.learning.trainer import Data
+from depth_ros.models import registry, unsupervised
+from depth_ros.models.baselines import BaselineConfig, SmallEncDec
+
+COMMON = Recipe(steps=2, batch=4, rate=1e-3, device='cpu', validate_every=2, best_by='abs_inv')
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch) -> Bench:
+    """Two steps of small networks: the large ones would only take longer."""
+    torch.set_num_threads(1)
+    for name in ('eigen', 'dispnet', 'fcrn'):
+        monkeypatch.setitem(registry.MODELS, name, (BaselineConfig, SmallEncDec))
+    monkeypatch.setattr(studies, 'FLOW_SHARE', 0.1)
+    monkeypatch.setattr(unsupervised, '_ENCODER', ((8, 3), (8, 3)))
+    data = Data(MemoryStore(wavy_pairs(8, seed=1)), MemoryStore(wavy_pairs(4, seed=2)))
+    return Bench(data, MemoryStore(wavy_pairs(6, seed=3)), COMMON, 1, tmp_path)
+
+
+def test_flow_errors_scale_from_none_to_the_estimators_and_beyond():
+    pairs = wavy_pairs(2)
+    pairs.flow = pairs.flow + 1.0
+    ends = [(with_flow_error(pairs, share).flow - pairs.exact_flow)[pairs.valid.expand_as(pairs.flow)].mean() for share in (0.0, 1.0, 2.0)]
+    assert torch.allclose(torch.stack(ends), torch.tensor([0.0, 1.0, 2.0]), atol=1e-5)
+
+
+# ---------------------------------------------------------------- the bench
+
+def test_a_network_is_trained_once_for_all_studies_and_scored_once(bench, monkeypatch):
+    first = bench.score(bench.train('global_local', 0))
+    monkeypatch.setattr('depth_ros.learning.trainer.Trainer.run', lambda *_: pytest.fail('it was trained again'))
+    monkeypatch.setattr('depth_ros.learning.objectives.InverseDepth.scores', lambda *_: pytest.fail('it was scored again'))
+    assert bench.score(bench.train('global_local', 0)) == first
+
+
+def test_networks_see_the_same_pairs_in_the_same_order(bench):
+    from depth_ros.learning.batches import Batches
+
+    store = MemoryStore(wavy_pairs(8))
+    recipes = [bench.train(name, 0, model=name).recipe for name in ('global_local', 'small_enc_dec')]
+    drawn = [Batches(store, recipe).of_step(1) for recipe in recipes]
+    assert torch.equal(drawn[0].pairs.image1, drawn[1].pairs.image1) and torch.equal(drawn[0].supervised, drawn[1].supervised)
+
+
+def test_scores_of_another_length_of_training_are_not_taken(bench):
+    trained = bench.train('global_local', 0)
+    bench.score(trained)
+    longer = Bench(bench._data, bench._test, replace(COMMON, steps=3), 1, bench._out)
+    calls = []
+    longer.score_prediction('global_local-0', lambda pairs: calls.append(1) or torch.full_like(pairs.inverse_depth, 0.1))
+    assert calls
+
+
+@pytest.mark.parametrize('name', list(studies.STUDIES))
+def test_every_study_fills_its_table_and_files(bench, name, tmp_path):
+    table = studies.STUDIES[name](bench)
+    table.save(tmp_path)
+    assert len({tuple(scores) for seeds in table.rows.values() for scores in seeds}) == 1
+    assert all(torch.isfinite(torch.tensor(list(scores.values()))).all() for seeds in table.rows.values() for scores in seeds)
+    assert json.loads((tmp_path / f'{name}.json').read_text())['seeds'].keys() == table.rows.keys()
+    assert (tmp_path / f'{name}.png').stat().st_size > 1000
+    for rows in table.curves.values():
+        assert all(row in table.rows and row in table.abscissa for row in rows)
+
+
+def test_the_pretrained_heads_begin_with_the_depth_network_of_their_seed(bench):
+    head = studies._pose_head(bench, 0, full=False, pretrained=True)
+    depth = bench.train('global_local', 0)
+    for ours, theirs in zip(head.network.encoder.global_module.parameters(), depth.network.global_module.parameters()):
+        assert torch.equal(ours, theirs)
+
+
+# ---------------------------------------------------------------- tables and options
+
+def test_a_table_says_mean_and_spread_over_seeds():
+    table = Table('t', 'Title', 'Note.', {'a': [{'abs_rel': 0.1, 'sc_inv': 1.0}, {'abs_rel': 0.3, 'sc_inv': 1.0}]})
+    assert table.cells() == [['', 'Abs-Rel', 'S-RMSE'], ['a', '0.2000 ± 0.1000', '1.0000 ± 0.0000']]
+    assert '| a | 0.2000 ± 0.1000 | 1.0000 ± 0.0000 |' in table.markdown()
+
+
+def test_help_says_how_long_it_takes(capsys):
+    parser = argparse.ArgumentParser()
+    compare.register(parser.add_subparsers())
+    with pytest.raises(SystemExit):
+        parser.parse_args(['compare', '--help'])
+    assert 'how long it takes' in capsys.readouterr().out
+
+
+def test_unknown_studies_and_no_seeds_are_refused(capsys):
+    parser = argparse.ArgumentParser()
+    compare.register(parser.add_subparsers())
+    with pytest.raises(SystemExit):
+        parser.parse_args(['compare', '--studies', 'magic'])
+    assert 'density' in capsys.readouterr().err
+    args = parser.parse_args(['compare', '--seeds', '0'])
+    with pytest.raises(ValueError, match='--seeds'):
+        args.score(args)
