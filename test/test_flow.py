@@ -1,14 +1,22 @@
 """Laws of flow: a known shift comes back in both directions, and what cannot be seen in both images is not valid."""
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from pwc_support import author_file, shifted_pairs
 
 from depth_ros.engines.flow import FlowConfig, FlowEngine, consistency_error, grey, pixel_grid
 from depth_ros.frames import CameraFrame, ImagePair
 from depth_ros.geometry import warp
+from depth_ros.learning.losses import flow_pyramid_loss
+from depth_ros.models import checkpoint
+from depth_ros.models.pwc_net import PwcNet, PwcNetConfig
 
 K = np.array([[260.0, 0.0, 159.5], [0.0, 260.0, 119.5], [0.0, 0.0, 1.0]])
 
@@ -91,3 +99,64 @@ def test_settings_are_checked():
 
 def test_grey_is_luma():
     assert grey(np.full((2, 2, 3), (255, 0, 0), np.uint8))[0, 0] == 76
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory) -> Path:
+    """A small PWC-Net that has learned to see one shift and its opposite, as a checkpoint."""
+    torch.manual_seed(0)
+    model = PwcNet(PwcNetConfig(share=0.25))
+    image1, image2, flow = shifted_pairs(64, 64, [(5, -3)])
+    first, second, flow = torch.cat([image1, image2]), torch.cat([image2, image1]), torch.cat([flow, -flow])
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(40):
+        optimiser.zero_grad()
+        flow_pyramid_loss(model.levels(first, second), flow, torch.ones_like(flow[:, :1], dtype=torch.bool)).backward()
+        optimiser.step()
+    path = tmp_path_factory.mktemp('pwc') / 'small.safetensors'
+    checkpoint.save(path, 'pwc_net', model, {})
+    return path
+
+
+def pwc_pair() -> ImagePair:
+    image1, image2, _ = shifted_pairs(64, 64, [(5, -3)])
+    return ImagePair(*(frame((255 * image[0].movedim(0, -1)).round().byte().numpy()) for image in (image1, image2)))
+
+
+def test_a_network_gives_flow_both_ways_with_its_consistency(trained: Path):
+    pair = pwc_pair()
+    result = FlowEngine(FlowConfig(estimator='pwc_net', weights=str(trained), consistency=3.0)).step(pair)
+    assert result.pair is pair
+    assert result.flow.shape == result.backward.shape == (64, 64, 2) and result.flow.dtype == result.backward.dtype == np.float32
+    inner = np.s_[12:-12, 12:-12]
+    assert np.abs(np.median(result.flow[inner] - [5, -3], axis=(0, 1))).max() < 1.5
+    assert np.abs(np.median(result.backward[inner] - [-5, 3], axis=(0, 1))).max() < 1.5
+    assert np.array_equal(result.error, consistency_error(result.flow, result.backward)) and result.valid[inner].mean() > 0.5
+
+
+def test_published_weights_serve_the_engine(tmp_path: Path):
+    torch.manual_seed(1)
+    model = PwcNet().eval()
+    path = author_file(tmp_path / 'pwc_net.pth.tar', model)
+    pair = pwc_pair()
+    result = FlowEngine(FlowConfig(estimator='pwc_net', weights=str(path))).step(pair)
+    images = (torch.from_numpy(f.image).movedim(-1, 0)[None].float() / 255 for f in (pair.current, pair.reference))
+    with torch.inference_mode():
+        expected = model(*images)[0].movedim(0, -1).numpy()
+    np.testing.assert_allclose(result.flow, expected, atol=1e-3)
+
+
+def test_a_network_without_usable_weights_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match='needs a file of weights'):
+        FlowEngine(FlowConfig(estimator='pwc_net'))
+    with pytest.raises(OSError, match='absent.pth'):
+        FlowEngine(FlowConfig(estimator='pwc_net', weights=str(tmp_path / 'absent.pth')))
+    (tmp_path / 'bad.safetensors').write_bytes(b'nothing')
+    with pytest.raises(ValueError, match='bad.safetensors: not a safetensors file'):
+        FlowEngine(FlowConfig(estimator='pwc_net', weights=str(tmp_path / 'bad.safetensors')))
+
+
+def test_dis_needs_no_torch():
+    """The flow node starts a second earlier for it."""
+    script = 'import sys; from depth_ros.engines.flow import FlowEngine; FlowEngine(); sys.exit("torch" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', script], timeout=60).returncode == 0

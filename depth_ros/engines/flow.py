@@ -1,9 +1,10 @@
 """Dense optical flow of an image pair in both directions, with its forward-backward consistency.
 
-DIS flow: T. Kroeger, R. Timofte, D. Dai, L. Van Gool, "Fast optical flow using dense inverse search", ECCV 2016, as in OpenCV.
+DIS flow: T. Kroeger, R. Timofte, D. Dai, L. Van Gool, "Fast optical flow using dense inverse search", ECCV 2016, as in OpenCV. Or a trained PWC-Net.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -28,6 +29,8 @@ class FlowConfig:
 
     width: int = setting(320, 'image width that flow is computed at', 'px', 64, 1920, while_active=False)
     height: int = setting(240, 'image height that flow is computed at', 'px', 48, 1200, while_active=False)
+    estimator: str = setting('dis', 'what finds the flow: DIS, or the network PWC-Net with the weights below', choices=('dis', 'pwc_net'))
+    weights: str = setting('', 'file of PWC-Net: a checkpoint of this package (.safetensors) or the PyTorch weights of its authors or of S. Niklaus')
     preset: str = setting('tuned', "OpenCV's preset of DIS; tuned: the four settings below; depth: the smooth flow that triangulates best",
                           choices=('tuned', *PRESETS, 'depth'))
     finest_scale: int = setting(1, 'pyramid level at which DIS stops, 0 is full size', '', 0, 4)
@@ -38,28 +41,48 @@ class FlowConfig:
 
 
 class FlowEngine:
-    """Flow by DIS. The two directions run side by side, each on its own matcher, for a matcher is not re-entrant."""
+    """Flow by the estimator of the configuration."""
 
     def __init__(self, config: FlowConfig = FlowConfig()) -> None:
+        """Raises ValueError or OSError, naming the file, for weights that cannot be used."""
         settings.check(config)
         self.config = config
-        self._matchers = _matcher(config), _matcher(config)
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix='flow')
+        self._estimate = _Dis(config) if config.estimator == 'dis' else _pwc_net(config)
 
     def step(self, pair: ImagePair, initial: tuple[np.ndarray, np.ndarray] | None = None) -> FlowResult:
         """Flow of both directions at the pair's own size; the two images must be of one size.
 
-        `initial`: flow and backward flow (H, W, 2) float32 [px] to start from, where motion is too large for a start at zero.
+        `initial`: flow and backward flow (H, W, 2) float32 [px] to start from, where motion is too large for a start at zero; the network needs none.
         """
         if pair.current.size != pair.reference.size:
             raise ValueError(f'expected two images of one size, got {pair.current.size} and {pair.reference.size}')
-        current, reference = grey(pair.current.image), grey(pair.reference.image)
+        forward, backward = self._estimate(pair.current.image, pair.reference.image, initial)
+        error = consistency_error(forward, backward)
+        return FlowResult(pair, forward, backward, error, error < self.config.consistency)
+
+
+class _Dis:
+    """DIS. The two directions run side by side, each on its own matcher, for a matcher is not re-entrant."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        self._matchers = _matcher(config), _matcher(config)
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix='flow')
+
+    def __call__(self, current: np.ndarray, reference: np.ndarray, initial: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray]:
+        """Flow from current to reference (H, W, 3) uint8 RGB and back, (H, W, 2) float32 [px] each."""
+        current, reference = grey(current), grey(reference)
         forward_start, backward_start = initial or (None, None)
         beside = self._beside.submit(self._matchers[1].calc, reference, current, backward_start)
         forward = self._matchers[0].calc(current, reference, forward_start)
-        backward = beside.result()
-        error = consistency_error(forward, backward)
-        return FlowResult(pair, forward, backward, error, error < self.config.consistency)
+        return forward, beside.result()
+
+
+def _pwc_net(config: FlowConfig) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    if not config.weights:
+        raise ValueError('weights: PWC-Net needs a file of weights, got none')
+    from depth_ros.engines.pwc_flow import PwcFlow      # here, because DIS needs no torch, which takes a second to import
+    network = PwcFlow(config.weights)
+    return lambda current, reference, initial: network(current, reference)
 
 
 def grey(image: np.ndarray) -> np.ndarray:
