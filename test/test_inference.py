@@ -106,7 +106,7 @@ def test_without_the_runtime_torch_runs_it_and_says_so_once(monkeypatch, caplog)
     with caplog.at_level(logging.WARNING):
         models = [ExportedModel(made(Generated, 1), images(2, 0)) for _ in range(2)]
     assert {m.backend for m in models} == {'torch'}
-    assert [r.getMessage() for r in caplog.records] == ['onnxruntime not installed: torch runs the networks, about twice as slowly']
+    assert [r.getMessage() for r in caplog.records] == ['onnxruntime not installed: torch runs the networks, more slowly']
 
 
 def test_a_network_that_gives_nan_is_refused():

@@ -67,7 +67,7 @@ class Networks:
 
     def __init__(self, variant: str, weights: str, size: tuple[int, int], config: InferenceConfig) -> None:
         """`weights`: checkpoint of the variant, '' for the shipped one; size (height, width) [px]. Raises ValueError or OSError naming a file that cannot be used."""
-        self._size, self._config = size, config
+        self._chosen, self._size, self._config = variant, size, config
         self._lock = threading.Lock()       # offers and rollbacks, one at a time; running needs none, for a swap is one assignment
         self._running = {variant: self._load(variant, Path(weights).expanduser() if weights else shipped(variant))}
         if variant == 'pose_aware' and shipped('published').exists():
@@ -107,8 +107,9 @@ class Networks:
             self._running = {**self._running, variant: new}
         return Offer(True, str(new.record.get('number', 'weights without a number')))
 
-    def rollback(self, variant: str) -> bool:
-        """Bring back the weights before the last accepted offer; False if there are none."""
+    def rollback(self, variant: str = '') -> bool:
+        """Bring back the weights before the last accepted offer, of the chosen variant if none is named; False if there are none."""
+        variant = variant or self._chosen
         with self._lock:
             before = self._before.pop(variant, None)
             if before is not None:

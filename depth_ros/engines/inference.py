@@ -1,6 +1,6 @@
 """Networks as exported graphs: what runs on a robot's CPU, with torch as the reference that every graph is compared with.
 
-Measured for Global-Local at 256 x 192 on one thread: ONNX Runtime 14.6 ms, OpenVINO 24.0, eager torch 27.5 in one run beside other work.
+Measured for Global-Local at 256 x 192 on one thread: ONNX Runtime 15.6 ms, eager torch 25.8 (benchmarks/global_local.py); OpenVINO took 24 ms for the same layers.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ExportedModel:
         missing = [name for name in ('onnx', 'onnxruntime') if importlib.util.find_spec(name) is None]
         if missing and not _warned & {*missing}:
             _warned.update(missing)
-            log.warning('%s not installed: torch runs the networks, about twice as slowly', ' and '.join(missing))
+            log.warning('%s not installed: torch runs the networks, more slowly', ' and '.join(missing))
         return not missing
 
     def _export(self, expected: tuple[Tensor, ...], graph: bytes | None) -> None:
