@@ -39,12 +39,13 @@ class Furnisher:
     def _lights(self) -> Lights:
         """A few lamps under the ceiling or in windows, and what glossy surfaces mirror."""
         width, depth, height = self._size
-        lamps = [[self.within(-0.5, 0.5) * width, self.within(-0.5, 0.5) * depth, self.within(0.6, 1.0) * height, 1.0] for _ in range(self.rng.integers(1, 4))]
+        lamps = [[self.within(-0.5, 0.5) * width, self.within(-0.5, 0.5) * depth, self.within(0.6, 1.0) * height] for _ in range(self.rng.integers(1, 4))]
         spots = self.rng.normal(size=(_SPOTS, 3))
         spots /= np.linalg.norm(spots, axis=1, keepdims=True)
         spots = np.hstack([spots, 4.0 * 100.0 ** self.rng.random((_SPOTS, 1)), self.rng.uniform(0.2, 2.0, (_SPOTS, 1))])
         strengths = self.rng.uniform(0.5, 1.6, len(lamps)) / len(lamps) ** 0.5
-        return Lights(*(torch.tensor(np.array(v), dtype=torch.float32)[None] for v in (lamps, strengths, self.within(0.2, 0.6), spots)))
+        lamps = np.column_stack([lamps, strengths])
+        return Lights(*(torch.tensor(np.array(v), dtype=torch.float32)[None] for v in (self.within(0.2, 0.6), np.zeros((0, 4)), lamps, spots)))
 
     def within(self, low: float, high: float) -> float:
         """A number between the two, evenly."""

@@ -20,10 +20,10 @@ _REACH = 2.5        # [m] at which a lamp has lost half of its light
 class Lights:
     """The light in S scenes; S is 1 or the number of cameras."""
 
-    lamps: Tensor           # (S, L, 4) homogeneous places in the world [m]; the last is 0 for a far light, the others then its unit direction
-    strengths: Tensor       # (S, L)
-    ambient: Tensor         # (S,)
-    spots: Tensor           # (S, M, 5) of what glossy surfaces mirror: unit direction, sharpness (exponent), brightness
+    ambient: Tensor         # (S,) from everywhere
+    suns: Tensor            # (S, K, 4) far lights: unit direction, strength
+    lamps: Tensor           # (S, L, 4) place [m], strength near it
+    spots: Tensor           # (S, M, 5) what glossy surfaces mirror: unit direction, sharpness (exponent), brightness
 
     def to(self, device: torch.device | str) -> Lights:
         """The same on another device."""
@@ -37,22 +37,22 @@ class Lights:
 
     def seen_from(self, T_world_cam: Tensor) -> Lights:
         """The light in the frames of cameras T_world_cam (B, 4, 4)."""
-        back = T_world_cam[:, :3, :3].mT
-        batch = len(T_world_cam)
-        places = self.lamps[..., :3] - self.lamps[..., 3:] * T_world_cam[:, None, :3, 3]
-        lamps = torch.cat([places @ back.mT, self.lamps[..., 3:].expand(batch, -1, 1)], -1)
-        spots = torch.cat([self.spots[..., :3].expand(batch, -1, 3) @ back.mT, self.spots[..., 3:].expand(batch, -1, 2)], -1)
-        return Lights(lamps, self.strengths.expand(batch, -1), self.ambient.expand(batch), spots)
+        back, batch = T_world_cam[:, :3, :3].mT, len(T_world_cam)
+
+        def turned(values: Tensor, origin: Tensor | float = 0.0) -> Tensor:
+            return torch.cat([(values[..., :3] - origin).expand(batch, -1, 3) @ back.mT, values[..., 3:].expand(batch, -1, -1)], -1)
+        return Lights(self.ambient.expand(batch), turned(self.suns), turned(self.lamps, T_world_cam[:, None, :3, 3]), turned(self.spots))
 
     def diffuse(self, camera: Tensor, point: list[Tensor], normal: list[Tensor]) -> Tensor:
         """Brightness (P,) of surfaces with unit normals at points, each three planes (P,), in the frame of the camera (P,) int64 that the light is seen from."""
-        brightness = _of(self.ambient, camera).clone()
+        suns = ([_of(self.suns[:, k, i], camera) for i in range(4)] for k in range(self.suns.shape[1]))
+        brightness = _of(self.ambient, camera) + sum(_dot(normal, sun[:3]).clamp(min=0.0) * sun[3] for sun in suns)
         for lamp in range(self.lamps.shape[1]):
-            x, y, z, near = (_of(self.lamps[:, lamp, i], camera) for i in range(4))
-            towards = [x - near * point[0], y - near * point[1], z - near * point[2]]
+            x, y, z, strength = (_of(self.lamps[:, lamp, i], camera) for i in range(4))
+            towards = [x - point[0], y - point[1], z - point[2]]
             squared = _dot(towards, towards)
-            fading = 1.0 / (squared.sqrt() * (1.0 + near * squared * _REACH ** -2))
-            brightness = brightness + _of(self.strengths[:, lamp], camera) * fading * _dot(normal, towards).clamp(min=0.0)
+            fading = 1.0 / (squared.sqrt() * (1.0 + squared * _REACH ** -2))
+            brightness = brightness + strength * fading * _dot(normal, towards).clamp(min=0.0)
         return brightness
 
     def mirrored(self, camera: Tensor, ray: list[Tensor], normal: list[Tensor]) -> Tensor:
@@ -66,20 +66,16 @@ class Lights:
         return brightness
 
 
-def suns(directions: Tensor, strengths: Tensor, ambient: float) -> Lights:
-    """Far lights from directions (L, 3) over an even glow; nothing is mirrored."""
-    lamps = torch.cat([directions / directions.norm(dim=1, keepdim=True), torch.zeros_like(directions[:, :1])], 1)
-    return Lights(lamps[None], strengths[None], torch.full((1,), ambient), torch.zeros(1, 0, 5))
+def sunlight(directions: Tensor, strengths: Tensor, ambient: float) -> Lights:
+    """Far lights from directions (K, 3) with strengths (K,) over an even glow; nothing is mirrored."""
+    suns = torch.cat([directions / directions.norm(dim=1, keepdim=True), strengths[:, None]], 1)
+    return Lights(torch.full((1,), ambient), suns[None], torch.zeros(1, 0, 4), torch.zeros(1, 0, 5))
 
 
 def lights_together(lights: Sequence[Lights]) -> Lights:
     """The lights of single scenes as those of many; where one has fewer lamps or spots, dark ones stand in."""
-    def padded(name: str) -> Tensor:
-        values = [getattr(light, name)[0] for light in lights]
-        return pad_sequence(values, batch_first=True) if values[0].dim() else torch.stack(values)
-    made = Lights(*(padded(f.name) for f in fields(Lights)))
-    made.lamps[..., 3] = torch.where(made.strengths > 0.0, made.lamps[..., 3], 1.0)      # no light from nowhere
-    return made
+    ambient = torch.cat([light.ambient for light in lights])
+    return Lights(ambient, *(pad_sequence([getattr(light, name)[0] for light in lights], batch_first=True) for name in ('suns', 'lamps', 'spots')))
 
 
 def _of(values: Tensor, camera: Tensor) -> Tensor:

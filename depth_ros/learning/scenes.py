@@ -21,6 +21,7 @@ from depth_ros.geometry import se3
 from depth_ros.geometry.pinhole import pixel_grid, unproject
 from depth_ros.geometry.warp import induced_flow, sample
 from depth_ros.learning import synthetic
+from depth_ros.learning.camera_paths import BASELINES, PATHS, VIEWS, Start, is_free, smooth_path, starts
 from depth_ros.learning.furnishing import furnished_room, shapes_room
 from depth_ros.learning.materials import Textures, random_palette
 from depth_ros.learning.sensor import exposed
@@ -32,12 +33,8 @@ SPLITS = {'train': range(0, 2 ** 30), 'validation': range(2 ** 30, 2 ** 30 + 2 *
 
 _SCENES_A_SHARD = 4096              # more than any shard needs
 _SHARDS_A_PALETTE, _PALETTE = 4, 24
-_PATHS, _VIEWS, _PAIRS_A_PATH = 3, 4, 5
-_CANDIDATES = 48                    # places that are looked from before the paths of a scene start
-_LOOK = 24, 18                      # [px] of those looks
-_NEAREST = 0.3                      # [m] that a camera comes to anything
+_PAIRS_A_PATH = 5
 MAX_ANGLE, MAX_STEP = math.radians(14.0), 1.0     # an axis
-_BASELINES = 0.03, 0.5              # [m]
 _LEAST_PARALLAX, _MOST_PARALLAX = 0.01, 0.35        # mean flow by translation, as a share of the focal length
 _MOST_FLOW = 0.14                   # mean of it, as a share of the width
 _LEAST_SEEN = 0.45                  # share of image 1 that image 2 shows
@@ -88,12 +85,18 @@ def scene_pairs(data: SceneData, split: str, shard: int, device: torch.device | 
 
     On a GPU, rendering some paths `together` uses it better (and orders the pairs otherwise); results agree up to rounding.
     """
+    for group in plans(data, split, shard, together):
+        yield from _pairs_of_plans(data, group, device)
+
+
+def plans(data: SceneData, split: str, shard: int, together: int = 1) -> Iterator[list[Plan]]:
+    """The paths of a shard's scenes, those that may be rendered together in one list."""
     textures = _palette(data.seed, scene_number(split, shard - shard % _SHARDS_A_PALETTE, 0), data.photographs)
     for first in range(0, _SCENES_A_SHARD, together):
         visits = [_Visit.of(data, textures, scene_number(split, shard, index)) for index in range(first, min(first + together, _SCENES_A_SHARD))]
-        for path in range(_PATHS):
-            plans = [_plan(data, v.scene, v.starts[path], v.rng) for v in visits if path < len(v.starts)]
-            yield from _pairs_of_paths(data, [p for p in plans if p is not None], textures, device)
+        for path in range(PATHS):
+            group = [_plan(data, v.scene, v.starts[path], v.rng) for v in visits if path < len(v.starts)]
+            yield [p for p in group if p is not None and p.order]
 
 
 @functools.lru_cache(maxsize=2)
@@ -102,20 +105,11 @@ def _palette(seed: int, number: int, photographs: str) -> Textures:
 
 
 @dataclass(frozen=True)
-class _Start:
-    """Where a path begins and what is seen from there."""
-
-    T_world_cam: np.ndarray     # (4, 4)
-    depth: np.ndarray           # (n,) [m] of a coarse look
-    wheels: bool                # or hands
-
-
-@dataclass(frozen=True)
 class _Visit:
     """A scene, the paths that start in it, and the generator that everything of it is drawn from."""
 
     scene: synthetic.Scene
-    starts: list[_Start]
+    starts: list[Start]
     rng: np.random.Generator
 
     @staticmethod
@@ -123,11 +117,11 @@ class _Visit:
         rng = np.random.default_rng([data.seed, number])
         make = shapes_room if rng.random() < data.shapes else furnished_room
         scene = make(rng, textures)
-        return _Visit(scene, _starts(scene, rng), rng)
+        return _Visit(scene, starts(scene, rng), rng)
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """A path that is worth rendering."""
 
     scene: synthetic.Scene
@@ -138,103 +132,36 @@ class _Plan:
     rng: np.random.Generator
 
 
-def _starts(scene: synthetic.Scene, rng: np.random.Generator) -> list[_Start]:
-    """A few places with enough air before the camera and something to see."""
-    half = scene.half[0, 0].numpy()
-    wheels = rng.random(_CANDIDATES) < 0.3
-    T = np.stack([_somewhere(half, w, rng) for w in wheels])
-    depth = _look(scene, T)
-    spread = np.log(depth).std(1)
-    # Views of a single wall are kept to a few: they say little about what depth does.
-    fit = (depth.min(1) > _NEAREST) & _outside(scene, T) & ((spread > 0.2) | (rng.random(_CANDIDATES) < 0.15)) & (np.median(depth, 1) < 6.5)
-    return [_Start(T[i], depth[i], bool(wheels[i])) for i in np.flatnonzero(fit)[:_PATHS]]
-
-
-def _somewhere(half: np.ndarray, wheels: bool, rng: np.random.Generator) -> np.ndarray:
-    """T_world_cam of a camera in hand or on a robot in a room of these half extents."""
-    x, y = rng.uniform(-0.92, 0.92, 2) * half[:2]
-    z = rng.uniform(0.2, 0.9) if wheels else rng.uniform(0.8, 1.9)
-    pitch, roll = (rng.normal(3.0, 6.0), rng.normal(0.0, 1.0)) if wheels else (rng.normal(18.0, 15.0), rng.normal(0.0, 6.0))
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_euler('ZYX', [rng.uniform(-180.0, 180.0), pitch, roll], degrees=True).as_matrix() @ _OPTICAL
-    T[:3, 3] = x, y, z
-    return T
-
-
-_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])      # axes of the camera in a body that looks along its x
-
-
-def _look(scene: synthetic.Scene, T: np.ndarray) -> np.ndarray:
-    """Depth (N, n) [m] of a few rays of cameras T (N, 4, 4)."""
-    width, height = _LOOK
-    K = torch.tensor(camera_matrix(0.8 * width, 0.8 * width, (width - 1) / 2, (height - 1) / 2), dtype=torch.float32)
-    return synthetic.cast(scene, torch.tensor(T, dtype=torch.float32), synthetic.camera_rays(K, height, width)).distance.flatten(1).numpy()
-
-
-def _outside(scene: synthetic.Scene, T: np.ndarray) -> np.ndarray:
-    """Mask (N,) of cameras T (N, 4, 4) that are in no primitive but the room."""
-    places = torch.tensor(T[:, :3, 3], dtype=torch.float32)
-    local = se3.transform(se3.inverse(scene.T_world_self[0]), places[None])        # (primitives, N, 3)
-    return ((local.abs() > scene.half[0, :, None] + 0.05).any(-1) | (torch.tensor(scene.kinds) == synthetic.ROOM)[:, None]).all(0).numpy()
-
-
-def _path(start: _Start, rng: np.random.Generator) -> np.ndarray:
-    """T_world_cam (VIEWS, 4, 4) of a smooth motion whose middle gap has a baseline that suits what is seen."""
-    near = float(np.median(start.depth))
-    share = math.exp(rng.normal(math.log(0.05), 0.6))                               # of the baseline in the depth
-    step = np.clip(share * near, 1.2 * _BASELINES[0], 0.9 * _BASELINES[1]) / 2.0
-    if start.wheels:
-        way = np.array([rng.normal(0.0, 0.35), 0.0, rng.choice([1.0, 1.0, 1.0, -1.0])])
-        turn = np.array([0.02, 1.0, 0.02]) * rng.normal(size=3)
-    else:
-        way = rng.normal(size=3) * np.array([1.0, 0.8, rng.choice([0.3, 1.0, 2.0])])
-        turn = rng.normal(size=3) * np.array([1.0, 1.0, 0.6])
-    way *= step / np.linalg.norm(way)
-    turn *= min(math.exp(rng.normal(math.log(1.0), 0.8)) * step / near / max(np.linalg.norm(turn), 1e-6), math.radians(12.0))
-    if rng.random() < 0.3:      # as when something is looked at while one walks past it
-        turn += np.array([-way[1], way[0], 0.0]) * -rng.uniform(0.5, 1.2) / near
-    bend = rng.normal(size=3) * 0.15 * step
-    poses = [start.T_world_cam]
-    for i in range(1, _VIEWS):
-        T = np.eye(4)
-        shake = 0.0 if start.wheels else 0.25
-        T[:3, :3] = Rotation.from_rotvec(turn * (1.0 + shake * rng.normal(size=3))).as_matrix()
-        T[:3, 3] = way + i * bend
-        poses.append(poses[-1] @ T)
-    return np.stack(poses)
-
-
-def _plan(data: SceneData, scene: synthetic.Scene, start: _Start, rng: np.random.Generator) -> _Plan | None:
+def _plan(data: SceneData, scene: synthetic.Scene, start: Start, rng: np.random.Generator) -> Plan | None:
     """A path from there, unless it runs into something."""
-    poses = _path(start, rng)
-    if not (_look(scene, poses).min() > 0.7 * _NEAREST and _outside(scene, poses).all()):
+    poses = smooth_path(start, rng)
+    if not is_free(scene, poses):
         return None
     K_flow, K = _cameras(data, rng)
-    order = list(itertools.permutations(range(_VIEWS), 2))
+    order = list(itertools.permutations(range(VIEWS), 2))
     rng.shuffle(order)
-    return _Plan(scene, poses, K_flow, K, [(i, j) for i, j in order if _moderate(np.linalg.inv(poses[j]) @ poses[i])], rng)
+    return Plan(scene, poses, K_flow, K, [(i, j) for i, j in order if _moderate(np.linalg.inv(poses[j]) @ poses[i])], rng)
 
 
-def _pairs_of_paths(data: SceneData, plans: list[_Plan], textures: Textures, device: torch.device | str) -> Iterator[ScenePair]:
+def _pairs_of_plans(data: SceneData, plans: list[Plan], device: torch.device | str) -> Iterator[ScenePair]:
     """Render paths and pair the views of each in both directions, as far as they make useful pairs."""
-    plans = [plan for plan in plans if plan.order]
     if not plans:
         return
     scene = plans[0].scene
     if len(plans) > 1:
-        scene = synthetic.together([p.scene for p in plans]).of_cameras(torch.arange(len(plans)).repeat_interleave(_VIEWS))
-    scene = replace(scene, textures=_on_device(textures, str(device))).to(device)
+        scene = synthetic.together([p.scene for p in plans]).of_cameras(torch.arange(len(plans)).repeat_interleave(VIEWS))
+    scene = replace(scene, textures=_on_device(scene.textures, str(device))).to(device)
     T = torch.tensor(np.concatenate([p.poses for p in plans]), dtype=torch.float32, device=device)
-    K_flow, K = (torch.stack([getattr(p, name) for p in plans]).repeat_interleave(_VIEWS if len(plans) > 1 else 1, dim=0).to(device) for name in ('K_flow', 'K'))
+    K_flow, K = (torch.stack([getattr(p, name) for p in plans]).repeat_interleave(VIEWS if len(plans) > 1 else 1, dim=0).to(device) for name in ('K_flow', 'K'))
     depth = synthetic.cast(scene, T, synthetic.camera_rays(K, data.height, data.width), K).distance
-    found = [_chosen(data, plan, depth[row * _VIEWS:(row + 1) * _VIEWS], plan.K.to(device)) for row, plan in enumerate(plans)]
+    found = [_chosen(data, plan, depth[row * VIEWS:(row + 1) * VIEWS], plan.K.to(device)) for row, plan in enumerate(plans)]
     if not any(found):
         return
     images = synthetic.render(scene, T, K_flow, data.flow_height, data.flow_width, fine=False).image.cpu().numpy()
     depth = depth.cpu().numpy()
     for row, (plan, pairs) in enumerate(zip(plans, found)):
         if pairs:
-            views = slice(row * _VIEWS, (row + 1) * _VIEWS)
+            views = slice(row * VIEWS, (row + 1) * VIEWS)
             seen, distance = exposed(images[views], data.sensor, plan.rng), depth[views]
             for (i, j), moved, visible in pairs:
                 T_j_i = np.linalg.inv(plan.poses[j]) @ plan.poses[i]
@@ -246,7 +173,7 @@ def _on_device(textures: Textures, device: str) -> Textures:
     return textures.to(device)
 
 
-def _chosen(data: SceneData, plan: _Plan, depth: torch.Tensor, K: torch.Tensor) -> list[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
+def _chosen(data: SceneData, plan: Plan, depth: torch.Tensor, K: torch.Tensor) -> list[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
     """The first useful ones of a path's pairs of views, with exact flow (H, W, 2) and what is visible (H, W); depth (VIEWS, H, W)."""
     first, second = (depth[list(views)] for views in zip(*plan.order))
     T = torch.tensor(np.stack([np.linalg.inv(plan.poses[j]) @ plan.poses[i] for i, j in plan.order]), dtype=torch.float32, device=depth.device)
@@ -271,7 +198,7 @@ def _cameras(data: SceneData, rng: np.random.Generator) -> tuple[torch.Tensor, t
 def _moderate(T_2_1: np.ndarray) -> bool:
     """Whether a motion is within the limits."""
     angles, step = axis_motion(T_2_1)
-    return bool(angles.max() <= MAX_ANGLE and step.max() <= MAX_STEP and _BASELINES[0] <= np.linalg.norm(step) <= _BASELINES[1])
+    return bool(angles.max() <= MAX_ANGLE and step.max() <= MAX_STEP and BASELINES[0] <= np.linalg.norm(step) <= BASELINES[1])
 
 
 def axis_motion(T_2_1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 from depth_ros.geometry import pinhole, se3
 from depth_ros.geometry.warp import induced_flow
-from depth_ros.learning.lighting import Lights, lights_together, suns
+from depth_ros.learning.lighting import Lights, lights_together, sunlight
 from depth_ros.learning.materials import Textures
 
 ROOM, BOX, SPHERE, CYLINDER = range(4)
 NEAREST = 1e-4                  # [m] before which nothing is hit
 _VISIBLE = 2e-3                 # relative difference of depth up to which two views see the same point
-SUNS = suns(torch.tensor([[0.35, 0.25, 0.9], [-0.6, 0.5, 0.35]]), torch.tensor([0.42, 0.22]), 0.5)
+SUNS = sunlight(torch.tensor([[0.35, 0.25, 0.9], [-0.6, 0.5, 0.35]]), torch.tensor([0.42, 0.22]), 0.5)
 _SHIFT = 0.37                   # [m] of the textures from primitive to primitive
 # Where the rays of a pixel on an edge go, off its centre [px]: a rotated grid, so that edges near the axes get four steps.
 _SUBPIXELS = ((-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375))
