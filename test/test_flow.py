@@ -14,7 +14,7 @@ from pwc_support import author_file, shifted_pairs
 from depth_ros.engines.flow import FlowConfig, FlowEngine, consistency_error, grey, pixel_grid
 from depth_ros.frames import CameraFrame, ImagePair
 from depth_ros.geometry import warp
-from depth_ros.learning.losses import flow_pyramid_loss
+from depth_ros.learning.losses import pyramid_flow
 from depth_ros.models import checkpoint
 from depth_ros.models.pwc_net import PwcNet, PwcNetConfig
 
@@ -111,7 +111,7 @@ def trained(tmp_path_factory) -> Path:
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(40):
         optimiser.zero_grad()
-        flow_pyramid_loss(model.levels(first, second), flow, torch.ones_like(flow[:, :1], dtype=torch.bool)).backward()
+        pyramid_flow(model.levels(first, second), flow, torch.ones_like(flow[:, :1], dtype=torch.bool)).backward()
         optimiser.step()
     path = tmp_path_factory.mktemp('pwc') / 'small.safetensors'
     checkpoint.save(path, 'pwc_net', model, {})

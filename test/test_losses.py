@@ -87,7 +87,7 @@ def test_the_exact_flow_costs_nothing_at_any_level_and_an_offset_its_length():
     levels = [F.avg_pool2d(flow, 8), F.avg_pool2d(flow, 4)]
     assert losses.pyramid_flow(levels, flow, valid) < 1e-6
     moved = [level + torch.tensor([3.0, 4.0])[:, None, None] for level in levels]
-    assert torch.isclose(losses.pyramid_flow(moved, flow, valid), torch.tensor(5.0 * (0.01 + 0.005)))
+    assert torch.isclose(losses.pyramid_flow(moved, flow, valid), torch.tensor(5.0 * (1 + 2 / 4)))        # twice the weight, a quarter of the pixels
     broken = torch.where(valid, flow, float('nan'))
     valid[:, :, :8] = False
     broken[:, :, :8] = float('nan')

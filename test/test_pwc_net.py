@@ -10,7 +10,7 @@ import torch
 from pwc_support import author_file, published, shifted_pairs, texture
 
 from depth_ros.geometry.warp import warp_by_flow
-from depth_ros.learning.losses import flow_pyramid_loss
+from depth_ros.learning.losses import pyramid_flow
 from depth_ros.models import checkpoint, pwc_weights, registry
 from depth_ros.models.pwc_net import PwcNet, PwcNetConfig, cost_volume
 
@@ -80,8 +80,8 @@ def test_loss_is_zero_for_the_truth_knows_nothing_of_what_is_not_valid_and_does_
         valid[..., : size // 2] = False
         truth = [flow[..., :size >> level, :size >> level].clone() for level in (6, 5, 4, 3, 2)]
         flow[..., : size // 2] = torch.nan
-        assert float(flow_pyramid_loss(truth, flow, valid)) < 1e-2
-        losses.append(float(flow_pyramid_loss([level + torch.tensor([0.0, 2.0])[:, None, None] for level in truth], flow, valid)))
+        assert float(pyramid_flow(truth, flow, valid)) < 1e-2
+        losses.append(float(pyramid_flow([level + torch.tensor([0.0, 2.0])[:, None, None] for level in truth], flow, valid)))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     # Half of the pixels are off by 2 px; weights count relative to the finest level's, and a level has a quarter of the pixels of the next.
     assert losses[0] == pytest.approx(0.5 * 2.0 * (1 + 2 / 4 + 4 / 16 + 16 / 64 + 64 / 256), rel=1e-3)
@@ -91,7 +91,7 @@ def test_every_weight_gets_a_gradient():
     torch.manual_seed(2)
     model = PwcNet(PwcNetConfig(share=0.25))
     image1, image2, flow = shifted_pairs(128, 128, [(4, 2), (-6, 3)])
-    flow_pyramid_loss(model.levels(image1, image2), flow, torch.ones_like(flow[:, :1], dtype=torch.bool)).backward()
+    pyramid_flow(model.levels(image1, image2), flow, torch.ones_like(flow[:, :1], dtype=torch.bool)).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all() or not p.grad.abs().sum() > 0]
     assert not without
 
@@ -110,7 +110,7 @@ def test_some_steps_of_training_lower_the_error():
     before = error()
     for _ in range(30):
         optimiser.zero_grad()
-        flow_pyramid_loss(model.levels(image1, image2), flow, seen).backward()
+        pyramid_flow(model.levels(image1, image2), flow, seen).backward()
         optimiser.step()
     assert error() < 0.5 * before
 

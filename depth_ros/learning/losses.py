@@ -15,8 +15,6 @@ from depth_ros.geometry.warp import induced_flow, warp_by_flow
 
 SSIM_SHARE = 0.85                           # of SSIM in the photometric loss; the rest is L1
 _SSIM_STABLE = 0.01 ** 2, 0.03 ** 2         # Wang et al., "Image quality assessment", 2004: for intensities in [0, 1]
-FLOW_WEIGHTS = 0.32, 0.08, 0.02, 0.01, 0.005    # of PWC-Net's levels, coarsest first
-_FEW, _ROUND = 1e-6, 1e-8                   # share of a level's pixel that is known, and squared px, that stand for nothing
 _FLOW_WEIGHTS = 0.32, 0.08, 0.02, 0.01, 0.005       # of PWC-Net's levels 6 to 2
 _MIN_INVERSE_DEPTH = 1e-3                   # [1/baseline] nearer to zero than this a point is as good as at infinity
 
@@ -62,16 +60,20 @@ def structural_dissimilarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pyramid_flow(levels: list[Tensor], flow: Tensor, valid: Tensor) -> Tensor:
-    """Weighted mean distance [px] of predictions (B, 2, h, w), coarsest first, from flow (B, 2, H, W) [px] where valid (B, 1, H, W): PWC-Net's loss.
+    """Weighted sum of the distances [px] of predictions (B, 2, h, w), coarsest first, from flow (B, 2, H, W) [px] where valid (B, 1, H, W): PWC-Net's loss.
 
-    Each level is compared at its own size with the mean of what is valid there (D. Sun et al., "PWC-Net", CVPR 2018, section 3).
+    Each level is compared at its own size with the mean of what is valid there. As published (D. Sun et al., "PWC-Net", CVPR 2018, eq. 3, without its weight decay)
+    a level's distances are summed over its pixels, so that a coarse one does not outweigh a fine one. The whole is divided by the finest level's weight and number of
+    pixels, so that it is in px and the same for images of any size.
     """
+    weights = _FLOW_WEIGHTS[-len(levels):]
+    finest = weights[-1] * levels[-1][:, 0].numel()
     total = flow.new_zeros(())
-    for weight, predicted in zip(_FLOW_WEIGHTS[-len(levels):], levels):
+    for weight, predicted in zip(weights, levels):
         size = predicted.shape[-2:]
         known = F.adaptive_avg_pool2d(valid.to(flow.dtype), size)
         truth = F.adaptive_avg_pool2d(torch.where(valid, flow, 0.0), size) / known.clamp(min=1e-6)
-        total = total + weight * masked_mean((predicted - truth).norm(dim=1), known[:, 0] > 0.5)
+        total = total + weight / finest * ((predicted - truth).norm(dim=1) * known[:, 0]).sum()
     return total
 
 
@@ -81,23 +83,6 @@ def photometric(image1: Tensor, image2: Tensor, z: Tensor, K: Tensor, T_2_1: Ten
     warped, inside = warp_by_flow(image2, flow)
     difference = SSIM_SHARE * structural_dissimilarity(image1, warped) + (1 - SSIM_SHARE) * (image1 - warped).abs()
     return masked_mean(difference.mean(1), in_front & inside)
-
-
-def flow_pyramid_loss(levels: list[Tensor], flow: Tensor, valid: Tensor) -> Tensor:
-    """Weighted sum over levels (B, 2, h, w), coarsest first, of |level - flow| summed over pixels, flow (B, 2, H, W) [px] where the mask (B, 1, H, W) holds.
-
-    PWC-Net's training loss (Sun et al., CVPR 2018, eq. 3) without its weight decay; divided by the finest level's number of pixels and its weight, so that it is
-    in px and the same for images of any size.
-    """
-    known = torch.where(valid, flow, 0.0)
-    total = flow.new_zeros(())
-    for weight, level in zip(reversed(FLOW_WEIGHTS), reversed(levels)):
-        size = level.shape[-2:]
-        share = F.adaptive_avg_pool2d(valid.to(flow.dtype), size)
-        target = F.adaptive_avg_pool2d(known, size) / share.clamp(min=_FEW)
-        error = (level - target).square().sum(1, keepdim=True).add(_ROUND).sqrt()      # a plain norm has no gradient at zero
-        total = total + weight / FLOW_WEIGHTS[-1] * (error * share).sum() / levels[-1][:, 0].numel()
-    return total
 
 
 def _differences(x: Tensor) -> tuple[Tensor, Tensor]:
