@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import ros_support
+import torch
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image, TimeReference
 
+from depth_ros.models import checkpoint
+from depth_ros.models.pwc_net import PwcNet, PwcNetConfig
 from depth_ros.ros import codecs
 from depth_ros.ros.flow_node import FlowNode
 
@@ -115,6 +118,24 @@ def test_effort_changes_from_the_next_pair_on(world, camera, start, bundles):
     camera.run(lambda: len(bundles['flow']) > before + 1, 'flow of the new preset')
     refused = node.set_parameters([Parameter('preset', value='psychic')])[0]
     assert not refused.successful and 'tuned, ultrafast, fast, medium' in refused.reason
+
+
+def test_a_network_without_weights_is_refused_and_flow_goes_on(world, camera, start, bundles):
+    node = start(width=160, height=120)
+    camera.run(lambda: bundles['flow'], 'flow')
+    refused = node.set_parameters_atomically([Parameter('estimator', value='pwc_net')])
+    assert not refused.successful and 'weights' in refused.reason and node._engine.config.estimator == 'dis'
+    before = len(bundles['flow'])
+    camera.run(lambda: len(bundles['flow']) > before + 1, 'flow as before')
+
+
+def test_a_network_serves_in_place_of_dis(world, camera, start, bundles, tmp_path):
+    """Untrained: what it says is not looked at, but that it is heard. Estimator and weights come together, as neither means anything alone."""
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / 'small.safetensors', 'pwc_net', PwcNet(PwcNetConfig(share=0.1)), {})
+    start(width=64, height=48, estimator='pwc_net', weights=str(tmp_path / 'small.safetensors'))
+    camera.run(lambda: bundles['backward'] and bundles['flow'], 'flow of the network')
+    assert all(m.width == 64 and np.isfinite(codecs.flow_array(m, '')).all() for m in bundles['flow'].values())
 
 
 def test_compressed_images_serve_as_well(world, camera, start, bundles):
