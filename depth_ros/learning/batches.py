@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depth_ros.learning import augmentation, supervision
+from depth_ros.learning import augmentation, new_motion, supervision
 from depth_ros.learning.pairs import PairBatch, PairStore
 from depth_ros.learning.ranks import Ranks
 from depth_ros.learning.recipe import Recipe
@@ -45,6 +45,8 @@ class Batches:
         indices = self.joint_indices(step)[self._part]
         generators = [_generator(recipe.seed, step, place) for place in range(recipe.batch)[self._part]]
         pairs = _fitted(self._store.batch(indices), recipe, recipe.reduce_at(step), generators)
+        if recipe.new_motion > 0.0:
+            pairs = new_motion.change(pairs, [new_motion.draw(recipe.new_motion, g) for g in generators])
         if recipe.flip:
             pairs = augmentation.flip(pairs, *torch.tensor([augmentation.draw_flips(g) for g in generators]).T)
         if recipe.rotation_error > 0.0 or recipe.direction_error > 0.0:
