@@ -94,5 +94,5 @@ def smooth_path(start: Start, rng: np.random.Generator) -> np.ndarray:
 
 
 def is_free(scene: synthetic.Scene, poses: np.ndarray) -> bool:
-    """Whether cameras T_world_cam (N, 4, 4) run into nothing."""
+    """Whether cameras T_world_cam (N, 4, 4) are in no furniture and near to nothing that they see. Walls have one side: one may back out and see in."""
     return bool(_look(scene, poses).min() > 0.7 * _NEAREST and _outside(scene, poses).all())
