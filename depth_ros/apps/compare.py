@@ -52,7 +52,7 @@ def _compare(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     width, height, factor = _SIZES[args.size]
     data = {'width': width, 'height': height, 'train': args.pairs}
-    common = Recipe(data=data, reduce=factor, steps=args.steps, rate=args.rate, schedule='cosine', warm_up=min(200, args.steps // 10), clip=1.0, best_by='abs_inv',
+    common = Recipe(data=data, reduce=factor, steps=args.steps, rate=args.rate, schedule='cosine', warm_up=min(200, args.steps // 10), clip=1.0, new_motion=0.75, best_by='abs_inv',
                     validate_every=max(args.steps // 10, 1), checkpoint_every=max(args.steps // 4, 250), device=args.device, threads=args.threads)
     with ranks.joined(args.device) as joined:
         spec = PairData(**data)

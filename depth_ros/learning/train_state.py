@@ -62,10 +62,13 @@ def load(path: Path, recipe: Recipe, model: nn.Module, average: nn.Module | None
 
 
 def _restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    weights = [weight for group in optimiser.param_groups for weight in group['params']]
     state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition('/')
-        state.setdefault(int(index), {})[key] = value
+        like = weights[int(index)]
+        # A fused step walks through memory: what belongs to a weight has to lie in the weight's order, channels last perhaps.
+        state.setdefault(int(index), {})[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
     optimiser.load_state_dict({'state': state, 'param_groups': optimiser.state_dict()['param_groups']})
 
 
