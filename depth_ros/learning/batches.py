@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +14,9 @@ from depth_ros.learning import augmentation, new_motion, supervision
 from depth_ros.learning.pairs import PairBatch, PairStore
 from depth_ros.learning.ranks import Ranks
 from depth_ros.learning.recipe import Recipe
+
+_AT_ONCE = 64           # pairs reduced at a time
+_KEPT = 1_500_000_000   # [bytes] of reduced pairs that are kept in memory
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Batches:
         if len(store) == 0:
             raise ValueError('the training split holds no pairs')
         self._store, self._recipe, self._part = store, recipe, ranks.part(recipe.batch)
+        self._reduced: tuple[int, PairBatch] | None = None      # the whole store at 1 / factor of its size
 
     def joint_indices(self, step: int) -> np.ndarray:
         """Indices (batch,) into the store of a step's pairs, of all processes."""
@@ -44,7 +48,7 @@ class Batches:
         recipe = self._recipe
         indices = self.joint_indices(step)[self._part]
         generators = [_generator(recipe.seed, step, place) for place in range(recipe.batch)[self._part]]
-        pairs = _fitted(self._store.batch(indices), recipe, recipe.reduce_at(step), generators)
+        pairs = self._pairs(indices, recipe.reduce_at(step), generators)
         if recipe.new_motion > 0.0:
             pairs = new_motion.change(pairs, [new_motion.draw(recipe.new_motion, g) for g in generators])
         if recipe.flip:
@@ -54,6 +58,26 @@ class Batches:
             pairs = augmentation.disturb_motion(pairs, torch.stack(errors))
         supervised = torch.cat([supervision.choose(valid[None], recipe.supervised_pixels, g) for valid, g in zip(pairs.valid, generators)])
         return Drawn(indices, pairs, supervised)
+
+    def _pairs(self, indices: np.ndarray, factor: int, generators: list[torch.Generator]) -> PairBatch:
+        """Pairs of the store with the recipe's intrinsics, at 1 / factor of their size."""
+        if factor == 1 or self._recipe.magnify > 1.0 or _bytes(self._store, factor) > _KEPT:
+            return _fitted(self._store.batch(indices), self._recipe, factor, generators)
+        if self._reduced is None or self._reduced[0] != factor:
+            self._reduced = factor, _reduced(self._store, factor)
+        return self._reduced[1].pick(torch.from_numpy(indices))
+
+
+def _bytes(store: PairStore, factor: int) -> int:
+    """Size of all pairs of a store as tensors, at 1 / factor of theirs."""
+    one = store.batch(np.arange(1))
+    return len(store) * sum(getattr(one, f.name).nbytes for f in fields(PairBatch)) // factor ** 2
+
+
+def _reduced(store: PairStore, factor: int) -> PairBatch:
+    """All pairs of a store at 1 / factor of their size: small enough to be kept, and reading them anew would take as long as learning from them."""
+    parts = [augmentation.reduce(store.batch(np.arange(first, min(first + _AT_ONCE, len(store)))), factor) for first in range(0, len(store), _AT_ONCE)]
+    return PairBatch(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(PairBatch)})
 
 
 def unseen(store: PairStore, recipe: Recipe, first: int, factor: int) -> PairBatch:
