@@ -13,12 +13,14 @@ import yaml
 
 import depth_ros
 from depth_ros.apps import options
-from depth_ros.engines.flow import FlowEngine
+from depth_ros.engines.flow import FlowConfig, FlowEngine
 from depth_ros.frames import CameraFrame, ImagePair
 from depth_ros.learning import ranks, recipe, train_state
 from depth_ros.learning.pairs import FlowFunction, PairData, PairStore, open_store
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.trainer import BEST, STATE, Data, Trainer
+
+FLOWS = {'dis': FlowConfig(), 'dis_depth': FlowConfig(preset='depth')}        # what made the flow of a pair store, by the name that its data give
 
 _EPILOG = """
 OUT gets last.safetensors (everything needed to go on), best.safetensors (the network that did best on the validation split),
@@ -97,10 +99,10 @@ def open_data(spec: type[PairData], chosen: Recipe, joined: ranks.Ranks) -> Data
 
 
 def flow_function(name: str) -> FlowFunction:
-    """The estimator that a pair store names. Raises ValueError for an unknown one."""
-    if name != 'dis':
-        raise ValueError(f'data.flow: expected dis, got {name!r}')
-    engine = FlowEngine()
+    """The estimator that a pair store names. Raises ValueError for an unknown one, listing the known ones."""
+    if name not in FLOWS:
+        raise ValueError(f'data.flow: expected one of {", ".join(FLOWS)}, got {name!r}')
+    engine = FlowEngine(FLOWS[name])
 
     def flow(*images: np.ndarray) -> np.ndarray:
         return engine.step(ImagePair(*(CameraFrame(0, '', image, np.eye(3)) for image in images))).flow

@@ -1,0 +1,64 @@
+"""Laws of the `train` program: recipes by name, changes on the command line, refusals, flow of the stores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pair_support import MemoryStore, wavy_pairs
+
+from depth_ros.apps import train
+from depth_ros.learning.trainer import BEST, STATE
+
+
+@pytest.fixture(autouse=True)
+def stores(monkeypatch):
+    """Pairs at hand instead of rendered ones."""
+    monkeypatch.setattr(train, 'open_store', lambda spec, split, flow: MemoryStore(wavy_pairs(8, seed=len(split))))
+
+
+SMALL = [word for change in ('steps=4', 'batch=4', 'reduce=1', 'grow_at=1.0', 'validate_every=2', 'warm_up=1', 'new_motion=0.0', 'device=cpu')
+         for word in ('--set', change)]
+
+
+def test_the_recipes_that_come_along_are_found_by_name():
+    assert {'global_local', 'global_local_small', 'global_local_pose_aware'} <= train.shipped_recipes().keys()
+    assert train.find_recipe('global_local').name == 'global_local.yaml'
+    with pytest.raises(ValueError, match='neither a file nor one of the recipes .*global_local_small'):
+        train.find_recipe('glocal')
+
+
+def test_it_trains_stops_at_a_step_and_goes_on(tmp_path, capsys):
+    command = ['global_local_small', '--out', str(tmp_path), *SMALL]
+    assert train.main([*command, '--until', '2']) == 0
+    assert '2 steps' in capsys.readouterr().out
+    assert train.main(command) == 0
+    assert '4 steps' in capsys.readouterr().out and (tmp_path / STATE).exists() and (tmp_path / BEST).exists()
+
+
+def test_another_recipe_does_not_go_on_with_the_state_but_may_begin_anew(tmp_path, capsys):
+    command = ['global_local_small', '--out', str(tmp_path), *SMALL]
+    assert train.main([*command, '--until', '2']) == 0
+    assert train.main([*command, '--set', 'rate=0.5']) == 1
+    assert 'rate: 0.5 instead of 0.001' in capsys.readouterr().err
+    assert train.main([*command, '--set', 'rate=0.5', '--fresh', '--until', '1']) == 0
+
+
+@pytest.mark.parametrize('words, complaint', [
+    ([], 'expected a recipe'),
+    (['global_local_small', '--set', 'rate'], 'expected KEY=VALUE'),
+    (['global_local_small', '--set', 'speed=3'], "unknown key 'speed'"),
+    (['global_local_small', '--set', 'model=tinny'], 'expected one of the models global_local'),
+    (['global_local_small', '--set', 'data.widht=3'], "unknown key 'widht': expected seed, width"),
+    (['global_local_small', '--set', 'data.flow=magic'], 'expected one of dis, dis_depth'),
+])
+def test_what_cannot_be_is_refused_in_one_line(tmp_path, capsys, words, complaint):
+    assert train.main([*words, '--out', str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith('error: ') and complaint in message and message.count('\n') == 1
+
+
+def test_the_flow_of_a_store_follows_a_shifted_texture():
+    texture = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    for name in train.FLOWS:
+        flow = train.flow_function(name)(texture[:, 8:264], texture[:, 4:260])
+        assert np.median(np.abs(flow - [4.0, 0.0])) < 0.3
