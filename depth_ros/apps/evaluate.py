@@ -1,4 +1,4 @@
-"""`evaluate tracking|depth|compare`: score an engine on a recorded sequence, or networks on synthetic pairs; leave figures as JSON and plots."""
+"""`evaluate tracking|depth|compare|online`: score an engine on a recorded sequence, or networks on synthetic pairs; leave figures as JSON and plots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from depth_ros import files
-from depth_ros.apps import compare, options, plots, runs, scoring
+from depth_ros.apps import compare, online, options, plots, runs, scoring
 from depth_ros.apps.depth_scores import MATCHES, DepthScores
 from depth_ros.engines.deepv2d import DeepV2DConfig
 from depth_ros.engines.flow import FlowConfig
@@ -43,7 +43,7 @@ def _engine_named(argv: list[str]) -> str:
 
 def _parser(engine: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog='evaluate', description=__doc__)
-    tasks = parser.add_subparsers(required=True, metavar='tracking|depth|compare')
+    tasks = parser.add_subparsers(required=True, metavar='tracking|depth|compare|online')
     tracking = _task(tasks, 'tracking', _tracking, 'camera poses against a reference trajectory')
     tracking.add_argument('--engine', choices=('deepv2d',), default='deepv2d', help='the engine to score')
     tracking.add_argument('--reference', type=Path, help="reference trajectory, TUM text; the sequence's ground truth if not given")
@@ -56,6 +56,7 @@ def _parser(engine: str) -> argparse.ArgumentParser:
         depth.add_argument('--flow-preset', choices=settings_of(FlowConfig)['preset'].choices, default='depth', help='effort of the flow (default: %(default)s)')
     options.add(depth, ENGINES[engine], f'parameters of {engine}')
     compare.register(tasks)
+    online.register(tasks)
     return parser
 
 

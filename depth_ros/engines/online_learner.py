@@ -1,0 +1,415 @@
+"""A depth network that goes on learning while the robot drives, from the few hits of a laser or rangefinder.
+
+It learns on a copy, from image pairs whose motion is known in metres: predicted depth in units of the baseline, times the length of the step, is compared with the hits of
+the image, with hits of the last seconds that have come to lie elsewhere in it, and, with less weight, with confident depth from flow. What it says is of any network here
+that takes pairs (models/layers.Pairs). Weights are drawn back to those that learning began with (X. Li, Y. Grandvalet, F. Davoine, "Explicit inductive bias for transfer
+learning with convolutional networks", ICML 2018), and are handed out only when the error on what was withheld from learning has fallen.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from depth_ros import settings
+from depth_ros.engines.global_local import parallax_of
+from depth_ros.engines.hit_memory import HitMemory
+from depth_ros.engines.range_projection import resize_hits
+from depth_ros.engines.replay_buffer import LEAST_STEP, Observation, ReplayBuffer, lengths, observation, pair_batch, stacked
+from depth_ros.engines.update_guard import Checked, Errors, Verdict, judge, log_error
+from depth_ros.frames import DepthResult, FlowResult
+from depth_ros.learning.pairs import PairBatch
+from depth_ros.models import checkpoint
+from depth_ros.settings import setting
+
+log = logging.getLogger(__name__)
+
+_LEAST_SHARE = 1 / 64       # of the configured rate, below which rolling back does not bring it
+_RECOVERY = 1.3             # by which the rate recovers with every good round
+_RUNAWAY = 4.0              # times the usual loss, at which a round is broken off
+_LEAST_SCALE = 0.1          # of the robust loss, as an error of the log of depth
+_GATHERED = 20              # hits on confident depth from flow that tell whether both speak of the same metre
+
+
+class State(enum.Enum):
+    """What the learner is doing, as it is published."""
+
+    LEARNING = 'learning'
+    MOTION = 'waiting for motion'
+    HITS = 'waiting for hits'
+    PAUSED = 'paused'
+    ROLLED_BACK = 'rolled back'
+
+
+@dataclass(frozen=True)
+class OnlineLearnerConfig:
+    """What is remembered, how it is learned from, and who watches."""
+
+    rate: float = setting(3.0e-4, "Adam's learning rate; every roll-back halves it, and success brings it back", '', 1e-7, 1e-2)
+    batch: int = setting(4, 'observations a batch', '', 1, 64)
+    round: int = setting(8, 'batches between two checks of the weights', '', 1, 1000)
+    recent: int = setting(60, 'newest observations that are remembered', '', 1, 10000)
+    reservoir: int = setting(120, 'older observations that are remembered, drawn evenly from all', '', 0, 10000)
+    withheld_share: float = setting(0.2, 'share of the observations whose hits are never learned from, but judge what was learned', '', 0.02, 0.8)
+    withheld_run: int = setting(5, 'observations in a row that are withheld together', '', 1, 1000)
+    checks: int = setting(12, 'withheld observations that are looked at in a check', '', 1, 200)
+    min_hits: int = setting(1, 'range hits an image needs', '', 1, 10000)
+    min_step: float = setting(0.01, 'shortest step of the camera from image to image', 'm', LEAST_STEP, 10.0)
+    min_displacement: float = setting(0.006, 'least median displacement beyond that of the rotation, as a share of the width', '', 0.0, 0.5)
+    max_contradiction: float = setting(0.3, 'median difference of the log of depth between hits and depth from flow, beyond which hits are not believed', '', 0.02, 3.0)
+    carry_seconds: float = setting(5.0, 'how long a hit teaches the images after its own', 's', 0.0, 60.0)
+    hit_weight: float = setting(1.0, 'weight of the hits in the loss', '', 0.0, 100.0)
+    carried_weight: float = setting(1.0, "weight of earlier images' hits in the loss", '', 0.0, 100.0)
+    guide_weight: float = setting(0.3, 'weight of confident depth from flow in the loss', '', 0.0, 100.0)
+    rehearsal_weight: float = setting(1.0, 'weight of synthetic pairs in the loss, where there are any', '', 0.0, 100.0)
+    anchor: float = setting(1.0e-3, 'share of their way back to the first weights that all weights go with each batch', '', 0.0, 0.5)
+    clip: float = setting(1.0, 'norm that the gradient is cut at', '', 1e-3, 1e3)
+    tolerance: float = setting(0.03, 'share by which a withheld error may grow before the weights are rolled back', '', 0.0, 1.0)
+    forgetting: float = setting(0.08, 'the same of the error on synthetic pairs', '', 0.0, 1.0)
+    patience: int = setting(4, 'checks in a row without gain after which the weights are rolled back', '', 1, 1000)
+    share: float = setting(0.5, 'share of one CPU core that the thread takes', '', 0.01, 1.0)
+    max_batch_seconds: float = setting(1.0, 'longest time a batch may take, for which it is made smaller', 's', 0.01, 60.0)
+    niceness: int = setting(10, 'of the thread: how far it gives way to others', '', 0, 19)
+    seed: int = setting(0, 'of what is drawn', '', 0, 2 ** 31 - 1)
+
+
+@dataclass
+class Progress:
+    """Figures that survive a restart. Everything here is JSON."""
+
+    number: int = 0             # of the weights
+    updates: int = 0            # weights that were handed out
+    rollbacks: int = 0
+    batches: int = 0
+    observed: int = 0           # observations that were taken in
+    hits: int = 0
+    withheld: int = 0           # hits that judged only
+    rate: float = 0.0
+    withheld_before: float | None = None    # error of the log of depth at withheld hits, with the weights that learning began with
+    withheld_after: float | None = None     # and with the last good ones
+    away_before: float | None = None        # the same away from the hits
+    away_after: float | None = None
+
+
+@dataclass
+class _Round:
+    """Batches since the last check."""
+
+    losses: list[float] = field(default_factory=list)
+
+
+class OnlineLearner:
+    """Takes observations, learns from them and hands out weights. Everything public may be called from any thread; `state` and `reason` say how it is going."""
+
+    def __init__(self, start: checkpoint.Loaded, config: OnlineLearnerConfig = OnlineLearnerConfig(), offer: Callable[[bytes], object] | None = None,
+                 rehearsal: PairBatch | None = None) -> None:
+        """`start`: the shipped network. `offer` is given new weights as bytes of a checkpoint. `rehearsal`: synthetic pairs, a half to learn and a half to check by."""
+        settings.check(config)
+        self.config, self._start, self._offer = config, start, offer
+        half = 0 if rehearsal is None else len(rehearsal) // 2
+        self._rehearsal, self._unrehearsed = (rehearsal.pick(slice(0, half)), rehearsal.pick(slice(half, None))) if half else (None, None)
+        self._frozen = Checked(copy.deepcopy(start.model))
+        self._observing, self._learning, self._there = threading.Lock(), threading.RLock(), threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._paused = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew with the shipped weights and nothing remembered."""
+        with self._learning, self._observing:
+            config = self.config
+            checks = max(1, round(config.withheld_share * config.recent)), round(config.withheld_share * config.reservoir)
+            self._buffer, self._withheld = ReplayBuffer(config.recent, config.reservoir, config.seed), ReplayBuffer(*checks, config.seed)
+            self._memory = HitMemory(config.carry_seconds)
+            self._agreement: list[float] = []
+            self._gate, self.reason = State.MOTION, 'no image pair has come yet'
+            self._fresh = 0
+            self._random = np.random.default_rng(config.seed)
+            self.progress = Progress(rate=config.rate)
+            self._take(copy.deepcopy(self._start.model))
+
+    def _take(self, good: nn.Module) -> None:
+        """Learn on from these weights."""
+        self._good = Checked(good)
+        self._begin_at_good()
+        self._batch_size = self.config.batch
+
+    def _begin_at_good(self) -> None:
+        self._model = copy.deepcopy(self._good.network).train()
+        self._optimiser = torch.optim.Adam(self._model.parameters(), lr=self.progress.rate, betas=(0.9, 0.99))
+        self._round, self._without_gain, self._was_rolled_back = _Round(), 0, False
+
+    @property
+    def state(self) -> State:
+        """What it is doing; `reason` says why."""
+        if self._paused:
+            return State.PAUSED
+        if self._gate is not State.LEARNING:
+            return self._gate
+        return State.ROLLED_BACK if self._was_rolled_back else State.LEARNING
+
+    @property
+    def buffered(self) -> dict[str, int]:
+        """Observations that are remembered, by part."""
+        (recent, reservoir), withheld = self._buffer.parts, len(self._withheld)
+        return {'recent': recent, 'reservoir': reservoir, 'withheld': withheld}
+
+    def observe(self, result: FlowResult, T_2_1: np.ndarray | None, hits: np.ndarray | None, T_odom_cam: np.ndarray | None = None,
+                guide: DepthResult | None = None) -> bool:
+        """Take in a pair at the network's size; whether it was taken, else `state` and `reason` say what is missing.
+
+        T_2_1 (4, 4) [m] is its motion, None if not known; hits (h, w) [m] at any size, 0 or NaN where none. With the pose T_odom_cam (4, 4) [m] the hits go on to teach
+        later images. `guide`: metric depth of image 1 from flow, at any size.
+        """
+        with self._observing:
+            gate, reason = self._gated(result, T_2_1)
+            if gate is State.LEARNING:
+                gate, reason = self._admit(result, T_2_1, hits, T_odom_cam, guide)
+            self._gate = gate
+            if gate is not State.LEARNING or not self._was_rolled_back:
+                self.reason = reason
+        if gate is State.LEARNING:
+            with self._there:
+                self._fresh = min(self._fresh + 1, self.config.round)
+                self._there.notify()
+        return gate is State.LEARNING
+
+    def _gated(self, result: FlowResult, T_2_1: np.ndarray | None) -> tuple[State, str]:
+        if T_2_1 is None or not np.isfinite(T_2_1).all():
+            return State.MOTION, 'the motion of the pair is not known'
+        step = float(np.linalg.norm(T_2_1[:3, 3]))
+        if step < self.config.min_step:
+            return State.MOTION, f'the camera moved by {step:.4f} m, less than min_step {self.config.min_step}'
+        moved = float(np.median(parallax_of(result, T_2_1))) / result.flow.shape[1]
+        if not moved >= self.config.min_displacement:
+            return State.MOTION, f'the image moved by {moved:.4f} of its width beyond what its rotation makes, less than min_displacement {self.config.min_displacement}'
+        return State.LEARNING, ''
+
+    def _admit(self, result: FlowResult, T_2_1: np.ndarray, hits: np.ndarray | None, T_odom_cam: np.ndarray | None, guide: DepthResult | None) -> tuple[State, str]:
+        """Remember a pair that moves, if its hits are enough and believed."""
+        frame = result.pair.current
+        small = np.zeros(frame.size[::-1], np.float32) if hits is None else resize_hits(hits, frame.size)
+        count = int((small > 0).sum())
+        if count < self.config.min_hits:
+            return State.HITS, f'{count} range hits are in view, less than min_hits {self.config.min_hits}'
+        withheld = self._withholds()
+        trail = T_odom_cam is not None and not withheld and self.config.carry_seconds > 0
+        carried = self._memory.seen(frame.stamp, frame.K, frame.size, T_odom_cam) if trail else None
+        new = observation(result, T_2_1, small, carried, guide)
+        reason = self._contradiction(new)
+        if reason:
+            return State.HITS, reason
+        if trail:
+            self._memory.add(frame.stamp, small, frame.K, T_odom_cam)
+        (self._withheld if withheld else self._buffer).add(new)
+        self.progress.observed += 1
+        self.progress.hits += count
+        self.progress.withheld += count * withheld
+        return State.LEARNING, ''
+
+    def _withholds(self) -> bool:
+        """Whether the next observation is one to judge by: whole runs are, as neighbours in time are all but the same."""
+        run = self.progress.observed // self.config.withheld_run
+        every = max(2, round(1 / self.config.withheld_share))
+        return run % every == every - 1 or (run % every == 1 and not len(self._withheld))
+
+    def _contradiction(self, new: Observation) -> str:
+        """Why the hits are not believed: they and depth from flow speak of different metres. '' if they do not, or cannot be compared."""
+        both = (new.hits > 0) & (new.guide > 0)
+        self._agreement = [*self._agreement, *np.log(new.hits[both] / new.guide[both]).tolist()][-max(_GATHERED, int(both.sum())):]
+        if len(self._agreement) < min(_GATHERED, 5 * self.config.min_hits):
+            return ''
+        if float(np.median(np.abs(self._agreement))) <= self.config.max_contradiction:
+            return ''
+        return f'the hits contradict what flow and motion tell: half of them lie at {np.exp(np.median(self._agreement)):.2f} times that depth or beyond'
+
+    def learn(self, batches: int) -> State:
+        """Learn from so many batches now, checking the weights after every round of them, or from none if the state is not one to learn in."""
+        for _ in range(batches):
+            if not self._ready():
+                break
+            with self._learning:
+                self._step()
+        return self.state
+
+    def _ready(self) -> bool:
+        return not self._paused and self._gate is State.LEARNING and len(self._buffer) > 0 and len(self._withheld) > 0
+
+    def _step(self) -> None:
+        started = time.perf_counter()
+        with self._observing:
+            some = self._buffer.draw(self._batch_size)
+        self._optimiser.zero_grad()
+        loss = self._loss(some)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), self.config.clip)
+        value = loss.item()
+        if not (np.isfinite(value) and torch.isfinite(norm)):
+            self._roll_back(f'the loss {value} or its gradient is not finite')
+            return
+        if len(self._round.losses) >= 2 and value > _RUNAWAY * float(np.median(self._round.losses)):
+            self._roll_back(f'the loss rose to {value:.4f} within a round')
+            return
+        self._optimiser.step()
+        self._draw_back()
+        self._round.losses.append(value)
+        self.progress.batches += 1
+        self._keep_time(time.perf_counter() - started, len(some))
+        if len(self._round.losses) >= self.config.round:
+            self._check()
+
+    def _loss(self, some: list[Observation]) -> Tensor:
+        config = self.config
+        z = self._model(*self._model.inputs(pair_batch(some)))
+        weights = torch.tensor([o.weight for o in some]).view(-1, 1, 1, 1)
+        terms = [(config.hit_weight, 'hits'), (config.carried_weight, 'carried'), (config.guide_weight, 'guide')]
+        total = sum(weight * robust(log_error(z, observed, lengths(some)), (observed > 0) * weights)
+                    for weight, observed in ((w, stacked(some, plane)) for w, plane in terms) if weight > 0)
+        if self._rehearsal is not None and config.rehearsal_weight > 0:
+            pairs = self._rehearsal.pick(self._random.integers(0, len(self._rehearsal), len(some)).tolist())
+            truth = torch.where(pairs.valid, 1 / torch.where(pairs.valid, pairs.inverse_depth, 1.0), 0.0)
+            error = log_error(self._model(*self._model.inputs(pairs)), truth, torch.ones(len(some), 1, 1, 1))
+            total = total + config.rehearsal_weight * robust(error, (truth > 0).float())
+        return total
+
+    @torch.no_grad()
+    def _draw_back(self) -> None:
+        if self.config.anchor > 0:
+            for weight, first in zip(self._model.parameters(), self._frozen.network.parameters()):
+                weight.lerp_(first, self.config.anchor)
+
+    def _keep_time(self, seconds: float, count: int) -> None:
+        """Make batches as large as the time allows, up to what is wished."""
+        self._batch_size = int(np.clip(self.config.max_batch_seconds * count / max(seconds, 1e-9), 1, self.config.batch))
+
+    def _check(self) -> None:
+        with self._observing:
+            checks = self._withheld.spread(self.config.checks)
+        new = Checked(copy.deepcopy(self._model))
+        errors, good, frozen = (network.errors(checks, self._unrehearsed) for network in (new, self._good, self._frozen))
+        judgement = judge(errors, good, frozen, self.config.tolerance, self.config.forgetting)
+        self._round = _Round()
+        self._note(frozen, errors if judgement.verdict is Verdict.BETTER else good)
+        if judgement.verdict is Verdict.BETTER:
+            self._accept(new)
+            return
+        self._without_gain += 1
+        if judgement.verdict is Verdict.WORSE or self._without_gain >= self.config.patience:
+            self._roll_back(judgement.reason)
+
+    def _note(self, frozen: Errors, good: Errors) -> None:
+        progress = self.progress
+        progress.withheld_before, progress.away_before = frozen.withheld, frozen.away
+        progress.withheld_after, progress.away_after = good.withheld, good.away
+
+    def _accept(self, new: Checked) -> None:
+        progress = self.progress
+        self._good, self._without_gain, self._was_rolled_back, self.reason = new, 0, False, ''
+        progress.number += 1
+        progress.updates += 1
+        self._set_rate(min(self.config.rate, _RECOVERY * progress.rate))
+        if self._offer is not None:
+            self._offer(self.weights())
+
+    def _roll_back(self, reason: str) -> None:
+        """Bring back the last good weights, bit for bit, and learn more slowly."""
+        progress = self.progress
+        progress.rollbacks += 1
+        progress.rate = max(_LEAST_SHARE * self.config.rate, progress.rate / 2)
+        self._begin_at_good()
+        self._was_rolled_back, self.reason = True, f'{reason}; back at weights {progress.number} with a rate of {progress.rate:.1e}'
+        log.info('rolled back: %s', self.reason)
+
+    def _set_rate(self, rate: float) -> None:
+        self.progress.rate = rate
+        for group in self._optimiser.param_groups:
+            group['lr'] = rate
+
+    def weights(self) -> bytes:
+        """The last good weights as a checkpoint, with their number and the learner's figures in the record."""
+        with self._learning:
+            return checkpoint.to_bytes(self._start.name, self._good.network, self._record())
+
+    def _record(self) -> dict[str, object]:
+        return {**self._start.record, 'number': self.progress.number, 'online': {**asdict(self.progress), 'buffer': self.buffered}}
+
+    def save(self, path: str | Path) -> None:
+        """Write the last good weights and the figures, whole or not at all; the file is a checkpoint like any other."""
+        with self._learning:
+            checkpoint.save(path, self._start.name, self._good.network, self._record())
+
+    def restore(self, path: str | Path) -> None:
+        """Go on from what save wrote; what is remembered begins anew. Raises ValueError, naming the file, for another network's, and then changes nothing."""
+        saved = checkpoint.load(path, self._start.name)
+        if saved.model.config != self._start.model.config:
+            raise ValueError(f'{path}: expected a network of {self._start.model.config}, got {saved.model.config}')
+        figures = {k: v for k, v in saved.record.get('online', {}).items() if k in asdict(Progress())}
+        if not figures:
+            raise ValueError(f'{path}: holds no figures of an online learner')
+        with self._learning, self._observing:
+            self.progress = Progress(**figures)
+            self._take(saved.model)
+
+    def pause(self, paused: bool = True) -> None:
+        """Learn nothing until told otherwise; observations are still taken in."""
+        self._paused = paused
+        with self._there:
+            self._there.notify()
+
+    def start(self) -> None:
+        """Learn in a thread of its own from now on, as observations come, within the CPU budget."""
+        if self._thread is None:
+            self._stopping.clear()
+            self._thread = threading.Thread(target=self._work, name='online_learner', daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, after the batch that it is at."""
+        self._stopping.set()
+        with self._there:
+            self._there.notify()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        give_way(self.config.niceness)
+        torch.set_num_threads(1)
+        while not self._stopping.is_set():
+            with self._there:
+                self._there.wait_for(lambda: self._stopping.is_set() or (self._fresh > 0 and self._ready()))
+                self._fresh = max(0, self._fresh - 1)
+            before = time.thread_time()
+            self.learn(0 if self._stopping.is_set() else 1)
+            used = time.thread_time() - before
+            self._stopping.wait(used * (1 / self.config.share - 1))
+
+
+def give_way(niceness: int) -> None:
+    """Lower the priority of the calling thread alone, where the system has such a thing (Linux)."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+    except (AttributeError, OSError) as error:
+        log.warning('the learner cannot lower its priority: %s', error)
+
+
+def robust(error: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of a bounded loss of errors (B, 1, H, W): e^2 / (e^2 + c^2) times c, c twice the median error, so that a third of outliers hardly counts."""
+    known = weight > 0
+    if not known.any():
+        return (error * 0.0).sum()
+    scale = (2 * error.detach().abs()[known].median()).clamp(min=_LEAST_SCALE)
+    square = error.square()
+    return (weight * scale * square / (square + scale * scale)).sum() / weight.sum()

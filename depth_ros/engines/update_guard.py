@@ -1,0 +1,115 @@
+"""Whether changed weights may be used: judged on observations that were never learned from, on their hits and away from them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from depth_ros.engines.replay_buffer import Observation, lengths, pair_batch, stacked
+from depth_ros.learning.losses import masked_mean
+from depth_ros.learning.pairs import PairBatch
+
+_WORST = 0.7            # bound of the error of a log: beyond a factor of two a point is wrong, and how wrong says little
+_AT_ONCE = 4            # observations that are looked at in one go
+_NOISE = 0.002          # differences of errors that mean nothing
+_NEAREST = 1e-4         # [1/baseline] that the log of an inverse depth is bounded by
+
+
+class Verdict(enum.Enum):
+    """What becomes of changed weights."""
+
+    BETTER = 'better'       # they are good, and are handed out
+    TOLERATED = 'tolerated'     # learning goes on from them, but nobody gets them
+    WORSE = 'worse'         # they are dropped
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean error of the log of depth, cut at a factor of two; None where there is nothing to compare with."""
+
+    withheld: float | None      # at hits that were never learned from
+    away: float | None          # where flow and motion tell depth with confidence, anywhere in the image
+    rehearsed: float | None     # on synthetic pairs
+
+    @property
+    def total(self) -> float:
+        """Sum of the first two, which are of the robot's own surroundings."""
+        return (self.withheld or 0.0) + (self.away or 0.0)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict and what it rests on."""
+
+    verdict: Verdict
+    reason: str
+
+
+def log_error(inverse_depth: Tensor, observed: Tensor, length: Tensor) -> Tensor:
+    """log of predicted over observed depth, 0 where it is unknown: inverse depth (B, 1, H, W) [1/baseline], depth (B, 1, H, W) [m] or 0, length (B, 1, 1, 1) [m]."""
+    known = observed > 0
+    error = length.log() - inverse_depth.clamp(min=_NEAREST).log() - torch.where(known, observed, 1.0).log()
+    return torch.where(known, error, 0.0)
+
+
+class Checked:
+    """A network whose weights stay as they are, and its errors on observations; each observation is looked at once."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network.eval()
+        self._known: dict[int, tuple[float | None, float | None]] = {}      # by stamp
+        self._rehearsed: float | None = None
+
+    def errors(self, checks: Sequence[Observation], rehearsal: PairBatch | None = None) -> Errors:
+        """On observations that are never learned from, so that all their hits are withheld ones, and on the same synthetic pairs every time."""
+        self._known = {o.stamp: self._known[o.stamp] for o in checks if o.stamp in self._known}
+        unknown = [o for o in checks if o.stamp not in self._known]
+        for first in range(0, len(unknown), _AT_ONCE):
+            some = unknown[first:first + _AT_ONCE]
+            self._known |= zip((o.stamp for o in some), self._look(some))
+        if rehearsal is not None and self._rehearsed is None:
+            truth = torch.where(rehearsal.valid, 1 / rehearsal.inverse_depth.clamp(min=_NEAREST), 0.0)
+            self._rehearsed = _mean(_each(log_error(self._predict(rehearsal), truth, torch.ones(len(rehearsal), 1, 1, 1)), truth > 0))
+        hits, guide = zip(*self._known.values()) if self._known else ((), ())
+        return Errors(_mean(hits), _mean(guide), self._rehearsed)
+
+    def _look(self, some: Sequence[Observation]) -> list[tuple[float | None, float | None]]:
+        z, planes = self._predict(pair_batch(some)), [stacked(some, name) for name in ('hits', 'guide')]
+        return list(zip(*(_each(log_error(z, observed, lengths(some)), observed > 0) for observed in planes)))
+
+    @torch.no_grad()
+    def _predict(self, pairs: PairBatch) -> Tensor:
+        return self.network(*self.network.inputs(pairs))
+
+
+def _each(error: Tensor, known: Tensor) -> list[float | None]:
+    """Mean bounded size of the error in each sample, None where nothing is known."""
+    bounded = torch.nan_to_num(error.abs(), nan=_WORST).clamp(max=_WORST)
+    return [masked_mean(e, k).item() if k.any() else None for e, k in zip(bounded, known)]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [v for v in values if v is not None]
+    return sum(there) / len(there) if there else None
+
+
+def judge(new: Errors, good: Errors, frozen: Errors, tolerance: float, forgetting: float) -> Judgement:
+    """Compare changed weights with the last good ones and with those that learning began with, all on the same observations.
+
+    `tolerance`: share by which an error may exceed that of the good and of the frozen weights before the change is dropped. `forgetting`: the same on synthetic pairs.
+    """
+    names = {'withheld': 'at withheld hits', 'away': 'away from the hits'}
+    for name, where in names.items():
+        error = getattr(new, name)
+        for than, old in (('before', getattr(good, name)), ('the frozen network\'s', getattr(frozen, name))):
+            if error is not None and error > (1 + tolerance) * old + _NOISE:
+                return Judgement(Verdict.WORSE, f'the error {where} rose to {error:.4f}, more than {tolerance:.0%} above {than} {old:.4f}')
+    if new.rehearsed is not None and new.rehearsed > (1 + forgetting) * frozen.rehearsed:
+        return Judgement(Verdict.WORSE, f'the error on synthetic pairs rose to {new.rehearsed:.4f} from the {frozen.rehearsed:.4f} of the frozen network')
+    if new.total > min(good.total, frozen.total):
+        return Judgement(Verdict.TOLERATED, f'the error of {new.total:.4f} is not below the {min(good.total, frozen.total):.4f} that is offered')
+    return Judgement(Verdict.BETTER, f'the error fell to {new.total:.4f} from {good.total:.4f}')
