@@ -21,9 +21,10 @@ from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.trainer import Data
 
 _DURATION = """
-how long it takes: a step of 16 pairs takes one CPU core about 0.04 s (Global-Local) to 0.3 s (DispNet, FCRN) at 32x24, four times as much at 64x48 and
-sixteen times at 128x96. `main` trains 8 networks, `density` 6 more, `intrinsics` 2, `ablations` 4, `pose` 3, `flow_error` none; each once for every seed.
-So 2000 steps of everything at 32x24 with one seed are some three hours of one core. An accelerator is used if there is one.
+how long it takes: a step of 16 pairs takes one CPU core 0.04 s (Global-Local, Small Enc-Dec) to 0.9 s (FCRN) at 32x24 and 0.1 to 1.8 s at 64x48, where the many
+weights of Eigen, DispNet and FCRN cost more than their pixels. `main` trains 8 networks, `density` 6 more, `intrinsics` 2, `ablations` 4, `pose` 3, `flow_tuning` 3,
+`flow_error` none; each once for every seed. 2000 steps of everything at 32x24 with one seed are some two and a half hours of one core. An accelerator is used if
+there is one. The pairs are rendered first if they are not in the user's cache: some ten a second.
 """
 
 
