@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from pair_support import MemoryStore, wavy_pairs
 
 from depth_ros.apps import train
 from depth_ros.learning.trainer import BEST, STATE
+from depth_ros.models import checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +35,16 @@ def test_it_trains_stops_at_a_step_and_goes_on(tmp_path, capsys):
     assert '2 steps' in capsys.readouterr().out
     assert train.main(command) == 0
     assert '4 steps' in capsys.readouterr().out and (tmp_path / STATE).exists() and (tmp_path / BEST).exists()
+
+
+def test_the_exported_network_is_the_best_one_and_says_how_it_came_about(tmp_path):
+    target = tmp_path / 'network.safetensors'
+    assert train.main(['global_local_small', '--out', str(tmp_path), *SMALL, '--export', str(target)]) == 0
+    best, exported = checkpoint.load(tmp_path / BEST), checkpoint.load(target)
+    assert exported.record == best.record and exported.record['recipe']['model'] == 'global_local'
+    for name, weight in best.model.state_dict().items():
+        assert torch.allclose(exported.model.state_dict()[name], weight, rtol=1e-3, atol=1e-7), name
+    assert target.stat().st_size < 0.6 * (tmp_path / BEST).stat().st_size
 
 
 def test_another_recipe_does_not_go_on_with_the_state_but_may_begin_anew(tmp_path, capsys):

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from pair_support import MemoryStore, wavy_pairs
 from safetensors.torch import load_file
 from torch import nn
 
-from depth_ros.learning import train_state
+from depth_ros.learning import batches, train_state
 from depth_ros.learning.batches import Batches
 from depth_ros.learning.ranks import Ranks
 from depth_ros.learning.recipe import Recipe
@@ -91,6 +91,15 @@ def test_the_parts_of_the_processes_are_the_joint_batch():
     store = MemoryStore(wavy_pairs(10))
     joint, *parts = (Batches(store, replace(RECIPE, magnify=1.25, zoom=0.1), ranks).of_step(3) for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)))
     assert torch.equal(torch.cat([p.pairs.flow for p in parts]), joint.pairs.flow) and torch.equal(torch.cat([p.supervised for p in parts]), joint.supervised)
+
+
+def test_reduced_pairs_are_the_same_whether_they_are_kept_or_made_each_time(monkeypatch):
+    store, recipe = MemoryStore(wavy_pairs(10)), replace(RECIPE, reduce=2)
+    kept = Batches(store, recipe).of_step(3).pairs
+    monkeypatch.setattr(batches, '_KEPT', 0)
+    made = Batches(store, recipe).of_step(3).pairs
+    assert kept.image1.shape[-2:] == (12, 16)
+    assert all(torch.equal(getattr(kept, f.name), getattr(made, f.name)) for f in fields(kept))
 
 
 def test_supervision_is_what_the_recipe_says():

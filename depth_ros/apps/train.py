@@ -19,6 +19,7 @@ from depth_ros.learning import ranks, recipe, train_state
 from depth_ros.learning.pairs import FlowFunction, PairData, PairStore, open_store
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.trainer import BEST, STATE, Data, Trainer
+from depth_ros.models import checkpoint
 
 FLOWS = {'dis': FlowConfig(), 'dis_depth': FlowConfig(preset='depth')}        # what made the flow of a pair store, by the name that its data give
 
@@ -52,6 +53,10 @@ def _main(argv: list[str]) -> None:
         progress = Trainer(chosen, data, out, joined, resume=not args.fresh).run(args.until)
         if joined.first:
             _report(progress, out)
+            if args.export is not None:
+                best = checkpoint.load(out / BEST)
+                checkpoint.save(args.export, best.name, best.model, best.record, 'fp16')
+                print(f'written to {args.export}')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='change a key of the recipe, such as rate=3.0e-4 or model_config.pose_aware=true')
     parser.add_argument('--until', type=int, metavar='STEP', help='stop after this step, to go on later')
     parser.add_argument('--list', action='store_true', help='list the recipes that come with the package')
+    parser.add_argument('--export', type=Path, metavar='FILE', help='at the end, write the best network for use: half precision, with its record')
     again = parser.add_mutually_exclusive_group()
     again.add_argument('--resume', action='store_true', help='go on with the state in OUT (the default where there is one)')
     again.add_argument('--fresh', action='store_true', help='begin anew, over what OUT holds')

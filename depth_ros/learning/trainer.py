@@ -185,7 +185,8 @@ class Trainer:
 
     def record(self, scores: dict[str, float]) -> dict[str, object]:
         """How the network came about, for its checkpoint."""
-        return {'recipe': asdict(self.recipe), 'validation': scores, 'pairs': len(self._data.train), 'torch': torch.__version__}
+        recipe = asdict(self.recipe) | {'start_from': Path(self.recipe.start_from).name}     # where it lay means nothing elsewhere
+        return {'recipe': recipe, 'validation': scores, 'pairs': len(self._data.train), 'torch': torch.__version__}
 
     def _save(self) -> None:
         if self._ranks.first:
