@@ -9,6 +9,7 @@ import pytest
 import torch
 from pwc_support import author_file, published, shifted_pairs, texture
 
+from depth_ros.engines.inference import ExportedModel
 from depth_ros.geometry.warp import warp_by_flow
 from depth_ros.learning.losses import pyramid_flow
 from depth_ros.models import checkpoint, pwc_weights, registry
@@ -62,6 +63,23 @@ def test_flow_has_the_size_of_the_images_and_is_the_same_both_ways(small, size):
     assert forward.shape == (1, 2, *size)
     torch.testing.assert_close(both, torch.cat([forward, backward]), atol=1e-4, rtol=1e-4)
     assert [tuple(level.shape[-2:]) for level in levels] == [(2 ** i * (-(-size[0] // 64)), 2 ** i * 2) for i in range(5)]
+
+
+class Features(torch.nn.Module):
+    """The coarsest features alone: the whole network takes long to export."""
+
+    def __init__(self, network: PwcNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network._features(images)[-1]
+
+
+def test_an_exported_graph_rounds_sizes_up_as_well(small):
+    """It divides whole numbers towards zero, not down."""
+    exported = ExportedModel(Features(small), (texture(90, 120, seed=1),))
+    assert exported.backend == 'onnxruntime' and exported.difference < 1e-3
 
 
 def test_samples_of_a_batch_do_not_touch_each_other(small):

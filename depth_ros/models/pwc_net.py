@@ -71,7 +71,7 @@ class PwcNet(nn.Module):
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Features of levels 1 to 6, of images brought to a size that can be halved so often."""
-        size = [-(-n // _STEP) * _STEP for n in images.shape[-2:]]
+        size = [(n + _STEP - 1) // _STEP * _STEP for n in images.shape[-2:]]     # in an exported graph, a negative number would be divided towards zero
         x = images if list(images.shape[-2:]) == size else F.interpolate(images, size, mode='bilinear', align_corners=False)
         found = []
         for level in self.pyramid:
