@@ -86,7 +86,7 @@ def test_with_g_held_the_local_module_does_not_see_the_images(monkeypatch):
 def test_the_untrained_network_starts_near_usual_inverse_depths():
     model, pairs = network(), Pairs(16, (96, 128))
     z = model(*model.inputs(pairs))
-    assert 0.02 < z.quantile(0.01) and z.quantile(0.99) < 0.25 and 0.05 < z.median() < 0.1
+    assert 0.02 < z.quantile(0.01) and z.quantile(0.99) < 0.15 and 0.04 < z.median() < 0.06
     x = torch.cat([torch.randn(16, 2, *SIZE), layers.coordinates(torch.zeros(16, 2, *SIZE))], 1)
     assert 0.3 < layers.local_network(x, model.local.generator(torch.randn(16, 6))).square().mean().sqrt() < 3
 
@@ -142,8 +142,25 @@ def test_each_ablation_takes_away_what_it_says(off):
     assert model.local.generator.shapes[0][1] == {'coordinates': 2, 'flow': 8}.get(off, 4)
 
 
+@pytest.mark.parametrize('constant', [False, True])
+def test_only_a_constant_channel_lets_g_speak_where_nothing_moves(constant):
+    model, still = network(coordinates=False, constant=constant), torch.zeros(1, 2, *SIZE)
+    one, other = (model(*torch.rand(2, 1, 3, *SIZE), still) for _ in range(2))
+    assert torch.equal(one, other) != constant
+    assert model.local.generator.shapes[0][1] == 2 + constant
+
+
 def test_contradicting_settings_are_refused():
     with pytest.raises(ValueError, match='flow: expected True'):
         GlobalLocalConfig(pose_aware=True, flow=False)
     with pytest.raises(ValueError, match='pose_aware: expected bool'):
         GlobalLocalConfig(pose_aware=1)
+
+
+def test_with_a_width_of_its_own_the_global_module_says_the_same_at_every_size():
+    network = GlobalLocal(GlobalLocalConfig(global_width=32)).eval()
+    image1, image2, flow = (torch.rand(2, channels, 24, 32, generator=torch.Generator().manual_seed(channels)) for channels in (3, 3, 2))
+    at_width = network.global_parameters(image1, image2, flow)
+    larger = [x.repeat_interleave(4, 2).repeat_interleave(4, 3) for x in (image1, image2, 4 * flow)]
+    assert torch.allclose(network.global_parameters(*larger), at_width, atol=1e-6)
+    assert not torch.allclose(GlobalLocal().eval().global_parameters(*larger), at_width, atol=1e-3)

@@ -24,13 +24,22 @@ BANKS = [20, 10, 20]            # output channels of the generated filter banks
 
 @dataclass(frozen=True)
 class GlobalLocalConfig:
-    """Which of the two variants, and what the paper's ablations (table 5) take away."""
+    """Which of the two variants, and what the paper's ablations (table 5) take away.
+
+    Without bias terms all that generated filters compute grows in proportion with flow and coordinates, so at the image's centre nothing but the flow there counts: the
+    filters cannot take away what a turn of the camera adds to the flow, which is nearly constant. `constant` mends that. With the true motion in the place of the global
+    parameters, after 1500 steps on exact flow, the spread of log depth fell from 0.43 to 0.20 without and 0.11 with it.
+    """
 
     pose_aware: bool = setting(False, 'correct what flow and the tracker\'s pose triangulate, instead of going by the flow alone')
     image_pair: bool = setting(True, 'show both images to the global module, not the flow alone')
     coordinates: bool = setting(True, 'append X and Y channels to what the generated filters see')
+    constant: bool = setting(False, 'append a channel of ones too, which the paper does not (4500 generated weights instead of 4320); see below')
     global_module: bool = setting(True, 'make the filters from global parameters; else they are the same for every pair')
     flow: bool = setting(True, 'work on the flow; else the global module has the images alone, and the generated filters the images instead of the flow')
+
+    global_width: int = setting(0, 'width that pairs are reduced to before the global module sees them, so that it says the same at every size; 0: as they come, as published',
+                                'px', low=0, high=1024)
 
     def __post_init__(self) -> None:
         settings.check(self)
@@ -75,7 +84,7 @@ class GlobalLocal(nn.Module):
         self.config = config
         seen = 6 * config.image_pair + 2 * config.flow
         self.global_module = GlobalModule(seen) if config.global_module else None
-        extra = 2 * config.coordinates
+        extra = 2 * config.coordinates + config.constant
         self.local = PoseAwareLocal(PARAMETERS, extra) if config.pose_aware else LocalModule((2 if config.flow else 6) + extra)
 
     def inputs(self, batch: Pairs) -> tuple[Tensor, ...]:
@@ -89,6 +98,8 @@ class GlobalLocal(nn.Module):
         seen = [scaled_flow(flow)] if self.config.flow else [centred(image1), centred(image2)]
         if self.config.coordinates:
             seen.append(coordinates(flow))
+        if self.config.constant:
+            seen.append(torch.ones_like(flow[:, :1]))
         if self.config.pose_aware:
             return self.local(parameters, torch.cat(seen, 1), image1, image2, flow, *triangulation)
         return self.local(parameters, torch.cat(seen, 1))
@@ -98,4 +109,9 @@ class GlobalLocal(nn.Module):
         if self.global_module is None:
             return flow.new_zeros(len(flow), PARAMETERS)
         seen = [centred(image1), centred(image2)] if self.config.image_pair else []
-        return self.global_module(torch.cat([*seen, scaled_flow(flow)] if self.config.flow else seen, 1))
+        return self.global_module(self._reduced(torch.cat([*seen, scaled_flow(flow)] if self.config.flow else seen, 1)))
+
+    def _reduced(self, seen: Tensor) -> Tensor:
+        """Means over squares of (B, C, H, W), so many that about global_width columns are left."""
+        factor = seen.shape[-1] // self.config.global_width if self.config.global_width else 1
+        return F.avg_pool2d(seen, factor) if factor > 1 else seen
