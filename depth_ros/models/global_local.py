@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from depth_ros import settings
 from depth_ros.models.layers import Conv, FilterGenerator, Pairs, centred, conv_leaky, coordinates, inverse_depth_of, local_network, scaled_flow, start_typical
