@@ -1,8 +1,8 @@
 """`evaluate online`: let a network learn along a sequence from a few range hits, and score each prediction before its frame is learned from.
 
 Depth is scored in metres against the depth sensor, without any alignment. The last frames of every pass give no hits, so their error is that of places that
-were never measured. Beside the learning network stand: the frozen one with its scale from the same hits; the tracker's depth from flow with the same poses;
-and, with --dense, the network that learns from the whole depth image in place of the hits.
+were never measured. Beside the learning network stand: the frozen one with its scale from the same hits, and with that of the poses' steps; the tracker's
+depth from flow with the same poses; and, with --dense, the network that learns from the whole depth image in place of the hits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from depth_ros.apps.depth_scores import SCORED_RANGE
 from depth_ros.engines.deepv2d import DeepV2DConfig
 from depth_ros.engines.depth_networks import NAME, VARIANTS, Offer, shipped
 from depth_ros.engines.flow import FlowConfig, FlowEngine
-from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig
+from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig, resized
 from depth_ros.engines.online_learner import OnlineLearner, OnlineLearnerConfig
 from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair
@@ -31,6 +31,7 @@ from depth_ros.learning.tum import open_sequence
 from depth_ros.models import checkpoint
 
 MOST_HITS = 64          # of a scan
+FLOW_WIDTH = 256        # [px] that flow is computed at, at least
 NOISE = 0.01            # of a range, relative, one standard deviation
 OUTLIERS = 0.3          # share of the hits that a fault takes
 FAULT_RANGES = 0.3, 10.0        # [m] that outliers are drawn from
@@ -92,9 +93,10 @@ def _online(args: argparse.Namespace) -> None:
     start = checkpoint.load(weights, NAME)
     # In torch: to export every update would take longer than to run without a graph.
     engine = GlobalLocalEngineConfig(variant=args.variant, weights=str(weights), width=size[0], height=size[1], backend='torch')
-    frozen = GlobalLocalEngine(replace(engine, scale='hits'))
+    frozen = {name: GlobalLocalEngine(replace(engine, scale=scale)) for name, scale in (('frozen_scaled', 'hits'), ('frozen', 'odometry'))}
     moments = _moments(args, size)
-    lines = {'frozen_scaled': [_frozen(frozen, moments)] * args.passes, 'triangulated': [{m.index: m.tracked_error for m in moments}] * args.passes}
+    lines = {name: [_frozen(one, moments)] * args.passes for name, one in frozen.items()}
+    lines['triangulated'] = [{m.index: m.tracked_error for m in moments}] * args.passes
     learned = _learn(start, config, engine, moments, args)
     lines['learned'] = learned.scores
     if args.dense:
@@ -116,18 +118,19 @@ def _moments(args: argparse.Namespace, size: tuple[int, int]) -> list[Moment]:
     poses = read_trajectory(args.poses) if args.poses else sequence.ground_truth
     if poses is None:
         raise ValueError(f'{args.sequence} has no ground truth: give --poses FILE')
-    flow, frames, moments = FlowEngine(FlowConfig(width=size[0], height=size[1], preset='depth')), {}, []
+    finer = -(-FLOW_WIDTH // size[0])
+    flow, frames, moments = FlowEngine(FlowConfig(width=finer * size[0], height=finer * size[1], preset='depth')), {}, []
     for step in runs.deepv2d(runs.Course(sequence, poses, str(args.poses)), DeepV2DConfig(depth='flow')):
         pose = poses.at(int(sequence.colour_stamps[step.index]))
-        frames = {i: known for i, known in frames.items() if i >= step.index - args.gap} | {step.index: (step.frame.resized(*size), pose)}
+        frames = {i: known for i, known in frames.items() if i >= step.index - args.gap} | {step.index: (step.frame.resized(finer * size[0], finer * size[1]), pose)}
         if step.index - args.gap not in frames or step.index % args.every or step.frame.depth is None or not step.frame.depth_valid.any():
             continue
         reference, T_world_ref = frames[step.index - args.gap]
         held_out = step.index >= len(sequence) - args.hold_out_last
         first = moments[0].truth.stamp if moments else step.frame.stamp
         hits = None if held_out else cut_hits(step.frame, args.hits, args.fault, np.random.default_rng([args.seed, step.index]), first)
-        pair = ImagePair(frames[step.index][0], reference)
-        moments.append(Moment(step.index, flow.step(pair), np.linalg.inv(T_world_ref) @ pose, pose, hits, step.depth, score(step.depth, step.frame)))
+        result = resized(flow.step(ImagePair(frames[step.index][0], reference)), size)
+        moments.append(Moment(step.index, result, np.linalg.inv(T_world_ref) @ pose, pose, hits, step.depth, score(step.depth, step.frame)))
     if not moments:
         raise ValueError(f'{args.sequence}: no frame has depth, a pose and another frame {args.gap} before it')
     return moments
@@ -217,7 +220,8 @@ def summary(lines: dict[str, list[dict[int, float | None]]], held_out: list[int]
     report |= {f'abs_rel_{name}_all': float(np.mean([passes[-1][i] for i in scored])) for name, passes in lines.items()}
     report['abs_rel_learned_by_pass'] = [float(np.mean([scores[i] for i in scored])) for scores in lines['learned']]
     return {**report, 'learned_to_frozen': report['abs_rel_learned'] / report['abs_rel_frozen_scaled'],
-            'learned_to_frozen_all': report['abs_rel_learned_all'] / report['abs_rel_frozen_scaled_all'], 'frames_scored': len(scored), 'held_out': [i for i in scored if i in held_out]}
+            'learned_to_frozen_all': report['abs_rel_learned_all'] / report['abs_rel_frozen_scaled_all'], 'frames_scored': len(scored),
+            'held_out': [i for i in scored if i in held_out]}
 
 
 def _write(out: Path, report: dict[str, object], lines: dict[str, list[dict[int, float | None]]], learner: OnlineLearner) -> None:

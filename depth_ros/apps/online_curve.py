@@ -11,7 +11,7 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402 - the backend must be chosen first
 import numpy as np  # noqa: E402
 
-_LABELS = {'learned': 'learning from hits', 'frozen_scaled': 'frozen, scale from hits', 'triangulated': 'tracker\'s depth from flow', 'dense': 'learning from dense depth'}
+_LABELS = {'learned': 'learning from hits', 'frozen_scaled': 'frozen, scale from hits', 'frozen': 'frozen, scale from poses', 'triangulated': 'tracker\'s depth from flow', 'dense': 'learning from dense depth'}
 _SMOOTHED = 0.05        # share of a pass over which a line is averaged
 
 

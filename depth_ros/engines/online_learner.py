@@ -39,6 +39,7 @@ _LEAST_SHARE = 1 / 64       # of the configured rate, below which rolling back d
 _RECOVERY = 1.3             # by which the rate recovers with every good round
 _RUNAWAY = 4.0              # times the usual loss, at which a round is broken off
 _LEAST_SCALE = 0.1          # of the robust loss, as an error of the log of depth
+_ROUNDED = 0.01             # error of a log below which its loss is quadratic
 _GATHERED = 20              # hits on confident depth from flow that tell whether both speak of the same metre
 
 
@@ -71,7 +72,7 @@ class OnlineLearnerConfig:
     carry_seconds: float = setting(5.0, 'how long a hit teaches the images after its own', 's', 0.0, 60.0)
     hit_weight: float = setting(1.0, 'weight of the hits in the loss', '', 0.0, 100.0)
     carried_weight: float = setting(1.0, "weight of earlier images' hits in the loss", '', 0.0, 100.0)
-    guide_weight: float = setting(0.3, 'weight of confident depth from flow in the loss', '', 0.0, 100.0)
+    guide_weight: float = setting(0.6, 'weight of confident depth from flow in the loss', '', 0.0, 100.0)
     rehearsal_weight: float = setting(1.0, 'weight of synthetic pairs in the loss, where there are any', '', 0.0, 100.0)
     anchor: float = setting(1.0e-3, 'share of their way back to the first weights that all weights go with each batch', '', 0.0, 0.5)
     clip: float = setting(1.0, 'norm that the gradient is cut at', '', 1e-3, 1e3)
@@ -406,10 +407,10 @@ def give_way(niceness: int) -> None:
 
 
 def robust(error: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean of a bounded loss of errors (B, 1, H, W): e^2 / (e^2 + c^2) times c, c twice the median error, so that a third of outliers hardly counts."""
+    """Weighted mean of c log(1 + |e| / c) of errors (B, 1, H, W), c twice the median error: an outlier pulls the less the farther away it is, and the median decides."""
     known = weight > 0
     if not known.any():
         return (error * 0.0).sum()
     scale = (2 * error.detach().abs()[known].median()).clamp(min=_LEAST_SCALE)
-    square = error.square()
-    return (weight * scale * square / (square + scale * scale)).sum() / weight.sum()
+    size = (error.square() + _ROUNDED ** 2).sqrt() - _ROUNDED
+    return (weight * scale * (size / scale).log1p()).sum() / weight.sum()

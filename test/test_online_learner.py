@@ -1,0 +1,335 @@
+"""The online learner: what may teach it, what it does with bad news, and what survives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import cv2
+import global_local_support as support
+import numpy as np
+import pytest
+import torch
+
+from depth_ros.engines import online_learner, update_guard
+from depth_ros.engines.global_local import resized
+from depth_ros.engines.online_learner import OnlineLearner, OnlineLearnerConfig, State, robust
+from depth_ros.engines.replay_buffer import observation
+from depth_ros.engines.update_guard import Errors, Verdict, judge, log_error
+from depth_ros.frames import DepthResult, Scale
+from depth_ros.models import checkpoint
+
+T = support.T_REF_CUR
+SIZE = 64, 48       # [px]
+QUICK = OnlineLearnerConfig(rate=1e-3, batch=2, round=3, withheld_run=2, checks=3, recent=12, reservoir=6)
+SHARE = 1.15        # of the depth that flow tells, at which the hits lie: a lesson that there is to learn
+
+
+@pytest.fixture(scope='module')
+def start():
+    return checkpoint.from_bytes(support.blob('pose_aware'))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def scene(number):
+    """The same wall at another time, of half the size."""
+    result, depth = support.wall(current=(number + 2) * 10 ** 8, reference=10 ** 8)
+    result, depth = resized(result, SIZE), cv2.resize(depth, SIZE, interpolation=cv2.INTER_AREA)
+    guide = DepthResult(result.pair.current, depth * np.float32(SHARE), depth > 0, np.ones_like(depth), Scale.METRIC)
+    return result, depth, guide
+
+
+def hits_on(depth, share=1.0):
+    """A row of range hits (H, W) [m] at a share of the depth (H, W) [m]."""
+    hits = np.zeros_like(depth)
+    hits[20] = share * depth[20]
+    return hits
+
+
+def feed(learner, numbers, batches=0, spoil=lambda hits: hits, motion=T):
+    """Observe the wall so many times; the state after the last."""
+    for number in numbers:
+        result, depth, guide = scene(number)
+        learner.observe(result, motion, spoil(hits_on(depth, SHARE)), np.eye(4), guide)
+        learner.learn(batches)
+    return learner.state
+
+
+def parameters(blob):
+    return checkpoint.from_bytes(blob).model.state_dict()
+
+
+def same(a, b):
+    return all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def withheld_error(learner, start):
+    """On the true hits of times that nobody saw: of the last good weights, and of the first ones."""
+    seen = []
+    for number in (900, 901):
+        result, depth, guide = scene(number)
+        seen.append(observation(result, T, hits_on(depth, SHARE), guide=guide))
+    return [update_guard.Checked(model).errors(seen).withheld for model in (checkpoint.from_bytes(learner.weights()).model, start.model)]
+
+
+def test_it_learns_what_the_hits_say_and_hands_out_numbered_weights(start):
+    offers = []
+    learner = OnlineLearner(start, QUICK, offers.append)
+    feed(learner, range(10), batches=3)
+    after, before = withheld_error(learner, start)
+    assert after < 0.7 * before
+    numbers = [checkpoint.from_bytes(blob).record['number'] for blob in offers]
+    assert numbers == list(range(1, len(offers) + 1)) and learner.progress.updates == len(offers) > 0
+    assert same(parameters(offers[-1]), parameters(learner.weights()))
+    assert learner.progress.withheld_after < learner.progress.withheld_before
+
+
+@pytest.mark.parametrize('variant', ['published', 'pose_aware'])
+def test_any_network_of_pairs_can_learn(variant):
+    start = checkpoint.from_bytes(support.blob(variant))
+    learner = OnlineLearner(start, QUICK)
+    feed(learner, range(6), batches=3)
+    assert learner.progress.batches > 0 and learner.progress.updates > 0
+
+
+def test_withheld_hits_and_bad_ones_never_reach_the_loss(start, monkeypatch):
+    """Every range is a number of its own, so each depth that the loss sees tells where it comes from."""
+    taught, judged = set(), set()
+    inner = online_learner.log_error, update_guard.log_error
+
+    def spy(seen, function):
+        def look(z, observed, length):
+            assert torch.isfinite(observed).all()
+            seen.update(observed[observed > 0].tolist())
+            return function(z, observed, length)
+        return look
+
+    monkeypatch.setattr(online_learner, 'log_error', spy(taught, inner[0]))
+    monkeypatch.setattr(update_guard, 'log_error', spy(judged, inner[1]))
+    learner = OnlineLearner(start, replace(QUICK, guide_weight=0.0))
+    came = {}
+    for number in range(12):
+        result, depth, _ = scene(number)
+        hits = hits_on(depth, 1.0 + number / 1000)
+        came |= dict.fromkeys(hits[hits > 0].tolist(), number)
+        hits[20, :3] = np.nan, np.inf, -np.inf
+        learner.observe(result, T, hits, np.eye(4))
+        learner.learn(3)
+    taught_by, judged_by = ({came[z] for z in seen if z in came} for seen in (taught, judged))
+    assert taught_by and judged_by and not taught_by & judged_by
+    assert np.isfinite(list(taught)).all()
+    assert learner.progress.withheld == 61 * len(judged_by)
+
+
+@pytest.mark.parametrize('case, state, reason', [
+    ('unknown motion', State.MOTION, 'not known'),
+    ('no step', State.MOTION, 'min_step'),
+    ('only rotation', State.MOTION, 'min_displacement'),
+    ('motion that is not a number', State.MOTION, 'not known'),
+    ('no hits', State.HITS, '0 range hits'),
+    ('NaN hits', State.HITS, '0 range hits'),
+    ('hits ten times too far', State.HITS, 'contradict'),
+])
+def test_without_motion_or_hits_nothing_is_learned_and_the_reason_is_told(start, case, state, reason):
+    learner = OnlineLearner(start, QUICK)
+    feed(learner, range(6))
+    assert learner.state is State.LEARNING
+    result, depth, guide = scene(50)
+    motion, hits = T, hits_on(depth)
+    if case == 'unknown motion':
+        motion = None
+    elif case == 'no step':
+        motion = np.eye(4)
+    elif case == 'only rotation':
+        result = replace(result, flow=np.zeros_like(result.flow))
+    elif case == 'motion that is not a number':
+        motion = np.full((4, 4), np.nan)
+    else:
+        hits = {'no hits': None, 'NaN hits': hits * np.nan, 'hits ten times too far': 10 * hits}[case]
+    before, buffered = parameters(learner.weights()), learner.buffered
+    assert not learner.observe(result, motion, hits, np.eye(4), guide)
+    assert learner.learn(10) is state and reason in learner.reason
+    assert same(parameters(learner.weights()), before) and learner.progress.batches == 0 and learner.buffered == buffered
+
+
+def test_nothing_is_learned_before_there_is_something_to_judge_by_nor_while_paused(start):
+    learner = OnlineLearner(start, QUICK)
+    feed(learner, range(2), batches=5)
+    assert learner.buffered == {'recent': 2, 'reservoir': 0, 'withheld': 0} and learner.progress.batches == 0
+    learner.pause()
+    assert feed(learner, range(2, 8), batches=5) is State.PAUSED
+    assert learner.progress.batches == 0 and learner.progress.observed == 8
+    learner.pause(False)
+    learner.learn(3)
+    assert learner.progress.batches == 3
+
+
+@pytest.mark.parametrize('bad', ['worse', 'not finite', 'gradient', 'runaway'])
+def test_a_bad_update_brings_back_the_last_good_weights_bit_for_bit_and_halves_the_rate(start, monkeypatch, bad):
+    offers = []
+    learner = OnlineLearner(start, QUICK, offers.append)
+    feed(learner, range(8), batches=3)
+    good, number, rate, count = parameters(learner.weights()), learner.progress.number, learner.progress.rate, len(offers)
+    real = learner._loss
+    if bad == 'worse':
+        monkeypatch.setattr(learner, '_loss', lambda some: -30 * real(some))
+    elif bad == 'not finite':
+        monkeypatch.setattr(learner, '_loss', lambda some: real(some) * float('nan'))
+    elif bad == 'gradient':
+        monkeypatch.setattr(learner, '_loss', lambda some: real(some) + sum((p - p.detach()).abs().sqrt().sum() for p in learner._model.parameters()))
+    else:
+        losses = iter([1.0, 1.0, 100.0])
+        monkeypatch.setattr(learner, '_loss', lambda some: real(some) * 0 + next(losses))
+    rollbacks = learner.progress.rollbacks
+    for _ in range(QUICK.round):
+        if learner.progress.rollbacks == rollbacks:
+            learner.learn(1)
+    assert learner.state is State.ROLLED_BACK and learner.progress.rollbacks == rollbacks + 1
+    assert learner.progress.rate == pytest.approx(rate / 2) and f'weights {number}' in learner.reason
+    assert same(good, parameters(learner.weights())) and same(good, learner._model.state_dict())
+    assert len(offers) == count and not learner._optimiser.state
+    monkeypatch.undo()
+    learner.learn(4 * QUICK.round)
+    assert all(torch.isfinite(value).all() for value in parameters(learner.weights()).values())
+
+
+def test_outliers_do_not_make_it_worse_than_frozen(start):
+    random = np.random.default_rng(0)
+
+    def spoil(hits):
+        wild = (hits > 0) & (random.random(hits.shape) < 0.3)
+        return np.where(wild, random.uniform(0.3, 10.0, hits.shape), hits).astype(np.float32)
+
+    learner = OnlineLearner(start, QUICK)
+    feed(learner, range(12), batches=3, spoil=spoil)
+    after, before = withheld_error(learner, start)
+    assert learner.progress.batches > 10 and after < before
+
+
+def test_outliers_hardly_pull():
+    """A third of wild errors, all on one side, pulls less than a quarter of what the others do."""
+    error = torch.full((1, 1, 1, 30), 0.1)
+    error[..., :9] = 2.0
+    error.requires_grad_()
+    robust(error, torch.ones_like(error)).backward()
+    assert error.grad[..., :9].abs().sum() < 0.25 * error.grad[..., 9:].abs().sum()
+
+
+def test_the_log_error_is_that_of_depth_and_nothing_where_nothing_is_known():
+    z = torch.full((1, 1, 1, 3), 0.1)                   # 10 baselines of 0.2 m: 2 m
+    observed = torch.tensor([[[[1.0, 2.0, 0.0]]]])
+    torch.testing.assert_close(log_error(z, observed, torch.full((1, 1, 1, 1), 0.2))[0, 0, 0], torch.tensor([2.0, 1.0, 1.0]).log())
+
+
+@pytest.mark.parametrize('new, verdict', [
+    ((0.08, 0.09, 0.10), Verdict.BETTER),
+    ((0.08, 0.15, 0.10), Verdict.WORSE),        # better on the hits, worse elsewhere
+    ((0.15, 0.05, 0.10), Verdict.WORSE),
+    ((0.101, 0.101, 0.10), Verdict.TOLERATED),
+    ((0.05, 0.05, 0.15), Verdict.WORSE),        # it forgot
+    ((0.08, None, None), Verdict.BETTER),
+])
+def test_both_the_hits_and_the_rest_of_the_image_must_agree(new, verdict):
+    old = Errors(*(0.1 if error is not None else None for error in new))
+    assert judge(Errors(*new), old, old, tolerance=0.03, forgetting=0.1).verdict is verdict
+
+
+def test_better_than_before_is_not_enough_if_the_frozen_network_is_better_still():
+    verdict = judge(Errors(0.15, 0.1, None), Errors(0.2, 0.1, None), Errors(0.1, 0.1, None), 0.03, 0.1)
+    assert verdict.verdict is Verdict.WORSE and 'frozen' in verdict.reason
+
+
+def test_weights_and_figures_survive_a_restart(start, tmp_path):
+    learner = OnlineLearner(start, QUICK)
+    feed(learner, range(8), batches=3)
+    learner.save(tmp_path / 'state.safetensors')
+    again = OnlineLearner(start, QUICK)
+    again.restore(tmp_path / 'state.safetensors')
+    assert again.progress == learner.progress and not same(parameters(again.weights()), start.model.state_dict())
+    assert same(parameters(again.weights()), parameters(learner.weights()))
+    record = checkpoint.load(tmp_path / 'state.safetensors', 'global_local').record
+    assert record['number'] == learner.progress.number and record['online']['buffer']['withheld'] > 0
+    feed(again, range(20, 28), batches=3)
+    assert again.progress.batches > learner.progress.batches
+
+
+def test_another_networks_file_is_refused_and_changes_nothing(start, tmp_path):
+    learner = OnlineLearner(start, QUICK)
+    before = learner.weights()
+    (tmp_path / 'other.safetensors').write_bytes(support.blob('published'))
+    (tmp_path / 'plain.safetensors').write_bytes(support.blob('pose_aware'))
+    (tmp_path / 'broken.safetensors').write_bytes(before[:1000])
+    for name, complaint in (('other', 'expected a network'), ('plain', 'no figures'), ('broken', 'not a safetensors')):
+        with pytest.raises(ValueError, match=complaint):
+            learner.restore(tmp_path / f'{name}.safetensors')
+    assert same(parameters(learner.weights()), parameters(before))
+
+
+_KILLED = """
+import os, signal, sys
+sys.path[:0] = {paths!r}
+import global_local_support as support
+from depth_ros.engines.online_learner import OnlineLearner
+from depth_ros.models import checkpoint
+learner = OnlineLearner(checkpoint.from_bytes(support.blob('pose_aware')))
+learner.save({target!r})
+learner.progress.number = 7
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+learner.save({target!r})
+"""
+
+
+def test_a_kill_between_write_and_rename_leaves_the_last_good_file(start, tmp_path):
+    target = tmp_path / 'state.safetensors'
+    code = _KILLED.format(paths=[os.path.dirname(__file__), *sys.path], target=str(target))
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    learner = OnlineLearner(start, QUICK)
+    learner.restore(target)
+    assert learner.progress.number == 0 and same(parameters(learner.weights()), start.model.state_dict())
+
+
+def test_the_thread_learns_as_observations_come_and_ends_when_told(start):
+    learned = threading.Event()
+    learner = OnlineLearner(start, replace(QUICK, round=1, share=1.0, patience=1000), lambda blob: learned.set())
+    learner.start()
+    try:
+        feed(learner, range(40))
+        assert learned.wait(120)
+    finally:
+        learner.stop()
+    batches = learner.progress.batches
+    assert batches > 0 and not any(t.name == 'online_learner' for t in threading.enumerate())
+    feed(learner, range(50, 52))
+    assert learner.progress.batches == batches
+
+
+def test_batches_shrink_to_the_time_they_may_take(start):
+    learner = OnlineLearner(start, replace(QUICK, batch=8, max_batch_seconds=0.01))
+    feed(learner, range(6), batches=1)
+    assert learner._batch_size == 1
+
+
+def test_a_reset_brings_back_the_shipped_weights_and_forgets_everything(start):
+    learner = OnlineLearner(start, QUICK)
+    feed(learner, range(8), batches=3)
+    learner.reset()
+    assert same(parameters(learner.weights()), start.model.state_dict())
+    assert learner.buffered == {'recent': 0, 'reservoir': 0, 'withheld': 0} and learner.progress.number == 0
+
+
+def test_weights_are_drawn_back_to_the_first_ones(start):
+    free, anchored = (OnlineLearner(start, replace(QUICK, anchor=anchor, round=1000)) for anchor in (0.0, 0.3))
+    away = []
+    for learner in (free, anchored):
+        feed(learner, range(8), batches=2)
+        away.append(sum((p - q).square().sum() for p, q in zip(learner._model.parameters(), start.model.parameters())).item())
+    assert away[1] < 0.5 * away[0]
