@@ -9,7 +9,7 @@ import torch
 
 from depth_ros.models import registry
 
-NAMES = [name for name in registry.MODELS if name not in ('global_local', 'pose_head')]
+NAMES = ['eigen', 'dispnet', 'fcrn', 'small_enc_dec', 'unsupervised']
 SMALL, FULL = (96, 128), (192, 256)
 
 
