@@ -32,7 +32,7 @@ from depth_ros.learning.trajectory import NANOSECONDS, pose_matrices, pose_rows
 from depth_ros.learning.tum_writer import TumWriter
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 4             # raise it whenever what is rendered changes
+_FORMAT = 5             # raise it whenever what is rendered changes
 _MAX_WORKERS = 4
 
 
