@@ -17,7 +17,8 @@ import torch
 
 from depth_ros.engines import online_learner, update_guard
 from depth_ros.engines.global_local import resized
-from depth_ros.engines.online_learner import OnlineLearner, OnlineLearnerConfig, State, robust
+from depth_ros.engines.online_learner import OnlineLearner, robust
+from depth_ros.engines.online_settings import OnlineLearnerConfig, State
 from depth_ros.engines.replay_buffer import observation
 from depth_ros.engines.update_guard import Errors, Verdict, judge, log_error
 from depth_ros.frames import DepthResult, Scale
@@ -214,6 +215,16 @@ def test_outliers_do_not_make_it_worse_than_frozen(start):
     assert learner.progress.batches > 10 and after < before
 
 
+def test_an_observation_weighs_as_much_as_its_hits_agree_with_flow(start):
+    learner = OnlineLearner(start, QUICK)
+    result, depth, guide = scene(0)
+    hits = hits_on(depth, SHARE)
+    hits[20, ::4] *= 3
+    learner.observe(result, T, hits, np.eye(4), guide)
+    learner.observe(*scene(1)[:1], T, hits_on(depth, SHARE), np.eye(4))
+    assert [o.weight for o in learner._buffer.spread(2)] == [pytest.approx(0.75), 1.0]
+
+
 def test_outliers_hardly_pull():
     """A third of wild errors, all on one side, pulls less than a quarter of what the others do."""
     error = torch.full((1, 1, 1, 30), 0.1)
@@ -316,6 +327,39 @@ def test_batches_shrink_to_the_time_they_may_take(start):
     learner = OnlineLearner(start, replace(QUICK, batch=8, max_batch_seconds=0.01))
     feed(learner, range(6), batches=1)
     assert learner._batch_size == 1
+
+
+def test_images_of_another_size_begin_a_new_memory(start):
+    learner = OnlineLearner(start, QUICK)
+    feed(learner, range(8), batches=1)
+    batches = learner.progress.batches
+    for number in range(20, 26):
+        result, depth = support.wall(current=(number + 2) * 10 ** 8)
+        learner.observe(result, T, support.hits_on(depth), np.eye(4))
+    assert sum(learner.buffered.values()) == 6
+    learner.learn(1)
+    assert learner.progress.batches == batches + 1
+
+
+def test_a_failing_batch_is_told_and_the_thread_goes_on(start, monkeypatch):
+    learner = OnlineLearner(start, replace(QUICK, share=1.0))
+    failed, learned, step = threading.Event(), threading.Event(), learner._step
+
+    def fails_once():
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError('no memory left')
+        step()
+        learned.set()
+
+    monkeypatch.setattr(learner, '_step', fails_once)
+    learner.start()
+    try:
+        feed(learner, range(12))
+        assert failed.wait(60) and learned.wait(60)
+    finally:
+        learner.stop()
+    assert learner.progress.rollbacks >= 1 and learner.progress.batches > 0
 
 
 def test_a_reset_brings_back_the_shipped_weights_and_forgets_everything(start):

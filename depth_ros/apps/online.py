@@ -22,7 +22,8 @@ from depth_ros.engines.deepv2d import DeepV2DConfig
 from depth_ros.engines.depth_networks import NAME, VARIANTS, Offer, shipped
 from depth_ros.engines.flow import FlowConfig, FlowEngine
 from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig, resized
-from depth_ros.engines.online_learner import OnlineLearner, OnlineLearnerConfig
+from depth_ros.engines.online_learner import OnlineLearner
+from depth_ros.engines.online_settings import OnlineLearnerConfig
 from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair
 from depth_ros.learning import metrics

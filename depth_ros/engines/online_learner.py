@@ -9,13 +9,12 @@ learning with convolutional networks", ICML 2018), and are handed out only when 
 from __future__ import annotations
 
 import copy
-import enum
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +24,13 @@ from torch import Tensor, nn
 from depth_ros import settings
 from depth_ros.engines.global_local import parallax_of
 from depth_ros.engines.hit_memory import HitMemory
+from depth_ros.engines.online_settings import OnlineLearnerConfig, Progress, State
 from depth_ros.engines.range_projection import resize_hits
-from depth_ros.engines.replay_buffer import LEAST_STEP, Observation, ReplayBuffer, lengths, observation, pair_batch, stacked
+from depth_ros.engines.replay_buffer import Observation, ReplayBuffer, lengths, observation, pair_batch, stacked
 from depth_ros.engines.update_guard import Checked, Errors, Verdict, judge, log_error
 from depth_ros.frames import DepthResult, FlowResult
 from depth_ros.learning.pairs import PairBatch
 from depth_ros.models import checkpoint
-from depth_ros.settings import setting
 
 log = logging.getLogger(__name__)
 
@@ -40,74 +39,8 @@ _RECOVERY = 1.3             # by which the rate recovers with every good round
 _RUNAWAY = 4.0              # times the usual loss, at which a round is broken off
 _LEAST_SCALE = 0.1          # of the robust loss, as an error of the log of depth
 _ROUNDED = 0.01             # error of a log below which its loss is quadratic
+_LEAST_WEIGHT = 0.1         # of an observation whose hits all contradict depth from flow: the flow may be what is wrong
 _GATHERED = 20              # hits on confident depth from flow that tell whether both speak of the same metre
-
-
-class State(enum.Enum):
-    """What the learner is doing, as it is published."""
-
-    LEARNING = 'learning'
-    MOTION = 'waiting for motion'
-    HITS = 'waiting for hits'
-    PAUSED = 'paused'
-    ROLLED_BACK = 'rolled back'
-
-
-@dataclass(frozen=True)
-class OnlineLearnerConfig:
-    """What is remembered, how it is learned from, and who watches."""
-
-    rate: float = setting(3.0e-4, "Adam's learning rate; every roll-back halves it, and success brings it back", '', 1e-7, 1e-2)
-    batch: int = setting(4, 'observations a batch', '', 1, 64)
-    round: int = setting(8, 'batches between two checks of the weights', '', 1, 1000)
-    recent: int = setting(60, 'newest observations that are remembered', '', 1, 10000)
-    reservoir: int = setting(120, 'older observations that are remembered, drawn evenly from all', '', 0, 10000)
-    withheld_share: float = setting(0.2, 'share of the observations whose hits are never learned from, but judge what was learned', '', 0.02, 0.8)
-    withheld_run: int = setting(5, 'observations in a row that are withheld together', '', 1, 1000)
-    checks: int = setting(12, 'withheld observations that are looked at in a check', '', 1, 200)
-    min_hits: int = setting(1, 'range hits an image needs', '', 1, 10000)
-    min_step: float = setting(0.01, 'shortest step of the camera from image to image', 'm', LEAST_STEP, 10.0)
-    min_displacement: float = setting(0.006, 'least median displacement beyond that of the rotation, as a share of the width', '', 0.0, 0.5)
-    max_contradiction: float = setting(0.3, 'median difference of the log of depth between hits and depth from flow, beyond which hits are not believed', '', 0.02, 3.0)
-    carry_seconds: float = setting(5.0, 'how long a hit teaches the images after its own', 's', 0.0, 60.0)
-    hit_weight: float = setting(1.0, 'weight of the hits in the loss', '', 0.0, 100.0)
-    carried_weight: float = setting(1.0, "weight of earlier images' hits in the loss", '', 0.0, 100.0)
-    guide_weight: float = setting(0.6, 'weight of confident depth from flow in the loss', '', 0.0, 100.0)
-    rehearsal_weight: float = setting(1.0, 'weight of synthetic pairs in the loss, where there are any', '', 0.0, 100.0)
-    anchor: float = setting(1.0e-3, 'share of their way back to the first weights that all weights go with each batch', '', 0.0, 0.5)
-    clip: float = setting(1.0, 'norm that the gradient is cut at', '', 1e-3, 1e3)
-    tolerance: float = setting(0.03, 'share by which a withheld error may grow before the weights are rolled back', '', 0.0, 1.0)
-    forgetting: float = setting(0.08, 'the same of the error on synthetic pairs', '', 0.0, 1.0)
-    patience: int = setting(4, 'checks in a row without gain after which the weights are rolled back', '', 1, 1000)
-    share: float = setting(0.5, 'share of one CPU core that the thread takes', '', 0.01, 1.0)
-    max_batch_seconds: float = setting(1.0, 'longest time a batch may take, for which it is made smaller', 's', 0.01, 60.0)
-    niceness: int = setting(10, 'of the thread: how far it gives way to others', '', 0, 19)
-    seed: int = setting(0, 'of what is drawn', '', 0, 2 ** 31 - 1)
-
-
-@dataclass
-class Progress:
-    """Figures that survive a restart. Everything here is JSON."""
-
-    number: int = 0             # of the weights
-    updates: int = 0            # weights that were handed out
-    rollbacks: int = 0
-    batches: int = 0
-    observed: int = 0           # observations that were taken in
-    hits: int = 0
-    withheld: int = 0           # hits that judged only
-    rate: float = 0.0
-    withheld_before: float | None = None    # error of the log of depth at withheld hits, with the weights that learning began with
-    withheld_after: float | None = None     # and with the last good ones
-    away_before: float | None = None        # the same away from the hits
-    away_after: float | None = None
-
-
-@dataclass
-class _Round:
-    """Batches since the last check."""
-
-    losses: list[float] = field(default_factory=list)
 
 
 class OnlineLearner:
@@ -135,6 +68,7 @@ class OnlineLearner:
             self._buffer, self._withheld = ReplayBuffer(config.recent, config.reservoir, config.seed), ReplayBuffer(*checks, config.seed)
             self._memory = HitMemory(config.carry_seconds)
             self._agreement: list[float] = []
+            self._size: tuple[int, int] | None = None
             self._gate, self.reason = State.MOTION, 'no image pair has come yet'
             self._fresh = 0
             self._random = np.random.default_rng(config.seed)
@@ -150,7 +84,8 @@ class OnlineLearner:
     def _begin_at_good(self) -> None:
         self._model = copy.deepcopy(self._good.network).train()
         self._optimiser = torch.optim.Adam(self._model.parameters(), lr=self.progress.rate, betas=(0.9, 0.99))
-        self._round, self._without_gain, self._was_rolled_back = _Round(), 0, False
+        self._losses: list[float] = []      # of the batches since the last check
+        self._without_gain, self._was_rolled_back = 0, False
 
     @property
     def state(self) -> State:
@@ -183,7 +118,7 @@ class OnlineLearner:
                 self.reason = reason
         if gate is State.LEARNING:
             with self._there:
-                self._fresh = min(self._fresh + 1, self.config.round)
+                self._fresh = min(self._fresh + 1, self.config.recent)
                 self._there.notify()
         return gate is State.LEARNING
 
@@ -201,6 +136,7 @@ class OnlineLearner:
     def _admit(self, result: FlowResult, T_2_1: np.ndarray, hits: np.ndarray | None, T_odom_cam: np.ndarray | None, guide: DepthResult | None) -> tuple[State, str]:
         """Remember a pair that moves, if its hits are enough and believed."""
         frame = result.pair.current
+        self._fit(frame.size)
         small = np.zeros(frame.size[::-1], np.float32) if hits is None else resize_hits(hits, frame.size)
         count = int((small > 0).sum())
         if count < self.config.min_hits:
@@ -214,11 +150,20 @@ class OnlineLearner:
             return State.HITS, reason
         if trail:
             self._memory.add(frame.stamp, small, frame.K, T_odom_cam)
-        (self._withheld if withheld else self._buffer).add(new)
+        (self._withheld if withheld else self._buffer).add(replace(new, weight=self._weight(new)))
         self.progress.observed += 1
         self.progress.hits += count
         self.progress.withheld += count * withheld
         return State.LEARNING, ''
+
+    def _fit(self, size: tuple[int, int]) -> None:
+        """Forget pairs of another size (width, height) [px]: no batch can hold both."""
+        if self._size not in (None, size):
+            log.warning('images of %d x %d pixels come in place of %d x %d: what is remembered begins anew', *size, *self._size)
+            self._buffer.clear()
+            self._withheld.clear()
+            self._memory.clear()
+        self._size = size
 
     def _withholds(self) -> bool:
         """Whether the next observation is one to judge by: whole runs are, as neighbours in time are all but the same."""
@@ -235,6 +180,13 @@ class OnlineLearner:
         if float(np.median(np.abs(self._agreement))) <= self.config.max_contradiction:
             return ''
         return f'the hits contradict what flow and motion tell: half of them lie at {np.exp(np.median(self._agreement)):.2f} times that depth or beyond'
+
+    def _weight(self, new: Observation) -> float:
+        """Of an observation in the loss: the share of its hits that confident depth from flow agrees with, as far as they can be compared."""
+        both = (new.hits > 0) & (new.guide > 0)
+        if not both.any():
+            return 1.0
+        return max(_LEAST_WEIGHT, float(np.mean(np.abs(np.log(new.hits[both] / new.guide[both])) <= self.config.max_contradiction)))
 
     def learn(self, batches: int) -> State:
         """Learn from so many batches now, checking the weights after every round of them, or from none if the state is not one to learn in."""
@@ -260,15 +212,15 @@ class OnlineLearner:
         if not (np.isfinite(value) and torch.isfinite(norm)):
             self._roll_back(f'the loss {value} or its gradient is not finite')
             return
-        if len(self._round.losses) >= 2 and value > _RUNAWAY * float(np.median(self._round.losses)):
+        if len(self._losses) >= 2 and value > _RUNAWAY * float(np.median(self._losses)):
             self._roll_back(f'the loss rose to {value:.4f} within a round')
             return
         self._optimiser.step()
         self._draw_back()
-        self._round.losses.append(value)
+        self._losses.append(value)
         self.progress.batches += 1
         self._keep_time(time.perf_counter() - started, len(some))
-        if len(self._round.losses) >= self.config.round:
+        if len(self._losses) >= self.config.round:
             self._check()
 
     def _loss(self, some: list[Observation]) -> Tensor:
@@ -301,7 +253,7 @@ class OnlineLearner:
         new = Checked(copy.deepcopy(self._model))
         errors, good, frozen = (network.errors(checks, self._unrehearsed) for network in (new, self._good, self._frozen))
         judgement = judge(errors, good, frozen, self.config.tolerance, self.config.forgetting)
-        self._round = _Round()
+        self._losses = []
         self._note(frozen, errors if judgement.verdict is Verdict.BETTER else good)
         if judgement.verdict is Verdict.BETTER:
             self._accept(new)
@@ -393,7 +345,12 @@ class OnlineLearner:
                 self._there.wait_for(lambda: self._stopping.is_set() or (self._fresh > 0 and self._ready()))
                 self._fresh = max(0, self._fresh - 1)
             before = time.thread_time()
-            self.learn(0 if self._stopping.is_set() else 1)
+            try:
+                self.learn(0 if self._stopping.is_set() else 1)
+            except (RuntimeError, ValueError, OSError) as error:    # such as no memory left: told as state and reason, and tried again
+                log.exception('a batch failed')
+                with self._learning:
+                    self._roll_back(f'a batch failed: {error}')
             used = time.thread_time() - before
             self._stopping.wait(used * (1 / self.config.share - 1))
 

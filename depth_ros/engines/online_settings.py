@@ -1,0 +1,69 @@
+"""How an online learner is set up, what it can be doing, and the figures that it keeps."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from depth_ros.engines.replay_buffer import LEAST_STEP
+from depth_ros.settings import setting
+
+
+class State(enum.Enum):
+    """What the learner is doing, as it is published."""
+
+    LEARNING = 'learning'
+    MOTION = 'waiting for motion'
+    HITS = 'waiting for hits'
+    PAUSED = 'paused'
+    ROLLED_BACK = 'rolled back'
+
+
+@dataclass(frozen=True)
+class OnlineLearnerConfig:
+    """What is remembered, how it is learned from, and who watches."""
+
+    rate: float = setting(3.0e-4, "Adam's learning rate; every roll-back halves it, and success brings it back", '', 1e-7, 1e-2)
+    batch: int = setting(4, 'observations a batch', '', 1, 64)
+    round: int = setting(8, 'batches between two checks of the weights', '', 1, 1000)
+    recent: int = setting(60, 'newest observations that are remembered', '', 1, 10000)
+    reservoir: int = setting(120, 'older observations that are remembered, drawn evenly from all', '', 0, 10000)
+    withheld_share: float = setting(0.2, 'share of the observations whose hits are never learned from, but judge what was learned', '', 0.02, 0.8)
+    withheld_run: int = setting(5, 'observations in a row that are withheld together', '', 1, 1000)
+    checks: int = setting(12, 'withheld observations that are looked at in a check', '', 1, 200)
+    min_hits: int = setting(1, 'range hits an image needs', '', 1, 10000)
+    min_step: float = setting(0.01, 'shortest step of the camera from image to image', 'm', LEAST_STEP, 10.0)
+    min_displacement: float = setting(0.006, 'least median displacement beyond that of the rotation, as a share of the width', '', 0.0, 0.5)
+    max_contradiction: float = setting(0.3, 'median difference of the log of depth between hits and depth from flow, beyond which hits are not believed', '', 0.02, 3.0)
+    carry_seconds: float = setting(5.0, 'how long a hit teaches the images after its own', 's', 0.0, 60.0)
+    hit_weight: float = setting(1.0, 'weight of the hits in the loss', '', 0.0, 100.0)
+    carried_weight: float = setting(1.0, "weight of earlier images' hits in the loss", '', 0.0, 100.0)
+    guide_weight: float = setting(0.6, 'weight of confident depth from flow in the loss', '', 0.0, 100.0)
+    rehearsal_weight: float = setting(1.0, 'weight of synthetic pairs in the loss, where there are any', '', 0.0, 100.0)
+    anchor: float = setting(1.0e-3, 'share of their way back to the first weights that all weights go with each batch', '', 0.0, 0.5)
+    clip: float = setting(1.0, 'norm that the gradient is cut at', '', 1e-3, 1e3)
+    tolerance: float = setting(0.03, 'share by which a withheld error may grow before the weights are rolled back', '', 0.0, 1.0)
+    forgetting: float = setting(0.08, 'the same of the error on synthetic pairs', '', 0.0, 1.0)
+    patience: int = setting(4, 'checks in a row without gain after which the weights are rolled back', '', 1, 1000)
+    share: float = setting(0.5, 'share of one CPU core that the thread takes', '', 0.01, 1.0)
+    max_batch_seconds: float = setting(1.0, 'longest time a batch may take, for which it is made smaller', 's', 0.01, 60.0)
+    niceness: int = setting(10, 'of the thread: how far it gives way to others', '', 0, 19)
+    seed: int = setting(0, 'of what is drawn', '', 0, 2 ** 31 - 1)
+
+
+@dataclass
+class Progress:
+    """Figures that survive a restart. Everything here is JSON."""
+
+    number: int = 0             # of the weights
+    updates: int = 0            # weights that were handed out
+    rollbacks: int = 0
+    batches: int = 0
+    observed: int = 0           # observations that were taken in
+    hits: int = 0
+    withheld: int = 0           # hits that judged only
+    rate: float = 0.0
+    withheld_before: float | None = None    # error of the log of depth at withheld hits, with the weights that learning began with
+    withheld_after: float | None = None     # and with the last good ones
+    away_before: float | None = None        # the same away from the hits
+    away_after: float | None = None
