@@ -35,7 +35,7 @@ class GlobalLocalConfig:
     pose_aware: bool = setting(False, 'correct what flow and the tracker\'s pose triangulate, instead of going by the flow alone')
     image_pair: bool = setting(True, 'show both images to the global module, not the flow alone')
     coordinates: bool = setting(True, 'append X and Y channels to what the generated filters see')
-    constant: bool = setting(False, 'append a channel of ones too, which the paper does not (4500 generated weights instead of 4320); see below')
+    constant: bool = setting(False, 'append a channel of ones too, which the paper does not (4500 generated weights instead of 4320)')
     global_module: bool = setting(True, 'make the filters from global parameters; else they are the same for every pair')
     flow: bool = setting(True, 'work on the flow; else the global module has the images alone, and the generated filters the images instead of the flow')
 
