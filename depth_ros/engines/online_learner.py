@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from depth_ros.engines.hit_memory import HitMemory
 from depth_ros.engines.online_settings import OnlineLearnerConfig, Progress, State
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.replay_buffer import Observation, ReplayBuffer, lengths, observation, pair_batch, stacked
-from depth_ros.engines.update_guard import Checked, Errors, Verdict, judge, log_error
+from depth_ros.engines.update_guard import Checked, Errors, Verdict, is_worse, judge, log_error
 from depth_ros.frames import DepthResult, FlowResult
 from depth_ros.learning.pairs import PairBatch
 from depth_ros.models import checkpoint
@@ -70,7 +71,9 @@ class OnlineLearner:
             self._agreement: list[float] = []
             self._size: tuple[int, int] | None = None
             self._gate, self.reason = State.MOTION, 'no image pair has come yet'
-            self._fresh = 0
+            self._fresh = self._moving = 0
+            self._watched: deque[Observation] = deque(maxlen=config.watched)
+            self._unlooked = self._serves_frozen = False
             self._random = np.random.default_rng(config.seed)
             self.progress = Progress(rate=config.rate)
             self._take(copy.deepcopy(self._start.model))
@@ -85,7 +88,7 @@ class OnlineLearner:
         self._model = copy.deepcopy(self._good.network).train()
         self._optimiser = torch.optim.Adam(self._model.parameters(), lr=self.progress.rate, betas=(0.9, 0.99))
         self._losses: list[float] = []      # of the batches since the last check
-        self._without_gain, self._was_rolled_back = 0, False
+        self._without_gain, self._was_rolled_back = 0, self._serves_frozen
 
     @property
     def state(self) -> State:
@@ -116,7 +119,7 @@ class OnlineLearner:
             self._gate = gate
             if gate is not State.LEARNING or not self._was_rolled_back:
                 self.reason = reason
-        if gate is State.LEARNING:
+        if gate is State.LEARNING or self._unlooked:
             with self._there:
                 self._fresh = min(self._fresh + 1, self.config.recent)
                 self._there.notify()
@@ -139,6 +142,7 @@ class OnlineLearner:
         self._fit(frame.size)
         small = np.zeros(frame.size[::-1], np.float32) if hits is None else resize_hits(hits, frame.size)
         count = int((small > 0).sum())
+        self._watch(result, T_2_1, small, guide)
         if count < self.config.min_hits:
             return State.HITS, f'{count} range hits are in view, less than min_hits {self.config.min_hits}'
         withheld = self._withholds()
@@ -155,6 +159,38 @@ class OnlineLearner:
         self.progress.hits += count
         self.progress.withheld += count * withheld
         return State.LEARNING, ''
+
+    def _watch(self, result: FlowResult, T_2_1: np.ndarray, hits: np.ndarray, guide: DepthResult | None) -> None:
+        """Keep some of the pairs that move, with hits or without, to see what learning does to places that are new."""
+        self._moving += 1
+        if guide is not None and self._moving % self.config.watch_every == 0:
+            self._watched.append(observation(result, T_2_1, np.zeros_like(hits), guide=guide))
+            self._unlooked = True
+
+    def _look_around(self) -> None:
+        """Hand out the frozen weights while they do better on the newest pairs than the learned ones, which go on learning."""
+        with self._observing:
+            newest, self._unlooked = list(self._watched), False
+        if len(newest) < self.config.watched or self.progress.updates == 0:
+            return
+        learned, frozen = (network.errors(newest) for network in (self._good, self._frozen))
+        if not self._serves_frozen and is_worse(learned, frozen, self.config.harm):
+            self._serves_frozen = self._was_rolled_back = True
+            self.progress.rollbacks += 1
+            self.reason = f'on the newest pairs the learned error is {learned.total:.4f}, that of the frozen network {frozen.total:.4f}: the frozen one is back'
+            log.info('rolled back: %s', self.reason)
+            self._hand_out()
+        elif self._serves_frozen and learned.total < frozen.total:
+            self._serves_frozen = self._was_rolled_back = False
+            self.reason = ''
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give away what is best now, under a new number."""
+        self.progress.number += 1
+        if self._offer is not None:
+            network = (self._frozen if self._serves_frozen else self._good).network
+            self._offer(checkpoint.to_bytes(self._start.name, network, self._record()))
 
     def _fit(self, size: tuple[int, int]) -> None:
         """Forget pairs of another size (width, height) [px]: no batch can hold both."""
@@ -190,6 +226,9 @@ class OnlineLearner:
 
     def learn(self, batches: int) -> State:
         """Learn from so many batches now, checking the weights after every round of them, or from none if the state is not one to learn in."""
+        if self._unlooked and not self._paused:
+            with self._learning:
+                self._look_around()
         for _ in range(batches):
             if not self._ready():
                 break
@@ -269,12 +308,12 @@ class OnlineLearner:
 
     def _accept(self, new: Checked) -> None:
         progress = self.progress
-        self._good, self._without_gain, self._was_rolled_back, self.reason = new, 0, False, ''
-        progress.number += 1
+        self._good, self._without_gain = new, 0
         progress.updates += 1
         self._set_rate(min(self.config.rate, _RECOVERY * progress.rate))
-        if self._offer is not None:
-            self._offer(self.weights())
+        if not self._serves_frozen:
+            self._was_rolled_back, self.reason = False, ''
+            self._hand_out()
 
     def _roll_back(self, reason: str) -> None:
         """Bring back the last good weights, bit for bit, and learn more slowly."""
@@ -342,7 +381,7 @@ class OnlineLearner:
         torch.set_num_threads(1)
         while not self._stopping.is_set():
             with self._there:
-                self._there.wait_for(lambda: self._stopping.is_set() or (self._fresh > 0 and self._ready()))
+                self._there.wait_for(lambda: self._stopping.is_set() or (self._fresh > 0 and not self._paused))
                 self._fresh = max(0, self._fresh - 1)
             before = time.thread_time()
             try:

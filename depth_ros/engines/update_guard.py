@@ -14,6 +14,7 @@ from depth_ros.learning.losses import masked_mean
 from depth_ros.learning.pairs import PairBatch
 
 _WORST = 0.7            # bound of the error of a log: beyond a factor of two a point is wrong, and how wrong says little
+_KEPT = 1000            # observations whose errors are kept at most, give or take those of one check
 _AT_ONCE = 4            # observations that are looked at in one go
 _NOISE = 0.002          # differences of errors that mean nothing
 _NEAREST = 1e-4         # [1/baseline] that the log of an inverse depth is bounded by
@@ -66,7 +67,8 @@ class Checked:
 
     def errors(self, checks: Sequence[Observation], rehearsal: PairBatch | None = None) -> Errors:
         """On observations that are never learned from, so that all their hits are withheld ones, and on the same synthetic pairs every time."""
-        self._known = {o.stamp: self._known[o.stamp] for o in checks if o.stamp in self._known}
+        if len(self._known) > _KEPT:
+            self._known = {o.stamp: self._known[o.stamp] for o in checks if o.stamp in self._known}
         unknown = [o for o in checks if o.stamp not in self._known]
         for first in range(0, len(unknown), _AT_ONCE):
             some = unknown[first:first + _AT_ONCE]
@@ -74,7 +76,7 @@ class Checked:
         if rehearsal is not None and self._rehearsed is None:
             truth = torch.where(rehearsal.valid, 1 / rehearsal.inverse_depth.clamp(min=_NEAREST), 0.0)
             self._rehearsed = _mean(_each(log_error(self._predict(rehearsal), truth, torch.ones(len(rehearsal), 1, 1, 1)), truth > 0))
-        hits, guide = zip(*self._known.values()) if self._known else ((), ())
+        hits, guide = zip(*(self._known[o.stamp] for o in checks)) if checks else ((), ())
         return Errors(_mean(hits), _mean(guide), self._rehearsed)
 
     def _look(self, some: Sequence[Observation]) -> list[tuple[float | None, float | None]]:
@@ -113,3 +115,8 @@ def judge(new: Errors, good: Errors, frozen: Errors, tolerance: float, forgettin
     if new.total > min(good.total, frozen.total):
         return Judgement(Verdict.TOLERATED, f'the error of {new.total:.4f} is not below the {min(good.total, frozen.total):.4f} that is offered')
     return Judgement(Verdict.BETTER, f'the error fell to {new.total:.4f} from {good.total:.4f}')
+
+
+def is_worse(learned: Errors, frozen: Errors, tolerance: float) -> bool:
+    """Whether what was learned does harm on observations that are new to it: its error exceeds that of the frozen network by more than the share `tolerance`."""
+    return learned.total > (1 + tolerance) * frozen.total + _NOISE
