@@ -99,6 +99,27 @@ def test_a_wrong_graph_is_not_used(monkeypatch, caplog):
     assert model.backend == 'torch' and model.difference > inference.TOLERANCE and 'deviates' in caplog.text
 
 
+class Biased(nn.Module):
+    """The image and a constant."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor([bias]))
+
+    def forward(self, image):
+        return image + self.bias
+
+
+def test_one_large_value_does_not_hide_that_the_usual_ones_are_wrong(monkeypatch):
+    image = 1.0 + images(1, 0)[0]
+    image[0, 0, 0, 0] = 1e4
+    assert ExportedModel(Biased(0.0), (image,)).backend == 'onnxruntime'
+    graph = inference._graph_of(Biased(0.2), (image,))
+    monkeypatch.setattr(inference, '_graph_of', lambda *_: graph)
+    model = ExportedModel(Biased(0.0), (image,))
+    assert model.backend == 'torch' and 0.05 < model.difference < 0.2
+
+
 def test_without_the_runtime_torch_runs_it_and_says_so_once(monkeypatch, caplog):
     find = inference.importlib.util.find_spec
     monkeypatch.setattr(inference.importlib.util, 'find_spec', lambda name: None if name == 'onnxruntime' else find(name))

@@ -25,7 +25,10 @@ from depth_ros.settings import setting
 log = logging.getLogger(__name__)
 
 BACKENDS = ('auto', 'onnxruntime', 'torch')
-TOLERANCE = 1e-3        # largest difference from torch, as a share of the output's largest value, of a graph that is used
+# Largest relative difference of one value from torch's, of a graph that is used. Measured for both variants of Global-Local at 128 x 96 and 256 x 192: 1e-6 for
+# inverse depth, 8e-6 for global parameters near zero. A tenth of a per cent of the depth is below anything that could be seen of it.
+TOLERANCE = 1e-3
+_SMALL = 0.1            # share of the usual value below which values are compared as if they were that large
 _OPSET = 17
 _warned: set[str] = set()
 
@@ -41,8 +44,8 @@ class InferenceConfig:
 class ExportedModel:
     """A module with fixed input sizes, as a graph where there is a runtime. Calls may come from any thread, one at a time.
 
-    `difference` is the largest deviation of the graph from torch on the example, relative to the output's largest value. A graph that cannot be made, or deviates
-    by more than TOLERANCE, is told and torch used instead. The module's weights must not change afterwards: see `renewed`.
+    `difference` is the largest relative deviation of one value of the graph from torch on the example. A graph that cannot be made, or deviates by more than
+    TOLERANCE, is told and torch used instead. The module's weights must not change afterwards: see `renewed`.
     """
 
     def __init__(self, module: nn.Module, example: tuple[Tensor, ...], config: InferenceConfig = InferenceConfig(), graph: bytes | None = None) -> None:
@@ -97,7 +100,7 @@ class ExportedModel:
         self.difference = max(_deviation(f, e) for f, e in zip(found, expected, strict=True))
         if not self.difference <= TOLERANCE:
             self._session = None
-            log.warning('the exported graph deviates by %.2g of the largest value from torch, which runs it instead', self.difference)
+            log.warning('the exported graph deviates by a share of up to %.2g from torch, which runs it instead', self.difference)
 
     @single_threaded()
     def _run_torch(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -115,8 +118,9 @@ def _names(count: int) -> list[str]:
 
 
 def _deviation(found: Tensor, expected: Tensor) -> float:
-    """Largest difference as a share of the largest expected value; NaN counts as infinite."""
-    deviation = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    """Largest difference of a value as a share of what is expected there, so that a large value elsewhere hides nothing; NaN counts as infinite."""
+    size = expected.abs()
+    deviation = float(((found - expected).abs() / (size + _SMALL * size.median()).clamp(min=1e-12)).max())
     return deviation if np.isfinite(deviation) else float('inf')
 
 
