@@ -228,6 +228,7 @@ def bad_offers():
         'empty': (b'', 'not a safetensors file'),
         'another variant': (support.blob('pose_aware'), 'expected weights of published, got pose_aware'),
         'another structure': (support.blob('published', coordinates=False), 'expected a network of'),
+        'a record that is none': (depth_networks.checkpoint.to_bytes('global_local', support.network('published', seed=5), ['no', 'record']), 'got a list'),
         'another format': (good.replace(b'depth_ros network 1', b'depth_ros network 9'), 'network 9'),
     }
 
@@ -241,6 +242,19 @@ def test_an_offer_that_does_not_fit_is_refused_with_its_reason(scene, name):
     offer = engine.offer(blob)
     assert not offer.accepted and complaint in offer.reason
     np.testing.assert_array_equal(engine.step(result).depth.depth, before)
+
+
+def test_an_offer_that_fails_in_an_unforeseen_way_is_refused_too(scene, monkeypatch):
+    engine = made('published', scale='none')
+    before = engine.step(scene[0]).depth.depth
+
+    def fails(*_):
+        raise KeyError('unforeseen')
+
+    monkeypatch.setattr(depth_networks.checkpoint, 'from_bytes', fails)
+    offer = engine.offer(support.blob('published', seed=5))
+    assert not offer.accepted and 'unforeseen' in offer.reason
+    np.testing.assert_array_equal(engine.step(scene[0]).depth.depth, before)
 
 
 def test_weights_that_overflow_on_the_last_pair_are_refused(scene):
@@ -258,6 +272,9 @@ def test_bad_weights_fail_the_making_and_the_file_is_named(shipped, tmp_path):
     broken = tmp_path / 'broken.safetensors'
     broken.write_bytes((shipped / support.FILES['published']).read_bytes()[:5000])
     with pytest.raises(ValueError, match='broken.safetensors.*not a safetensors file'):
+        made('published', weights=str(broken))
+    depth_networks.checkpoint.save(broken, 'global_local', support.network('published'), 'no record')
+    with pytest.raises(ValueError, match='broken.safetensors: expected a training record.*got a str'):
         made('published', weights=str(broken))
     with pytest.raises(ValueError, match='expected weights of the pose_aware variant, got published'):
         made('pose_aware', weights=str(shipped / support.FILES['published']))

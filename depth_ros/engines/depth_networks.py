@@ -101,11 +101,12 @@ class Networks:
         with self._lock:
             try:
                 variant, new = self._candidate(blob)
-            except (ValueError, RuntimeError) as error:
-                return Offer(False, str(error))
+                reason = str(new.record.get('number', 'weights without a number'))
+            except Exception as error:      # whatever others send must not end who listens
+                return Offer(False, str(error) or type(error).__name__)
             self._before[variant] = self._running[variant]
             self._running = {**self._running, variant: new}
-        return Offer(True, str(new.record.get('number', 'weights without a number')))
+        return Offer(True, reason)
 
     def rollback(self, variant: str = '') -> bool:
         """Bring back the weights before the last accepted offer, of the chosen variant if none is named; False if there are none."""
@@ -118,6 +119,7 @@ class Networks:
 
     def _candidate(self, blob: bytes) -> tuple[str, _Running]:
         loaded = checkpoint.from_bytes(blob, NAME)
+        _check_record(loaded.record)
         variant = variant_of(loaded.model)
         if variant not in self._running:
             raise ValueError(f'expected weights of {" or ".join(self._running)}, got {variant}')
@@ -136,11 +138,18 @@ class Networks:
         if found != variant:
             raise ValueError(f'{path}: expected weights of the {variant} variant, got {found}')
         try:
-                exported = ExportedModel(_WithParameters(loaded.model), loaded.model.inputs(example(self._size)), self._config)
+            _check_record(loaded.record)
+            exported = ExportedModel(_WithParameters(loaded.model), loaded.model.inputs(example(self._size)), self._config)
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from error
         log.info('%s: %s on %s, which deviates from torch by %.1e at most', path.name, variant, exported.backend, exported.difference)
         return _Running(exported, loaded.model, loaded.record)
+
+
+def _check_record(record: Any) -> None:
+    """Raise ValueError for a training record that is no record: others ask it for keys."""
+    if not isinstance(record, dict):
+        raise ValueError(f'expected a training record of keys and values, got a {type(record).__name__}')
 
 
 def shipped(variant: str) -> Path:
