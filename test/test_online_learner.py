@@ -17,10 +17,11 @@ import torch
 
 from depth_ros.engines import online_learner, update_guard
 from depth_ros.engines.global_local import resized
-from depth_ros.engines.online_learner import OnlineLearner, robust
+from depth_ros.engines.online_learner import OnlineLearner
+from depth_ros.engines.online_loss import log_error, robust
 from depth_ros.engines.online_settings import OnlineLearnerConfig, State
 from depth_ros.engines.replay_buffer import observation
-from depth_ros.engines.update_guard import Errors, Verdict, judge, log_error
+from depth_ros.engines.update_guard import Errors, Verdict, judge
 from depth_ros.frames import DepthResult, Scale
 from depth_ros.models import checkpoint
 

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from depth_ros import settings
 from depth_ros.engines.global_local import parallax_of
 from depth_ros.engines.hit_memory import HitMemory
+from depth_ros.engines.online_loss import log_error, robust
 from depth_ros.engines.online_settings import OnlineLearnerConfig, Progress, State
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.replay_buffer import Observation, ReplayBuffer, lengths, observation, pair_batch, stacked
-from depth_ros.engines.update_guard import Checked, Errors, Verdict, is_worse, judge, log_error
+from depth_ros.engines.update_guard import Checked, Errors, Verdict, is_worse, judge
 from depth_ros.frames import DepthResult, FlowResult
 from depth_ros.learning.pairs import PairBatch
 from depth_ros.models import checkpoint
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 _LEAST_SHARE = 1 / 64       # of the configured rate, below which rolling back does not bring it
 _RECOVERY = 1.3             # by which the rate recovers with every good round
 _RUNAWAY = 4.0              # times the usual loss, at which a round is broken off
-_LEAST_SCALE = 0.1          # of the robust loss, as an error of the log of depth
-_ROUNDED = 0.01             # error of a log below which its loss is quadratic
 _LEAST_WEIGHT = 0.1         # of an observation whose hits all contradict depth from flow: the flow may be what is wrong
 _GATHERED = 20              # hits on confident depth from flow that tell whether both speak of the same metre
 
@@ -400,13 +399,3 @@ def give_way(niceness: int) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
     except (AttributeError, OSError) as error:
         log.warning('the learner cannot lower its priority: %s', error)
-
-
-def robust(error: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean of c log(1 + |e| / c) of errors (B, 1, H, W), c twice the median error: an outlier pulls the less the farther away it is, and the median decides."""
-    known = weight > 0
-    if not known.any():
-        return (error * 0.0).sum()
-    scale = (2 * error.detach().abs()[known].median()).clamp(min=_LEAST_SCALE)
-    size = (error.square() + _ROUNDED ** 2).sqrt() - _ROUNDED
-    return (weight * scale * (size / scale).log1p()).sum() / weight.sum()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from depth_ros.engines.online_loss import NEAREST, log_error
 from depth_ros.engines.replay_buffer import Observation, lengths, pair_batch, stacked
 from depth_ros.learning.losses import masked_mean
 from depth_ros.learning.pairs import PairBatch
@@ -17,7 +18,6 @@ _WORST = 0.7            # bound of the error of a log: beyond a factor of two a 
 _KEPT = 1000            # observations whose errors are kept at most, give or take those of one check
 _AT_ONCE = 4            # observations that are looked at in one go
 _NOISE = 0.002          # differences of errors that mean nothing
-_NEAREST = 1e-4         # [1/baseline] that the log of an inverse depth is bounded by
 
 
 class Verdict(enum.Enum):
@@ -50,13 +50,6 @@ class Judgement:
     reason: str
 
 
-def log_error(inverse_depth: Tensor, observed: Tensor, length: Tensor) -> Tensor:
-    """log of predicted over observed depth, 0 where it is unknown: inverse depth (B, 1, H, W) [1/baseline], depth (B, 1, H, W) [m] or 0, length (B, 1, 1, 1) [m]."""
-    known = observed > 0
-    error = length.log() - inverse_depth.clamp(min=_NEAREST).log() - torch.where(known, observed, 1.0).log()
-    return torch.where(known, error, 0.0)
-
-
 class Checked:
     """A network whose weights stay as they are, and its errors on observations; each observation is looked at once."""
 
@@ -74,7 +67,7 @@ class Checked:
             some = unknown[first:first + _AT_ONCE]
             self._known |= zip((o.stamp for o in some), self._look(some))
         if rehearsal is not None and self._rehearsed is None:
-            truth = torch.where(rehearsal.valid, 1 / rehearsal.inverse_depth.clamp(min=_NEAREST), 0.0)
+            truth = torch.where(rehearsal.valid, 1 / rehearsal.inverse_depth.clamp(min=NEAREST), 0.0)
             self._rehearsed = _mean(_each(log_error(self._predict(rehearsal), truth, torch.ones(len(rehearsal), 1, 1, 1)), truth > 0))
         hits, guide = zip(*(self._known[o.stamp] for o in checks)) if checks else ((), ())
         return Errors(_mean(hits), _mean(guide), self._rehearsed)

@@ -1,0 +1,27 @@
+"""How far predicted depth is from what was measured, and a loss of it that bears outliers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NEAREST = 1e-4              # [1/baseline] that the log of an inverse depth is bounded by
+_LEAST_SCALE = 0.1          # of the loss, as an error of the log of depth
+_ROUNDED = 0.01             # error of a log below which the loss is quadratic
+
+
+def log_error(inverse_depth: Tensor, observed: Tensor, length: Tensor) -> Tensor:
+    """log of predicted over observed depth, 0 where it is unknown: inverse depth (B, 1, H, W) [1/baseline], depth (B, 1, H, W) [m] or 0, length (B, 1, 1, 1) [m]."""
+    known = observed > 0
+    error = length.log() - inverse_depth.clamp(min=NEAREST).log() - torch.where(known, observed, 1.0).log()
+    return torch.where(known, error, 0.0)
+
+
+def robust(error: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of c log(1 + |e| / c) of errors (B, 1, H, W), c twice the median error: an outlier pulls the less the farther away it is, and the median decides."""
+    known = weight > 0
+    if not known.any():
+        return (error * 0.0).sum()
+    scale = (2 * error.detach().abs()[known].median()).clamp(min=_LEAST_SCALE)
+    size = (error.square() + _ROUNDED ** 2).sqrt() - _ROUNDED
+    return (weight * scale * (size / scale).log1p()).sum() / weight.sum()
