@@ -107,6 +107,27 @@ def test_supervision_is_what_the_recipe_says():
     assert (drawn.supervised.flatten(1).sum(1) == 3).all()
 
 
+@pytest.mark.parametrize('change', [{}, {'new_motion': 0.75}, {'reduce': 2}])
+def test_a_pair_is_told_the_same_pixels_at_every_visit_however_it_is_turned(change):
+    drawing = Batches(MemoryStore(wavy_pairs(10)), replace(RECIPE, steps=20, **change))
+    colours, places = ({index: set() for index in range(10)} for _ in range(2))
+    for drawn in map(drawing.of_step, range(20)):
+        for index, image, mask in zip(drawn.indices.tolist(), drawn.pairs.image1, drawn.supervised[:, 0]):
+            colours[index] |= {colour.sum().item() for colour in image[:, mask].T}
+            places[index] |= {tuple(place) for place in mask.nonzero().tolist()}
+    assert all(len(found) == RECIPE.supervised_pixels for found in colours.values())
+    assert max(map(len, places.values())) > RECIPE.supervised_pixels
+
+
+def test_the_pixel_of_a_growing_image_stays_under_the_first_one():
+    recipe = replace(RECIPE, reduce=2, grow_at=0.5, supervised_pixels=1, flip=False, batch=10)
+    pairs = wavy_pairs(10)
+    pairs.valid[:] = True
+    small, full = (Batches(MemoryStore(pairs), recipe).of_step(step) for step in (0, 5))
+    places = [{int(index): mask[0].nonzero()[0] for index, mask in zip(drawn.indices, drawn.supervised)} for drawn in (small, full)]
+    assert all(torch.equal(places[0][index], places[1][index] // 2) for index in range(10))
+
+
 def test_a_batch_that_the_processes_cannot_share_evenly_is_refused():
     with pytest.raises(ValueError, match='multiple of the 3 processes'):
         Batches(MemoryStore(wavy_pairs(10)), RECIPE, Ranks(0, 3))

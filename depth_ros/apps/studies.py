@@ -50,7 +50,7 @@ def main_comparison(bench: Bench) -> Table:
 
 def density(bench: Bench) -> Table:
     """How the error grows as fewer pixels are supervised."""
-    table = Table('density', 'Density of supervision', 'Supervised pixels per image, drawn anew at every step.', abscissa_title='supervised pixels per image', is_logarithmic=True)
+    table = Table('density', 'Density of supervision', 'Supervised pixels per image, the same at every visit.', abscissa_title='supervised pixels per image', is_logarithmic=True)
     all_pixels = bench.pixels
     for model, title in (('global_local', OURS), ('dispnet', RIVALS['dispnet'])):
         for count, text in DENSITIES.items():

@@ -35,11 +35,6 @@ def draw_zoom(magnify: float, spread: float, generator: torch.Generator) -> Tens
 def flip(batch: PairBatch, x: Tensor, y: Tensor) -> PairBatch:
     """The pairs with columns reversed where x (B,) and rows where y (B,) bool hold, and all that belongs to it."""
     height, width = batch.image1.shape[-2:]
-
-    def turned(values: Tensor) -> Tensor:
-        values = torch.where(x[:, None, None, None], values.flip(-1), values)
-        return torch.where(y[:, None, None, None], values.flip(-2), values)
-
     sign = torch.stack([1.0 - 2.0 * x, 1.0 - 2.0 * y], 1).to(batch.K.dtype)          # (B, 2) of x and y
     reflection = torch.cat([sign, torch.ones_like(sign)], 1)                         # (B, 4): the diagonal of M
     last = sign.new_tensor([width - 1.0, height - 1.0])
@@ -47,8 +42,15 @@ def flip(batch: PairBatch, x: Tensor, y: Tensor) -> PairBatch:
     K[:, :2, 2] = torch.where(sign < 0, last - K[:, :2, 2], K[:, :2, 2])
     changed = {'K': K, 'T_2_1': reflection[:, :, None] * batch.T_2_1 * reflection[:, None, :]}
     for name, values in _images(batch).items():
-        changed[name] = turned(values) * sign[:, :, None, None] if _is_flow(name) else turned(values)
+        turned = flip_map(values, x, y)
+        changed[name] = turned * sign[:, :, None, None] if _is_flow(name) else turned
     return dataclasses.replace(batch, **changed)
+
+
+def flip_map(values: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Images (B, C, H, W) of anything without a direction, with columns reversed where x (B,) and rows where y (B,) bool hold."""
+    values = torch.where(x[:, None, None, None], values.flip(-1), values)
+    return torch.where(y[:, None, None, None], values.flip(-2), values)
 
 
 def zoom(batch: PairBatch, factors: Tensor) -> PairBatch:

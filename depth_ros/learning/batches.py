@@ -17,6 +17,7 @@ from depth_ros.learning.recipe import Recipe
 
 _AT_ONCE = 64           # pairs reduced at a time
 _KEPT = 1_500_000_000   # [bytes] of reduced pairs that are kept in memory
+_OF_THE_PAIR = 1        # ends the seed of what is drawn for a pair and not for a step
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,24 @@ class Batches:
         recipe = self._recipe
         indices = self.joint_indices(step)[self._part]
         generators = [_generator(recipe.seed, step, place) for place in range(recipe.batch)[self._part]]
-        pairs = self._pairs(indices, recipe.reduce_at(step), generators)
+        factor = recipe.reduce_at(step)
+        pairs = self._pairs(indices, factor, generators)
+        supervised = self._supervised(pairs, indices, factor)
         if recipe.new_motion > 0.0:
             pairs = new_motion.change(pairs, [new_motion.draw(recipe.new_motion, g) for g in generators])
+            supervised = supervised & pairs.valid
         if recipe.flip:
-            pairs = augmentation.flip(pairs, *torch.tensor([augmentation.draw_flips(g) for g in generators]).T)
+            flips = torch.tensor([augmentation.draw_flips(g) for g in generators]).T
+            pairs, supervised = augmentation.flip(pairs, *flips), augmentation.flip_map(supervised, *flips)
         if recipe.rotation_error > 0.0 or recipe.direction_error > 0.0:
             errors = [augmentation.draw_motion_error(math.radians(recipe.rotation_error), recipe.direction_error, g) for g in generators]
             pairs = augmentation.disturb_motion(pairs, torch.stack(errors))
-        supervised = torch.cat([supervision.choose(valid[None], recipe.supervised_pixels, g) for valid, g in zip(pairs.valid, generators)])
         return Drawn(indices, pairs, supervised)
+
+    def _supervised(self, pairs: PairBatch, indices: np.ndarray, factor: int) -> Tensor:
+        """The pixels (b, 1, H, W) of pairs at 1 / factor of their size whose depth is told: a pair's own, whenever it is visited, as if no more had been measured."""
+        generators = [_generator(self._recipe.seed, int(index), 0, _OF_THE_PAIR) for index in indices]
+        return torch.cat([supervision.choose(valid[None], self._recipe.supervised_pixels, g, factor) for valid, g in zip(pairs.valid, generators)])
 
     def _pairs(self, indices: np.ndarray, factor: int, generators: list[torch.Generator]) -> PairBatch:
         """Pairs of the store with the recipe's intrinsics, at 1 / factor of their size."""
@@ -102,7 +111,7 @@ def _order(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(size)
 
 
-def _generator(seed: int, step: int, place: int) -> torch.Generator:
-    """The source of a pair's draws; its own, so that it does not matter which process draws."""
-    state = np.random.SeedSequence([seed, step, place]).generate_state(1, np.uint64)[0]
+def _generator(*seed: int) -> torch.Generator:
+    """The source of the draws for a place of a step, or for a pair; its own, so that it does not matter which process draws."""
+    state = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

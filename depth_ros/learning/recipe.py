@@ -28,7 +28,7 @@ class Recipe:
     model_config: dict = field(default_factory=dict)
     data: dict = field(default_factory=dict)
     objective: str = setting('inverse_depth', 'what the loss compares: inverse depth with range, or something that a network of another kind gives')
-    supervised_pixels: int = setting(1, 'pixels of an image whose depth the loss is told; 0: all', low=0)
+    supervised_pixels: int = setting(1, 'pixels of an image whose depth the loss is told, the same at every visit; 0: all', low=0)
     l1_of: str = setting('inverse_depth', 'what is compared at them: inverse depth, or the log of depth', choices=('inverse_depth', 'log_depth'))
     l1_weight: float = setting(5.0, 'of that difference', low=0.0)
     smooth_weight: float = setting(2.0, 'of edge-aware smoothness', low=0.0)
