@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import global_local_support as support
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+import depth_ros
 from depth_ros.engines import depth_networks
 from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig, confidence_of, parallax_of, resized
 from depth_ros.frames import Scale
@@ -103,6 +105,78 @@ def test_without_motion_hits_of_another_pair_tell_nothing(scene):
     assert engine.step(result, None, support.hits_on(truth)).depth is not None
     found = engine.step(result, None, None)
     assert found.depth is None and found.parameters is not None and 'scale' in engine.reason
+
+
+def one_hit(truth):
+    hits = np.zeros_like(truth)
+    hits[48, 64] = truth[48, 64]
+    return hits
+
+
+@pytest.mark.parametrize('scale', ['auto', 'hits'])
+def test_a_single_rangefinder_without_odometry_is_told_that_it_needs_it(scene, scale):
+    result, truth = scene
+    engine = made('published', scale=scale)
+    for _ in range(2 * engine.config.scale_min_hits):
+        assert engine.step(result, None, one_hit(truth)).depth is None
+    assert '1 hits an image are fewer than scale_min_hits 20' in engine.reason and 'a single rangefinder needs tracking:=true' in engine.reason
+
+
+def test_with_odometry_a_single_rangefinder_tells_the_published_network_its_scale(scene):
+    result, truth = scene
+    engine = made('published', scale='hits')
+    found = [engine.step(result, T_REF_CUR, one_hit(truth)).depth for _ in range(engine.config.scale_min_hits)]
+    assert found[-2] is None and found[-1].depth[48, 64] == pytest.approx(truth[48, 64], rel=1e-3)
+
+
+def test_settings_change_without_another_network_unless_they_are_its_own(scene, monkeypatch):
+    result, truth = scene
+    engine = made()
+    engine.offer(support.blob('pose_aware', seed=5, number=4))
+    before = engine.step(result, T_REF_CUR, support.hits_on(truth)).depth.depth
+    monkeypatch.setattr(depth_networks.checkpoint, 'load', lambda *_: pytest.fail('loaded again'))
+    assert engine.change(replace(engine.config, max_depth=2.0, scale_smoothing=1.0))
+    after = engine.step(result, T_REF_CUR, support.hits_on(truth, 1.2)).depth
+    assert not after.valid[:40].any() and engine.networks.record('pose_aware') == {'number': 4}
+    np.testing.assert_allclose(after.depth[after.valid], 1.2 * before[after.valid], rtol=1e-4)     # the new smoothing goes on from the scale that was known
+    for own in ({'variant': 'published'}, {'weights': 'other'}, {'width': 256}, {'height': 192}, {'backend': 'onnxruntime'}, {'threads': 2}):
+        kept = engine.config
+        assert not engine.change(replace(engine.config, **own)) and engine.config is kept
+    with pytest.raises(ValueError, match='max_depth'):
+        engine.change(replace(engine.config, max_depth=-1.0))
+
+
+@pytest.mark.parametrize(('recipe', 'trained'), [({'data': {}}, 0.82), ({'data': {'focal': 0.6}, 'magnify': 1.5}, 0.9), ({'data': {'focal': 0.6}}, 0.6), (None, None)])
+@pytest.mark.parametrize('variant', ['published', 'pose_aware'])
+def test_a_camera_unlike_that_of_the_training_is_told_once(scene, variant, recipe, trained, tmp_path, caplog):
+    result, truth = scene                                        # its focal length is 0.86 of its width
+    path = tmp_path / 'own.safetensors'
+    depth_networks.checkpoint.save(path, 'global_local', support.network(variant), {} if recipe is None else {'recipe': recipe})
+    engine = made(variant, weights=str(path), scale='none')
+    wide = replace(result, pair=replace(result.pair, current=replace(result.pair.current, K=result.pair.current.K * [[0.7], [0.7], [1.0]])))
+    with caplog.at_level(logging.WARNING):
+        engine.step(result, T_REF_CUR)
+        near = [r.getMessage() for r in caplog.records]
+        for _ in range(2):
+            engine.step(wide, T_REF_CUR)
+    told = [r.getMessage() for r in caplog.records if 'focal length' in r.getMessage()]
+    if variant == 'pose_aware' or trained is None:
+        assert not told
+    elif trained == 0.6:
+        assert len(told) == 1 and told == near and 'is 0.86 of the image width' in told[0] and 'learned from 0.60' in told[0]
+    else:
+        assert not near and len(told) == 1 and 'is 0.60 of the image width' in told[0] and f'learned from {trained:.2f}' in told[0]
+
+
+@pytest.mark.parametrize('variant', depth_networks.SHIPPED)
+def test_the_weights_that_come_with_the_package_give_depth(variant):
+    path = Path(depth_ros.__file__).parent / 'weights' / depth_networks.SHIPPED[variant]
+    loaded = depth_networks.checkpoint.load(path, depth_networks.NAME)          # strictly: all weights, and no others
+    assert depth_networks.variant_of(loaded.model) == variant and all(torch.isfinite(p).all() for p in loaded.model.parameters())
+    networks = depth_networks.Networks(variant, str(path), SIZE[::-1], GlobalLocalEngineConfig())
+    assert networks.backend(variant) == 'onnxruntime' and networks.focal(variant) == pytest.approx(525 / 640)
+    z, parameters = networks.run(variant, depth_networks.example(SIZE[::-1]))
+    assert np.isfinite(z).all() and (z > 0).all() and np.isfinite(1 / z).all() and np.isfinite(parameters).all() and parameters.std() > 0
 
 
 @pytest.mark.parametrize(('scale', 'gives'), [('auto', True), ('hits', False), ('odometry', True), ('none', True)])
@@ -228,7 +302,7 @@ def bad_offers():
         'empty': (b'', 'not a safetensors file'),
         'another variant': (support.blob('pose_aware'), 'expected weights of published, got pose_aware'),
         'another structure': (support.blob('published', coordinates=False), 'expected a network of'),
-        'a record that is none': (depth_networks.checkpoint.to_bytes('global_local', support.network('published', seed=5), ['no', 'record']), 'got a list'),
+        'a record that is none': (depth_networks.checkpoint.to_bytes('global_local', support.network('published', seed=5), ['no', 'record']), 'a record of keys and values'),
         'another format': (good.replace(b'depth_ros network 1', b'depth_ros network 9'), 'network 9'),
     }
 
@@ -274,7 +348,7 @@ def test_bad_weights_fail_the_making_and_the_file_is_named(shipped, tmp_path):
     with pytest.raises(ValueError, match='broken.safetensors.*not a safetensors file'):
         made('published', weights=str(broken))
     depth_networks.checkpoint.save(broken, 'global_local', support.network('published'), 'no record')
-    with pytest.raises(ValueError, match='broken.safetensors: expected a training record.*got a str'):
+    with pytest.raises(ValueError, match='broken.safetensors.*expected a record of keys and values'):
         made('published', weights=str(broken))
     with pytest.raises(ValueError, match='expected weights of the pose_aware variant, got published'):
         made('pose_aware', weights=str(shipped / support.FILES['published']))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import depth_ros
 from depth_ros.engines.inference import ExportedModel, InferenceConfig
+from depth_ros.learning.scenes import SceneData
 from depth_ros.models import checkpoint
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,10 @@ class Networks:
         """How the weights at work were trained."""
         return self._running[variant].record
 
+    def focal(self, variant: str) -> float | None:
+        """Focal length [image widths] of what the weights at work learned from, where their record tells it."""
+        return trained_focal(self._running[variant].record)
+
     def backend(self, variant: str) -> str:
         """What runs a network: onnxruntime | torch."""
         return self._running[variant].exported.backend
@@ -119,7 +124,6 @@ class Networks:
 
     def _candidate(self, blob: bytes) -> tuple[str, _Running]:
         loaded = checkpoint.from_bytes(blob, NAME)
-        _check_record(loaded.record)
         variant = variant_of(loaded.model)
         if variant not in self._running:
             raise ValueError(f'expected weights of {" or ".join(self._running)}, got {variant}')
@@ -138,7 +142,6 @@ class Networks:
         if found != variant:
             raise ValueError(f'{path}: expected weights of the {variant} variant, got {found}')
         try:
-            _check_record(loaded.record)
             exported = ExportedModel(_WithParameters(loaded.model), loaded.model.inputs(example(self._size)), self._config)
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from error
@@ -146,10 +149,14 @@ class Networks:
         return _Running(exported, loaded.model, loaded.record)
 
 
-def _check_record(record: Any) -> None:
-    """Raise ValueError for a training record that is no record: others ask it for keys."""
-    if not isinstance(record, dict):
-        raise ValueError(f'expected a training record of keys and values, got a {type(record).__name__}')
+def trained_focal(record: dict[str, Any]) -> float | None:
+    """Focal length [image widths] of the pairs of a training record; None where it names no recipe."""
+    recipe = record.get('recipe')
+    data = recipe.get('data') if isinstance(recipe, dict) else None
+    if not isinstance(data, dict):
+        return None
+    focal, magnify = data.get('focal', SceneData.focal), recipe.get('magnify', 1.0)
+    return focal * magnify if isinstance(focal, (int, float)) and isinstance(magnify, (int, float)) else None
 
 
 def shipped(variant: str) -> Path:

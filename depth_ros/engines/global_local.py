@@ -31,17 +31,22 @@ _ERROR_KNEE = 1.0       # [px] forward-backward error that halves the confidence
 _PARALLAX_KNEE = 2.0    # [px] parallax that halves it
 _NO_BASELINE = 1e-6     # [m] a shorter step has no direction
 _AT_ONCE = 1.0          # a smoothing that takes the newest frame's word
+_FOCAL_SPREAD = 0.2     # relative difference from the focal length of the training from which depth suffers
+_OF_THE_NETWORK = 'variant', 'weights', 'width', 'height', 'backend', 'threads'     # settings that cannot change without loading it again
 
 
 @dataclass(frozen=True)
 class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
     """Which network at which size, and what tells its scale."""
 
-    variant: str = setting('published', 'the network as published, or the pose-aware one, which also looks at what flow and odometry triangulate', choices=VARIANTS)
+    variant: str = setting('published', 'the published network, whose shipped weights depart from the paper: a channel of ones for the generated filters, a global module '
+                           'that sees the pair 32 px wide, a softplus at the end, and training on log depth, dense and synthetic; or the pose-aware one, which also looks at '
+                           'what flow and odometry triangulate', choices=VARIANTS)
     weights: str = setting('', 'checkpoint of the variant (safetensors); empty: the one that comes with the package')
     width: int = setting(256, 'image width that the network works at', 'px', 64, 1920)
     height: int = setting(192, 'image height that the network works at', 'px', 48, 1200)
-    scale: str = setting('auto', 'what tells metres: range hits, the step of an odometry, which must be metric; auto: hits, else odometry; none: depth is in units of the baseline',
+    scale: str = setting('auto', 'what tells metres: range hits, the step of an odometry, which must be metric; auto: hits, else odometry; none: depth is in units of '
+                         'the baseline. Fewer than scale_min_hits hits an image, as of a single rangefinder, are gathered over images only where odometry tells the motion',
                          choices=('auto', 'hits', 'odometry', 'none'))
     min_displacement: float = setting(0.006, 'median displacement, less that of the rotation where it is known, as a share of the width, below which a pair has no depth', '', 0.0, 0.5)
     max_depth: float = setting(20.0, 'depth beyond which a pixel is not valid, once metres are known', 'm', 0.1, 1000.0)
@@ -69,6 +74,15 @@ class GlobalLocalEngine:
         self.reason = self.used = self.scale_from = ''
         self._scale = MetricScale(config)
         self._told_resize: tuple[int, int] | None = None
+        self._told_focal = False
+
+    def change(self, config: GlobalLocalEngineConfig) -> bool:
+        """Take over settings that leave the network as it is, even in the midst of a step; False, and nothing changes, for those that need another engine."""
+        settings.check(config)
+        if any(getattr(config, name) != getattr(self.config, name) for name in _OF_THE_NETWORK):
+            return False
+        self.config = self._scale.config = config
+        return True
 
     def reset(self) -> None:
         """Forget the scale, as after a jump of the clock; weights stay."""
@@ -92,6 +106,7 @@ class GlobalLocalEngine:
         self.used = self._variant_for(T_ref_cur)
         if not self.used:
             return GlobalLocalResult(None, None)
+        self._compare_focal(result.pair.current)
         z, parameters = self.networks.run(self.used, network_pair(result, T_ref_cur))
         confidence = confidence_of(result, parallax)
         depth, unit = self._in_metres(1.0 / z, confidence, hits, T_ref_cur, step_length)
@@ -102,7 +117,7 @@ class GlobalLocalEngine:
 
     def _variant_for(self, T_ref_cur: np.ndarray | None) -> str:
         """The variant that this pair can have; '' and a reason if none."""
-        if self.config.variant == 'published' or (T_ref_cur is not None and np.linalg.norm(T_ref_cur[:3, 3]) > _NO_BASELINE):
+        if self.config.variant == 'published' or _length(T_ref_cur) > _NO_BASELINE:
             return self.config.variant
         self.reason = 'no motion of the pair is known, which the pose-aware network needs'
         if 'published' in self.networks.variants:
@@ -124,7 +139,7 @@ class GlobalLocalEngine:
             factor, self.scale_from = step_length, 'odometry'
         if factor is None:
             missing = {'auto': 'neither range hits nor odometry tell', 'hits': 'no range hits tell', 'odometry': 'no odometry tells'}[wanted]
-            told = '' if hits is None or wanted == 'odometry' else f' ({int((hits > 0).sum())} hits are too few or contradict each other)'
+            told = '' if hits is None or wanted == 'odometry' else self._lack_of(int((hits > 0).sum()), T_ref_cur)
             self._add_reason(f'{missing} the scale{told}: no depth (scale: none gives it in units of the baseline)')
             return None, Scale.FREE
         return depth * np.float32(factor), Scale.METRIC
@@ -134,13 +149,28 @@ class GlobalLocalEngine:
 
         Baselines differ from pair to pair. Where the motion is known in some unit, the metre in that unit is what is smoothed; else every frame speaks for itself.
         """
-        length = 0.0 if T_ref_cur is None else float(np.linalg.norm(T_ref_cur[:3, 3]))
+        length = _length(T_ref_cur)
         known = length > _NO_BASELINE
         scale, unit = (self._scale, length) if known else (MetricScale(replace(self._scale.config, scale_smoothing=_AT_ONCE)), 1.0)
         if hits is not None:
             small = resize_hits(hits, (depth.shape[1], depth.shape[0]))
             scale.update(depth * np.float32(unit), confidence >= min(0.5, float(np.median(confidence))), small)
         return None if scale.factor is None else scale.factor * unit
+
+    def _lack_of(self, hits: int, T_ref_cur: np.ndarray | None) -> str:
+        """What the hits of a frame, so many, lack to tell the scale."""
+        if _length(T_ref_cur) > _NO_BASELINE or hits >= self.config.scale_min_hits:
+            return f' ({hits} hits are too few or contradict each other)'
+        return (f' ({hits} hits an image are fewer than scale_min_hits {self.config.scale_min_hits}, and they are gathered over images only where odometry tells the motion: '
+                'a single rangefinder needs tracking:=true)')
+
+    def _compare_focal(self, camera: CameraFrame) -> None:
+        """Warn once of a camera unlike that of the training: the published network sees no calibration, so it takes another angle of view for another motion."""
+        trained, focal = self.networks.focal(self.used), camera.K[0, 0] / self.config.width
+        if self.used == 'published' and not self._told_focal and trained and abs(focal / trained - 1.0) > _FOCAL_SPREAD:
+            self._told_focal = True
+            log.warning('the focal length is %.2f of the image width, and the published network learned from %.2f: its depth suffers; '
+                        'crop the images, or train weights for this camera', focal, trained)
 
     def _add_reason(self, reason: str) -> None:
         self.reason = f'{self.reason}; {reason}' if self.reason else reason
@@ -153,6 +183,11 @@ class GlobalLocalEngine:
             self._told_resize = result.pair.current.size
             log.warning('flow of %d x %d pixels is resized to the network\'s %d x %d: give both the same size', *self._told_resize, *size)
         return resized(result, size)
+
+
+def _length(T_ref_cur: np.ndarray | None) -> float:
+    """Of a motion's translation; 0 where the motion is not known."""
+    return 0.0 if T_ref_cur is None else float(np.linalg.norm(T_ref_cur[:3, 3]))
 
 
 def resized(result: FlowResult, size: tuple[int, int]) -> FlowResult:
