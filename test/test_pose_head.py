@@ -53,9 +53,17 @@ def test_each_variant_trains_what_it_should(full, pretrained):
 
 
 def test_a_module_that_sees_something_else_is_refused():
-    for config in ({'global_module': False}, {'flow': False}, {'image_pair': False}):
+    wrong = [registry.build('global_local', config) for config in ({'global_module': False}, {'flow': False}, {'image_pair': False}, {'global_width': 16})]
+    for model in (*wrong, registry.build('small_enc_dec')):
         with pytest.raises(ValueError, match='expected a network with a global module that sees flow'):
-            PoseHead().take(registry.build('global_local', config))
+            PoseHead().take(model)
+
+
+def test_a_module_that_sees_every_pair_at_one_size_is_taken_by_a_head_that_does_so():
+    depth, head = registry.build('global_local', {'global_width': 16}), PoseHead(PoseHeadConfig(global_width=16))
+    head.take(depth)
+    images = pair(2)
+    torch.testing.assert_close(head.encoder.global_parameters(*images), depth.global_parameters(*images))
 
 
 def test_motion_is_what_the_vector_says():

@@ -26,6 +26,7 @@ class PoseHeadConfig:
     width: int = setting(20, 'channels of each of the two hidden layers: 20 in the paper\'s appendix, 256 in its main part', '', 1, 4096)
     full: bool = setting(False, 'train the global module as well, not the head alone')
     image_pair: bool = setting(True, 'the global module sees both images, not the flow alone')
+    global_width: int = setting(0, 'width that pairs are reduced to before the global module sees them; 0: as they come', 'px', low=0, high=1024)
 
     def __post_init__(self) -> None:
         settings.check(self)
@@ -37,7 +38,7 @@ class PoseHead(nn.Module):
     def __init__(self, config: PoseHeadConfig = PoseHeadConfig()) -> None:
         super().__init__()
         self.config = config
-        self.encoder = GlobalLocal(GlobalLocalConfig(image_pair=config.image_pair))
+        self.encoder = GlobalLocal(GlobalLocalConfig(image_pair=config.image_pair, global_width=config.global_width))
         del self.encoder.local
         self.encoder.requires_grad_(config.full)
         widths = [PARAMETERS, config.width, config.width]
@@ -46,9 +47,10 @@ class PoseHead(nn.Module):
 
     def take(self, model: GlobalLocal) -> None:
         """Start from the global module of a depth network. Raises ValueError if it has none, or one that sees something else."""
-        config = model.config
-        if not config.global_module or not config.flow or config.image_pair != self.config.image_pair:
-            raise ValueError(f'expected a network with a global module that sees flow, and image_pair {self.config.image_pair}, got {config}')
+        theirs, ours = model.config, self.config
+        if not isinstance(model, GlobalLocal) or not theirs.global_module or not theirs.flow or (theirs.image_pair, theirs.global_width) != (ours.image_pair, ours.global_width):
+            raise ValueError(f'expected a network with a global module that sees flow, image_pair {ours.image_pair} and global_width {ours.global_width}, '
+                             f'got a {type(model).__name__} with {theirs}')
         self.encoder.global_module.load_state_dict(model.global_module.state_dict())
 
     def inputs(self, batch: Pairs) -> tuple[Tensor, ...]:
