@@ -67,6 +67,7 @@ def test_loading_leaves_the_random_numbers_alone(model):
     ('coordinates: expected bool, got 3', {}, {'config': '{"coordinates": 3}'}),
     ('cannot make its network', {}, {'config': '[1]'}),
     ('cannot make its network', {}, {'record': '{'}),
+    (r'expected a record of keys and values, got \[1\]', {}, {'record': '[1]'}),
     ('it lacks: local.last.bias', {'local.last.bias': None}, {}),
     ('it has besides: more', {'more': torch.zeros(2)}, {}),
     (r'local.last.bias \(2,\) float32 instead of \(1,\) float32', {'local.last.bias': torch.zeros(2)}, {}),

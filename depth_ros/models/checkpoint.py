@@ -74,6 +74,8 @@ def _parsed(blob: bytes, expect: str | None, source: str) -> Loaded:
         raise ValueError(f'{source}: expected weights of {expect}, got those of {name}')
     try:
         record = json.loads(metadata['record'])
+        if not isinstance(record, dict):
+            raise TypeError(f'expected a record of keys and values, got {record!r}')
         with torch.random.fork_rng(devices=[]):         # first weights are drawn only to be replaced
             model = registry.build(name, json.loads(metadata['config']))
     except (ValueError, TypeError, KeyError) as error:
