@@ -69,11 +69,12 @@ def test_a_step_of_depth_costs_less_where_the_image_has_one():
     assert torch.isclose(losses.edge_aware_smoothness(z, at), losses.edge_aware_smoothness(z, beside) * math.exp(-1.0))
 
 
-def test_the_whole_loss_is_the_weighted_sum_of_its_terms():
+def test_the_terms_of_the_whole_loss_are_weighted_as_published():
     z, truth = torch.rand(2, 2, 1, 6, 7, generator=generator())
     image, supervised = torch.rand(2, 3, 6, 7, generator=generator(1)), torch.rand(2, 1, 6, 7, generator=generator(2)) < 0.3
-    parts = losses.inverse_depth_l1(z, truth, supervised), losses.edge_aware_smoothness(z, image)
-    assert torch.isclose(losses.global_local_loss(z, truth, supervised, image), 5.0 * parts[0] + 2.0 * parts[1])
+    one, twice = losses.global_local_loss(z, truth, supervised, image), losses.global_local_loss(z, truth, supervised, image, 10.0, 4.0)
+    assert torch.isclose(one['l1'], 5.0 * losses.inverse_depth_l1(z, truth, supervised)) and torch.isclose(one['smooth'], 2.0 * losses.edge_aware_smoothness(z, image))
+    assert all(torch.isclose(twice[name], 2.0 * one[name]) for name in one)
 
 
 def test_images_are_like_themselves_and_unlike_their_negatives():

@@ -50,6 +50,17 @@ class Tiny(nn.Module):
         return nn.functional.softplus(self.layers(torch.cat(inputs, 1))) + 1e-3
 
 
+class Narrow(Tiny):
+    """Tiny, but its batch norm sees one value of an image and channel, as the narrowest place of an encoder-decoder does."""
+
+    def __init__(self, config: TinyConfig = TinyConfig()) -> None:
+        super().__init__(config)
+        self.layers.insert(1, nn.AdaptiveAvgPool2d(1))
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(*inputs).expand(-1, 1, *inputs[0].shape[-2:])
+
+
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(registry.MODELS, 'tiny', (TinyConfig, Tiny))
@@ -197,7 +208,26 @@ def test_a_state_cut_short_is_refused_by_name(data, tmp_path):
                                                ({'best_by': 'beauty'}, 'abs_rel')])
 def test_an_unknown_name_is_refused_with_the_known_ones(data, tmp_path, change, complaint):
     with pytest.raises(ValueError, match=complaint):
-        Trainer(replace(RECIPE, **change), data, tmp_path).run(until=3)
+        Trainer(replace(RECIPE, **change), data, tmp_path)
+
+
+@pytest.mark.parametrize('objective, model, best_by', [('photometric', 'unsupervised', 'epe'), ('motion', 'pose_head', 'abs_rel'), ('flow', 'pwc_net', 'rotation')])
+def test_a_score_that_the_objective_does_not_report_is_refused_at_once(data, tmp_path, objective, model, best_by):
+    with pytest.raises(ValueError, match=f'best_by: expected one of .*, got .{best_by}'):
+        Trainer(replace(RECIPE, objective=objective, model=model, best_by=best_by), data, tmp_path)
+
+
+def test_a_score_that_is_not_a_number_is_never_the_best(data, tmp_path, monkeypatch):
+    scores = iter([float('nan'), 0.3, float('nan'), 0.2, float('inf'), 0.25])
+    trainer = Trainer(replace(RECIPE, validate_every=1), data, tmp_path)
+    monkeypatch.setattr(trainer, 'validate', lambda: {'abs_rel': next(scores)})
+    bests = []
+    for step in range(1, 7):
+        best = trainer.run(until=step).best
+        bests.append(best and best['abs_rel'])
+    assert bests == [None, 0.3, 0.3, 0.2, 0.2, 0.2]
+    trainer.progress.best = {'step': 6, 'reduce': 1, 'abs_rel': float('nan')}       # as an older training may have left it
+    assert trainer._best_yet({'step': 7, 'reduce': 1, 'abs_rel': 5.0})
 
 
 def test_a_loss_that_is_not_finite_stops_at_the_last_good_state_and_tells_the_sample(data, tmp_path):
@@ -212,6 +242,19 @@ def test_a_loss_that_is_not_finite_stops_at_the_last_good_state_and_tells_the_sa
         trainer.run()
     assert_bit_equal(before, tensors(tmp_path))
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_one_value_that_batch_norm_would_not_learn_from_is_judged_all_the_same(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(registry.MODELS, 'tiny', (TinyConfig, Narrow))
+    trainer = Trainer(RECIPE, data, tmp_path)
+    trainer.run(until=1)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    bad = int(trainer._batches.joint_indices(1)[2])
+    data.train.pairs.image2[bad] = float('nan')
+    with pytest.raises(Diverged, match=rf'samples \[{bad}\]'):
+        trainer.run()
+    assert_bit_equal(before, trainer.model.state_dict())
+    assert trainer.model.training
 
 
 def test_ctrl_c_saves_a_state_from_which_going_on_is_bit_equal(data, tmp_path):

@@ -7,6 +7,8 @@ smooth except at edges of the image; each term is the mean over the points that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,9 +43,10 @@ def edge_aware_smoothness(z: Tensor, image: Tensor) -> Tensor:
     return sum((dz * torch.exp(-di.mean(1, keepdim=True))).mean() for dz, di in zip(_differences(z), _differences(image)))
 
 
-def global_local_loss(z: Tensor, z_true: Tensor, supervised: Tensor, image: Tensor, l1_weight: float = 5.0, smooth_weight: float = 2.0) -> Tensor:
-    """The loss that Global-Local is trained with: both terms above, weighted."""
-    return l1_weight * inverse_depth_l1(z, z_true, supervised) + smooth_weight * edge_aware_smoothness(z, image)
+def global_local_loss(z: Tensor, z_true: Tensor, supervised: Tensor, image: Tensor, l1_weight: float = 5.0, smooth_weight: float = 2.0,
+                      compare: Callable[[Tensor, Tensor, Tensor], Tensor] = inverse_depth_l1) -> dict[str, Tensor]:
+    """The weighted terms, l1 (by `compare`, of the two above) and smooth, of the loss that Global-Local is trained with."""
+    return {'l1': l1_weight * compare(z, z_true, supervised), 'smooth': smooth_weight * edge_aware_smoothness(z, image)}
 
 
 def structural_dissimilarity(a: Tensor, b: Tensor) -> Tensor:

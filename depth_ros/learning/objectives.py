@@ -25,6 +25,8 @@ FARTHEST = 300.0                                # [baselines] that a prediction 
 class Objective(abc.ABC):
     """One kind of loss and its scores."""
 
+    reported: tuple[str, ...]       # names of the scores
+
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
 
@@ -40,13 +42,14 @@ class Objective(abc.ABC):
 class InverseDepth(Objective):
     """Inverse depth at the supervised pixels, smooth elsewhere."""
 
+    reported = REPORTED
+
     def terms(self, network: nn.Module, drawn: Drawn, share: Share) -> dict[str, Tensor]:
-        """The two terms of losses.global_local_loss, told apart."""
-        z = network(*network.inputs(drawn.pairs)).float()
-        compare = losses.log_depth_l1 if self._recipe.l1_of == 'log_depth' else losses.inverse_depth_l1
-        l1 = compare(z, drawn.pairs.inverse_depth, drawn.supervised)
-        smooth = losses.edge_aware_smoothness(z, drawn.pairs.image1)
-        return {'l1': self._recipe.l1_weight * share(drawn.supervised.sum()) * l1, 'smooth': self._recipe.smooth_weight * smooth}
+        """Those of losses.global_local_loss, weighted as the recipe says."""
+        recipe, z = self._recipe, network(*network.inputs(drawn.pairs)).float()
+        compare = losses.log_depth_l1 if recipe.l1_of == 'log_depth' else losses.inverse_depth_l1
+        terms = losses.global_local_loss(z, drawn.pairs.inverse_depth, drawn.supervised, drawn.pairs.image1, recipe.l1_weight, recipe.smooth_weight, compare)
+        return terms | {'l1': share(drawn.supervised.sum()) * terms['l1']}
 
     def scores(self, network: nn.Module, pairs: PairBatch) -> list[dict[str, float]]:
         """REPORTED, as predicted (no scale is matched)."""
@@ -67,6 +70,8 @@ class Photometric(InverseDepth):
 class Motion(Objective):
     """Rotation vector and direction of translation, for networks that predict those (models/pose_head.py)."""
 
+    reported = 'rotation', 'direction'
+
     def terms(self, network: nn.Module, drawn: Drawn, share: Share) -> dict[str, Tensor]:
         """L1, as the Global-Local paper's appendix has it."""
         return {'l1': self._recipe.l1_weight * pose_l1(network(*network.inputs(drawn.pairs)).float(), drawn.pairs.T_2_1)}
@@ -79,6 +84,8 @@ class Motion(Objective):
 
 class Flow(Objective):
     """Flow of the projection of depth and motion, for networks that give it at several levels (models/pwc_net.py)."""
+
+    reported = 'epe', 'estimator_epe', 'epe_visible', 'estimator_epe_visible'
 
     def terms(self, network: nn.Module, drawn: Drawn, share: Share) -> dict[str, Tensor]:
         """Distance from the exact flow, over all levels."""
@@ -109,10 +116,13 @@ class Learner(nn.Module):
 
 
 def build(recipe: Recipe) -> Objective:
-    """The objective that a recipe names. Raises ValueError, listing the known ones."""
+    """The objective that a recipe names. Raises ValueError, listing the known ones, for an unknown one and for a score to go by that it does not report."""
     if recipe.objective not in OBJECTIVES:
         raise ValueError(f'objective: expected one of {", ".join(OBJECTIVES)}, got {recipe.objective!r}')
-    return OBJECTIVES[recipe.objective](recipe)
+    made = OBJECTIVES[recipe.objective](recipe)
+    if recipe.best_by not in made.reported:
+        raise ValueError(f'best_by: expected one of {", ".join(made.reported)}, got {recipe.best_by!r}')
+    return made
 
 
 def depth_scores(z: Tensor, pairs: PairBatch) -> list[dict[str, float]]:

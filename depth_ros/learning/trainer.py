@@ -126,12 +126,15 @@ class Trainer:
         torch.manual_seed(hash((self.recipe.seed, step, self._ranks.rank)) % 2 ** 63)      # what a network itself may draw, such as dropout
         drawn = Drawn(drawn.indices, drawn.pairs.to(self._ranks.device), drawn.supervised.to(self._ranks.device))
         self._optimiser.zero_grad(set_to_none=True)
+        buffers = [value.clone() for value in self.model.buffers()]        # batch norm takes note of what it sees, whether it is finite or not
         with self._precision:
             terms = self._learner(drawn)
         sum(terms.values()).backward()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf))
         values = dict(zip(terms, self._ranks.mean(torch.stack([t.detach() for t in terms.values()])).tolist()))
         if not math.isfinite(norm + sum(values.values())):
+            for now, before in zip(self.model.buffers(), buffers):
+                now.copy_(before)
             raise Diverged(self._divergence(step, drawn, values, norm))
         for group in self._optimiser.param_groups:
             group['lr'] = self.recipe.rate_at(step)
@@ -150,16 +153,23 @@ class Trainer:
 
     def _divergence(self, step: int, drawn: Drawn, terms: dict[str, float], norm: float) -> str:
         """What went wrong in a step, and with which pairs."""
-        bad = []
+        bad = self._not_finite(drawn)
+        whose = f'samples {bad}' if bad else f'the gradient of samples {drawn.indices.tolist()}'
+        found = ', '.join(f'{name} {value:g}' for name, value in {**terms, 'gradient': norm}.items())
+        state = self._out / STATE
+        return f'step {step}: not finite ({found}) because of {whose}; ' + (f'{state} holds the last good state' if state.exists() else 'nothing was saved yet')
+
+    def _not_finite(self, drawn: Drawn) -> list[int]:
+        """The pairs, by their index in the store, whose own loss is not finite."""
+        bad, mode = [], self.model.training
+        self.model.eval()       # batch norm cannot learn from a single value
         for place, index in enumerate(drawn.indices):
             one = Drawn(drawn.indices[place:place + 1], drawn.pairs.pick([place]), drawn.supervised[place:place + 1])
             with torch.no_grad(), self._precision:
                 loss = sum(self._objective.terms(self.model, one, torch.ones_like).values())
             bad += [] if math.isfinite(float(loss)) else [int(index)]
-        whose = f'samples {bad}' if bad else f'the gradient of samples {drawn.indices.tolist()}'
-        found = ', '.join(f'{name} {value:g}' for name, value in {**terms, 'gradient': norm}.items())
-        state = self._out / STATE
-        return f'step {step}: not finite ({found}) because of {whose}; ' + (f'{state} holds the last good state' if state.exists() else 'nothing was saved yet')
+        self.model.train(mode)
+        return bad
 
     def _validate(self, curves: _Curves) -> None:
         if self._ranks.first:
@@ -178,10 +188,10 @@ class Trainer:
 
     def _best_yet(self, scores: dict[str, float]) -> bool:
         key, best = self.recipe.best_by, self.progress.best
-        if key not in scores:
-            raise ValueError(f'best_by: expected one of {", ".join(k for k in scores if k not in _NO_SCORES)}, got {key!r}')
+        if not math.isfinite(scores.get(key, math.nan)):
+            return False
         # Scores at another size are not comparable; and the largest is the one that the network is meant for.
-        return best is None or scores['reduce'] < best['reduce'] or scores[key] < best[key]
+        return best is None or not math.isfinite(best[key]) or scores['reduce'] < best['reduce'] or scores[key] < best[key]
 
     def record(self, scores: dict[str, float]) -> dict[str, object]:
         """How the network came about, for its checkpoint."""
