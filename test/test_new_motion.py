@@ -33,7 +33,29 @@ def test_the_exact_flow_of_a_new_motion_is_the_projection_of_depth_and_motion(pa
     made, moved = changed(pairs)
     projected, _ = induced_flow(torch.where(made.valid, made.inverse_depth, 1.0)[:, 0].reciprocal(), made.K, made.T_2_1)
     assert moved.sum() > 32
-    assert torch.allclose(projected.movedim(-1, 1)[moved], made.exact_flow[moved], atol=1e-4)
+    assert torch.allclose(torch.where(made.valid, projected.movedim(-1, 1), 0.0)[moved], made.exact_flow[moved], atol=1e-4)
+
+
+@pytest.fixture
+def half_known(pairs) -> PairBatch:
+    """The pairs without the depth of their right halves."""
+    valid = pairs.valid.clone()
+    valid[..., 16:] = False
+    return dataclasses.replace(pairs, valid=valid, inverse_depth=torch.where(valid, pairs.inverse_depth, 0.0), exact_flow=torch.where(valid, pairs.exact_flow, 0.0))
+
+
+def test_what_has_no_known_depth_moves_like_the_rest(half_known):
+    made, moved = changed(half_known)
+    assert moved.sum() > 8 and (made.exact_flow.abs().sum(1, keepdim=True)[~made.valid] == 0).all()
+    length = made.flow.norm(dim=1, keepdim=True)
+    for one, known in zip(length[moved], made.valid[moved]):
+        assert one[~known].max() < 2 * one[known].max() + 1
+
+
+def test_what_has_no_known_depth_does_not_decide_which_motions_are_too_large(pairs, half_known, monkeypatch):
+    monkeypatch.setattr(new_motion, '_LEAST_SEEN', 0.2)
+    whole, half = changed(pairs)[1], changed(half_known)[1]
+    assert half.sum() > 0.8 * whole.sum()
 
 
 def test_new_motions_are_motions_of_one_baseline(pairs):

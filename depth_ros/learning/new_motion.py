@@ -52,7 +52,8 @@ def change(batch: PairBatch, motions: list[Motion]) -> PairBatch:
     stretch = (usual * stretch).clamp(*_USUAL) / usual.clamp(min=1e-6)
     inverse_depth = batch.inverse_depth * stretch[:, None, None, None]
     T = _motion(motions, usual * stretch)
-    depth = torch.where(batch.valid, inverse_depth, 1.0)[:, 0].reciprocal()
+    # Where depth is not known the pair's usual one carries image and flow along: any other would tear the image there.
+    depth = torch.where(batch.valid, inverse_depth, (usual * stretch).view(-1, 1, 1, 1))[:, 0].reciprocal()
     exact, in_front = induced_flow(depth, batch.K, T)
     valid = batch.valid & in_front[:, None]
     width, height = exact.shape[2], exact.shape[1]
@@ -61,10 +62,11 @@ def change(batch: PairBatch, motions: list[Motion]) -> PairBatch:
     bound = _LARGEST_ERROR * width
     exact = exact.movedim(-1, 1)
     error = torch.where(batch.valid, batch.flow - batch.exact_flow, 0.0).clamp(-bound, bound)
-    moved = {'T_2_1': T, 'inverse_depth': torch.where(valid, inverse_depth, 0.0), 'valid': valid, 'visible': valid & inside, 'exact_flow': exact,
+    moved = {'T_2_1': T, 'inverse_depth': torch.where(valid, inverse_depth, 0.0), 'valid': valid, 'visible': valid & inside, 'exact_flow': torch.where(valid, exact, 0.0),
              'flow': exact + error, 'image2': _moved(batch.image1, exact)}
     seen = (valid & inside).flatten(1).float().mean(1)
-    taken = usual.new_tensor([m.wanted for m in motions], dtype=torch.bool) & (seen > _LEAST_SEEN) & (exact.norm(dim=1).flatten(1).mean(1) < _MOST_FLOW * width)
+    length = torch.where(valid, exact.norm(dim=1, keepdim=True), 0.0).flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
+    taken = usual.new_tensor([m.wanted for m in motions], dtype=torch.bool) & (seen > _LEAST_SEEN) & (length < _MOST_FLOW * width)
     return dataclasses.replace(batch, **{name: torch.where(taken.view(-1, *[1] * (new.ndim - 1)), new, getattr(batch, name)) for name, new in moved.items()})
 
 
