@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import types
+
 import numpy as np
 import pytest
 import torch
 from pair_support import MemoryStore, wavy_pairs
 
 from depth_ros.apps import train
+from depth_ros.learning.ranks import Ranks
 from depth_ros.learning.trainer import BEST, STATE
 from depth_ros.models import checkpoint
 
@@ -53,6 +57,15 @@ def test_another_recipe_does_not_go_on_with_the_state_but_may_begin_anew(tmp_pat
     assert train.main([*command, '--set', 'rate=0.5']) == 1
     assert 'rate: 0.5 instead of 0.001' in capsys.readouterr().err
     assert train.main([*command, '--set', 'rate=0.5', '--fresh', '--until', '1']) == 0
+
+
+def test_every_process_opens_the_stores_so_that_they_share_the_rendering(tmp_path, monkeypatch):
+    opened, trained = [], []
+    monkeypatch.setattr(train, 'open_store', lambda spec, split, flow: opened.append(split) or MemoryStore(wavy_pairs(8)))
+    monkeypatch.setattr(train.ranks, 'joined', lambda device: contextlib.nullcontext(Ranks(1, 2)))      # no process that it could wait for
+    monkeypatch.setattr(train, 'Trainer', lambda recipe, data, *_, **__: trained.append(data) or types.SimpleNamespace(run=lambda until: None))
+    assert train.main(['global_local_small', '--out', str(tmp_path), *SMALL]) == 0
+    assert opened == ['train', 'validation'] and len(trained) == 1
 
 
 @pytest.mark.parametrize('words, complaint', [

@@ -49,7 +49,7 @@ def _main(argv: list[str]) -> None:
     with ranks.joined(chosen.device) as joined:
         if not args.fresh and (out / STATE).exists():
             _refuse_another(chosen, out / STATE)
-        data = open_data(PairData, chosen, joined)
+        data = open_data(chosen)
         progress = Trainer(chosen, data, out, joined, resume=not args.fresh).run(args.until)
         if joined.first:
             _report(progress, out)
@@ -91,17 +91,11 @@ def find_recipe(name: str) -> Path:
     return known[name]
 
 
-def open_data(spec: type[PairData], chosen: Recipe, joined: ranks.Ranks) -> Data:
-    """The splits that a recipe trains and validates on, rendered now if they are not there; by the first process alone, while the others wait."""
-    pairs = recipe.configured(spec, chosen.data)
+def open_data(chosen: Recipe) -> Data:
+    """The splits that a recipe trains and validates on, rendered now if they are not there; the processes of one training share the work."""
+    pairs = recipe.configured(PairData, chosen.data)
     flow = flow_function(pairs.flow)
-
-    def both() -> Data:
-        return Data(*(open_store(pairs, split, flow) for split in ('train', 'validation')))
-
-    data = both() if joined.first else None
-    joined.any(False)       # a barrier
-    return data or both()
+    return Data(*(open_store(pairs, split, flow) for split in ('train', 'validation')))
 
 
 def flow_function(name: str) -> FlowFunction:
