@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from array import array
 from dataclasses import replace
@@ -19,8 +20,9 @@ from std_msgs.msg import Float32MultiArray, UInt8MultiArray
 from tf2_ros import StaticTransformBroadcaster
 
 from depth_ros.engines import depth_networks
+from depth_ros.engines.global_local import GlobalLocalEngine
 from depth_ros.models import checkpoint
-from depth_ros.ros import bundle, cloud, codecs, poses
+from depth_ros.ros import bundle, cloud, codecs, global_local_node, poses
 from depth_ros.ros.global_local_node import GlobalLocalNode
 from depth_ros.ros.managed_node import LATCHED_QOS
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
@@ -114,6 +116,18 @@ class Bench:
 
     def offer(self, blob):
         self.weights.publish(UInt8MultiArray(data=array('B', blob)))
+
+    def take(self, number):
+        """Offer weights of that number, and wait until they are at work."""
+        self.offer(support.blob('published', seed=number, number=number))
+        self.world.until(lambda: self.number() == str(number), f'weights {number}')
+
+    def number(self):
+        return self.values().get('weights of published')
+
+    def set(self, name, value):
+        result = self.node.set_parameters([Parameter(name, value=value)])[0]
+        assert result.successful, result.reason
 
     def close(self):
         self.world.remove(self.node)
@@ -282,9 +296,98 @@ def test_new_weights_take_over_while_it_runs(bench):
     one.world.until(lambda: one.values()['weights of published'] == '12', 'the new weights')
     after = one.depth_at(one.send())
     assert np.median(np.abs(np.log(after / before))) > 1e-3
-    assert one.node.set_parameters([Parameter('max_depth', value=30.0)])[0].successful       # a new engine, the same weights
+    assert one.node.set_parameters([Parameter('threads', value=2)])[0].successful        # a new engine, the same weights
     np.testing.assert_allclose(one.depth_at(one.send()), after, rtol=1e-5)
     assert one.values()['weights of published'] == '12'
+
+
+def test_weights_named_by_a_parameter_make_those_taken_over_before_forgotten(bench, tmp_path):
+    one = bench(scale='none')
+    one.take(12)
+    path = tmp_path / 'own.safetensors'
+    checkpoint.save(path, 'global_local', support.network('published', seed=9), {'number': 9})
+    one.set('weights', str(path))
+    assert one.number() == '9'
+    one.set('threads', 2)       # another engine
+    assert one.number() == '9'
+    one.take(13)                # later offers are kept again
+    one.set('threads', 3)
+    assert one.number() == '13'
+
+
+def test_weights_that_a_refused_parameter_would_have_replaced_stay(bench, tmp_path):
+    one = bench(scale='none')
+    one.take(12)
+    assert not one.node.set_parameters([Parameter('weights', value=str(tmp_path / 'absent.safetensors'))])[0].successful
+    one.set('threads', 2)
+    assert one.number() == '12'
+
+
+@pytest.mark.parametrize('moment', ['made', 'offered the old weights'])
+def test_weights_offered_while_another_engine_is_made_are_not_lost(bench, monkeypatch, moment):
+    one = bench(scale='none')
+    one.take(12)
+    late = UInt8MultiArray(data=array('B', support.blob('published', seed=13, number=13)))
+    offering = threading.Thread(target=one.node._try_weights, args=(late,))
+
+    class Meanwhile(GlobalLocalEngine):
+        def __init__(self, config):
+            super().__init__(config)
+            if moment == 'made':
+                offering.start()
+                offering.join(ros_support.TIMEOUT)
+            else:
+                self.offer = self.offer_meanwhile
+
+        def offer_meanwhile(self, blob):
+            if offering.ident is None:
+                offering.start()
+                offering.join(0.3)      # without a lock it would have ended long before
+            return self.networks.offer(blob)
+
+    monkeypatch.setattr(global_local_node, 'GlobalLocalEngine', Meanwhile)
+    one.set('threads', 2)
+    offering.join(ros_support.TIMEOUT)
+    assert not offering.is_alive() and one.number() == '13'
+
+
+def test_taken_over_weights_that_do_not_fit_the_new_settings_are_told(bench, monkeypatch):
+    one = bench(scale='none')
+    one.take(12)
+    monkeypatch.setattr(one.node, '_accepted', support.blob('pose_aware'))
+    warnings = []
+    monkeypatch.setattr(one.node.get_logger(), 'warning', lambda text, **_: warnings.append(text))
+    one.set('threads', 2)
+    assert one.number() == '0' and len(warnings) == 1 and 'expected weights of published, got pose_aware' in warnings[0]
+
+
+def test_settings_that_are_not_the_networks_change_without_loading_it_again(bench, monkeypatch):
+    one = bench(scale='none')
+    one.take(12)
+    free = one.depth_at(one.send())
+    monkeypatch.setattr(global_local_node, 'GlobalLocalEngine', lambda *_: pytest.fail('made again'))
+    one.set('scale', 'auto')
+    metric = one.metric()
+    one.set('max_depth', float(np.nanmedian(metric)))
+    cut = one.metric()
+    assert np.isfinite(free).all() and 0.2 < np.isnan(cut).mean() < 0.8 and one.number() == '12'
+
+
+def test_a_single_rangefinder_and_an_odometry_give_the_published_network_its_scale(bench):
+    one = bench(scale='hits', scale_min_hits=3, odometry_patience=2.0)
+    results = [one.result() for _ in range(3)]
+    begin = results[0].pair.reference.stamp
+    for stamp in sorted(stamp for r in results for stamp in (r.pair.reference.stamp, r.pair.current.stamp)):
+        one.send_pose(stamp, BASELINE * (stamp - begin) / PAIR)
+    one.world.until(lambda: one.count('deepv2d/odometry') == 6, 'the odometry')
+    for done, result in enumerate(results, 1):
+        stamp, hits = result.pair.current.stamp, np.zeros_like(one.truth)
+        hits[48, 64] = one.truth[48, 64]
+        one.hits.publish(codecs.depth_image(hits, hits > 0.0, codecs.make_header(stamp, 'camera')))
+        one.world.until(lambda: one.node._hits.newest == stamp, 'the hit')
+        one.send(result)
+        one.world.until(lambda: len(one.parameters) == done, 'the pair')
+    assert one.depth_at(stamp)[48, 64] == pytest.approx(one.truth[48, 64], rel=1e-3) and len(one.depths) == 1
 
 
 @pytest.mark.parametrize(('blob', 'complaint'), [

@@ -170,7 +170,7 @@ class GlobalLocalEngine:
         if self.used == 'published' and not self._told_focal and trained and abs(focal / trained - 1.0) > _FOCAL_SPREAD:
             self._told_focal = True
             log.warning('the focal length is %.2f of the image width, and the published network learned from %.2f: its depth suffers; '
-                        'crop the images, or train weights for this camera', focal, trained)
+                        'crop the images if the first is less, or train weights for this camera', focal, trained)
 
     def _add_reason(self, reason: str) -> None:
         self.reason = f'{self.reason}; {reason}' if self.reason else reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class GlobalLocalNode(ManagedNode):
 
     def __init__(self, **options: Any) -> None:
         self._poses: PoseHistory | None = None
+        self._renewal = threading.Lock()    # over an offer and the note of it, and over handing that on to the engine that comes next
         super().__init__('global_local', **options)
 
     def setup(self) -> None:
@@ -91,21 +93,35 @@ class GlobalLocalNode(ManagedNode):
             self._poses = None
 
     def reconfigured(self, before: GlobalLocalNodeConfig) -> None:
-        """Go on with the new settings, and with the weights that were taken over if they still fit. Raises ValueError or OSError for weights that cannot be used."""
+        """Go on with the new settings. Another network gets the weights that were taken over if they still fit, and other weights in the parameters make them forgotten.
+
+        Raises ValueError or OSError for weights that cannot be used.
+        """
         if self.config.engine == before.engine:
             return
-        engine = GlobalLocalEngine(self.config.engine)
-        if self._accepted is not None and self.config.engine.weights == before.engine.weights:
-            engine.offer(self._accepted)
-        self._engine = engine
+        if not self._engine.change(self.config.engine):
+            engine = GlobalLocalEngine(self.config.engine)      # takes a while, in which weights may be offered to the old one
+            with self._renewal:
+                if self.config.engine.weights != before.engine.weights:
+                    self._accepted = None
+                self._offer_again(engine)
+                self._engine = engine
         self._tell_weights()
         if self.state == 'active' and self._uses_odometry and self._odometry_input is None:
             self._odometry_input = self.listen(Odometry, 'deepv2d/odometry', self._take_odometry, stalls=False)
 
+    def _offer_again(self, engine: GlobalLocalEngine) -> None:
+        """Give the weights that were taken over to another engine."""
+        if self._accepted is None:
+            return
+        offer = engine.offer(self._accepted)
+        if not offer.accepted:
+            self.get_logger().warning(f'the weights that were taken over do not fit the new settings, so those loaded are at work: {offer.reason}')
+
     @property
     def _uses_odometry(self) -> bool:
-        config = self.config.engine
-        return config.variant == 'pose_aware' or config.scale in ('auto', 'odometry')
+        """Whether poses are of use: to the network, as the scale, or to gather and smooth what hits tell of it."""
+        return self.config.engine.variant == 'pose_aware' or self.config.engine.scale != 'none'
 
     # In the executor's thread: matching messages
 
@@ -185,11 +201,13 @@ class GlobalLocalNode(ManagedNode):
 
     def _try_weights(self, message: UInt8MultiArray) -> None:
         blob = bytes(message.data)
-        offer = self._engine.offer(blob)
+        with self._renewal:
+            offer = self._engine.offer(blob)
+            if offer.accepted:
+                self._accepted = blob
         if not offer.accepted:
             self.diagnostics.reject(self._weights_input, f'{self._weights_input.topic}: the offered weights are refused, the last good ones stay: {offer.reason}')
             return
-        self._accepted = blob
         self.get_logger().info(f'{self._weights_input.topic}: new weights at work: {offer.reason}')
         self._tell_weights()
 
