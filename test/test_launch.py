@@ -207,3 +207,14 @@ def test_ctrl_c_ends_a_launch_within_5_seconds(world, beginning):
             os.killpg(job.pid, signal.SIGKILL)
             job.wait()
         os.close(master)
+
+
+def test_large_images_get_shared_memory_on_every_release_unless_the_user_has_a_profile(monkeypatch):
+    names = {'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'}
+    for name in (*names, 'RMW_IMPLEMENTATION'):
+        monkeypatch.delenv(name, raising=False)
+    assert len(launching.transport()) == 2
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, 'mine.xml')
+            assert launching.transport() == []

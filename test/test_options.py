@@ -31,6 +31,13 @@ def test_without_options_the_defaults_hold():
 
 def test_every_type_is_read_under_its_name():
     assert parsed('--mode', 'fast', '--grid-step', '8', '--gain', '2', '--check', 'false') == Config('fast', 8, 2.0, False)
+    assert parsed('--grid_step', '8') == parsed('--grid-step', '8')
+
+
+def test_a_program_does_not_see_what_ros_adds_to_its_arguments():
+    seen = []
+    assert options.run(seen.extend, ['a', '--ros-args', '-r', '__node:=x', '--', 'b', '--ros-args', '--log-level', 'info']) == 0
+    assert seen == ['a', 'b']
 
 
 @pytest.mark.parametrize('words, complaint', [

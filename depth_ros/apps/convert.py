@@ -20,7 +20,6 @@ from depth_ros.learning.tum import open_sequence
 from depth_ros.learning.tum_writer import TumWriter
 
 _LOG = logging.getLogger(__name__)
-_ROS_ARGUMENTS = '--ros-args'
 _SUFFIXES = {'.bag': 'bag', '.mcap': 'rosbag2-mcap', '.db3': 'rosbag2-sqlite3'}
 
 
@@ -30,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> None:
-    args = _parser().parse_args(_without_ros_arguments(argv))
+    args = _parser().parse_args(argv)
     kind = args.format or _SUFFIXES.get(args.target.suffix, 'tum')
     _check_target(args.target, args.source, args.force)
     with open_sequence(args.source) as sequence, files.whole(args.target) as partial:
@@ -48,19 +47,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--format', choices=('tum', *FORMATS), help='default: by the end of TARGET (.bag, .mcap, .db3), else tum')
     parser.add_argument('--force', action='store_true', help='replace TARGET if it is there')
     return parser
-
-
-def _without_ros_arguments(argv: list[str]) -> list[str]:
-    """The arguments but for `--ros-args ... [--]`, which `ros2 run` and launch files may add."""
-    kept, dropping = [], False
-    for argument in argv:
-        if argument == _ROS_ARGUMENTS:
-            dropping = True
-        elif not dropping:
-            kept.append(argument)
-        elif argument == '--':
-            dropping = False
-    return kept
 
 
 def _check_target(target: Path, source: str, force: bool) -> None:

@@ -46,7 +46,6 @@ def _parser(engine: str) -> argparse.ArgumentParser:
     tasks = parser.add_subparsers(required=True, metavar='tracking|depth|compare|online')
     tracking = _task(tasks, 'tracking', _tracking, 'camera poses against a reference trajectory')
     tracking.add_argument('--engine', choices=('deepv2d',), default='deepv2d', help='the engine to score')
-    tracking.add_argument('--reference', type=Path, help="reference trajectory, TUM text; the sequence's ground truth if not given")
     options.add(tracking, DeepV2DConfig, 'engine parameters')
     depth = _task(tasks, 'depth', _depth, 'dense depth against the depth sensor')
     depth.add_argument('--engine', choices=tuple(ENGINES), default='deepv2d', help='the engine to score; its own parameters are shown with --engine ENGINE --help')
@@ -64,6 +63,7 @@ def _task(tasks: argparse._SubParsersAction, name: str, score: object, text: str
     task = tasks.add_parser(name, help=text, description=f'Score {text}.')
     task.set_defaults(score=score)
     task.add_argument('--sequence', required=True, help='a TUM folder, a ROS 1 .bag, a rosbag2, or "sample"')
+    task.add_argument('--reference', type=Path, help="reference trajectory, TUM text, to score the tracked poses by; the sequence's ground truth if not given")
     task.add_argument('--poses', type=Path, help='use these poses (TUM text) instead of tracking')
     task.add_argument('--out', type=Path, default=Path(f'evaluation/{name}'), help='folder for metrics.json and plots (default: %(default)s)')
     task.add_argument('--frames', type=int, help='stop after so many frames')
@@ -100,13 +100,16 @@ def _tracking(args: argparse.Namespace) -> None:
     for step in runs.deepv2d(_course(args, sequence), config):
         run.add(step)
     score = scoring.tracking(run.trajectory, reference, run.scale)
-    report = {'rpe_1s_trans_rmse': score.rpe_1s_trans_rmse, 'rpe_1s_rot_rmse_deg': score.rpe_1s_rot_rmse, 'ate_rmse': score.ate_rmse,
-              'alignment': score.alignment, 'poses': score.poses, **run.report()}
-    _write(args.out, report)
+    _write(args.out, {**_errors(score), **run.report()})
     with files.whole(args.out / 'trajectory.txt') as partial:
         write_trajectory(partial, run.trajectory)
     with files.whole(args.out / 'trajectory.png') as partial:
         plots.trajectory(score, partial)
+
+
+def _errors(score: scoring.TrackingScore) -> dict[str, object]:
+    return {'rpe_1s_trans_rmse': score.rpe_1s_trans_rmse, 'rpe_1s_rot_rmse_deg': score.rpe_1s_rot_rmse, 'ate_rmse': score.ate_rmse,
+            'alignment': score.alignment, 'poses': score.poses}
 
 
 def _depth(args: argparse.Namespace) -> None:
@@ -118,6 +121,8 @@ def _depth(args: argparse.Namespace) -> None:
         if _is_wanted(args, step.index) and step.frame.depth is not None:
             scores.add(step.index, step.frame, step.depth)
     report = {**scores.report(), **run.report()}
+    if args.reference is not None and len(run.trajectory):
+        report |= _errors(scoring.tracking(run.trajectory, read_trajectory(args.reference), run.scale))
     _write(args.out, report)
     with files.whole(args.out / 'depth.png') as partial:
         plots.depth(scores.examples(), partial)
@@ -127,7 +132,9 @@ def _depth_run(args: argparse.Namespace, sequence: Sequence) -> tuple[Iterator[r
     """The engine's steps, and how depth is matched before it is scored."""
     config, course = options.read(args, ENGINES[args.engine]), _course(args, sequence)
     if args.engine == 'deepv2d':
-        metric = runs.resolved(config, sequence).depth == 'sensor' or course.hits
+        if config.depth == 'auto':
+            config = replace(config, depth='flow')      # the sensor's depth is what is scored against: against itself it would be perfect
+        metric = config.depth == 'sensor' or course.hits
         return runs.deepv2d(course, config), {'auto': 'metric' if metric else 'median'}.get(args.align, args.align)
     if args.gap < 1:
         raise ValueError(f'gap: expected at least 1 frame, got {args.gap}')

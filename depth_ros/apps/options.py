@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from depth_ros import settings
 
 Config = TypeVar('Config')
+_ROS_ARGUMENTS = '--ros-args'
 
 
 def add(parser: argparse.ArgumentParser, config: type, title: str) -> None:
@@ -21,7 +22,8 @@ def add(parser: argparse.ArgumentParser, config: type, title: str) -> None:
     for name, fact in settings.settings_of(config).items():
         default = defaults[name]
         unit = f' [{fact.unit}]' if fact.unit else ''
-        group.add_argument('--' + name.replace('_', '-'), dest=name, type=_parser_of(type(default)), default=default,
+        spellings = dict.fromkeys(['--' + name.replace('_', '-'), '--' + name])     # the second is the parameter's own
+        group.add_argument(*spellings, dest=name, type=_parser_of(type(default)), default=default,
                            choices=fact.choices or None, metavar=None if fact.choices else type(default).__name__.upper(),
                            help=f'{fact.description}{unit} (default: {default})'.replace('%', '%%'))
 
@@ -37,13 +39,26 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     """Run a program; its exit status. Expected failures (ValueError, OSError) become one line on standard error."""
     logging.basicConfig(level=logging.INFO, format='%(levelname)s %(name)s: %(message)s')
     try:
-        main(sys.argv[1:] if argv is None else argv)
+        main(_without_ros_arguments(sys.argv[1:] if argv is None else argv))
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _without_ros_arguments(argv: list[str]) -> list[str]:
+    """The arguments but for `--ros-args ... [--]`, which `ros2 run` and launch files may add."""
+    kept, dropping = [], False
+    for argument in argv:
+        if argument == _ROS_ARGUMENTS:
+            dropping = True
+        elif not dropping:
+            kept.append(argument)
+        elif argument == '--':
+            dropping = False
+    return kept
 
 
 def _parser_of(kind: type) -> Callable[[str], Any]:

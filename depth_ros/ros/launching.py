@@ -121,9 +121,10 @@ def topic_argument(name: str, default: str, what: str) -> DeclareLaunchArgument:
 
 def transport() -> list[SetEnvironmentVariable]:
     """Give Fast DDS segments of shared memory that hold whole images, unless the user chose a profile or another middleware."""
-    if 'FASTRTPS_DEFAULT_PROFILES_FILE' in os.environ or os.environ.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp') != 'rmw_fastrtps_cpp':
+    names = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'      # of Fast DDS 2 (Jazzy), of Fast DDS 3 (Kilted)
+    if any(name in os.environ for name in names) or os.environ.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp') != 'rmw_fastrtps_cpp':
         return []
-    return [SetEnvironmentVariable('FASTRTPS_DEFAULT_PROFILES_FILE', share('config', 'fastdds.xml'))]
+    return [SetEnvironmentVariable(name, share('config', 'fastdds.xml')) for name in names]
 
 
 def value(context: LaunchContext, name: str) -> str:
