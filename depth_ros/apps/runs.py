@@ -30,7 +30,7 @@ class Step:
     frame: CameraFrame
     depth: DepthResult | None
     track: TrackResult | None       # None where poses are given
-    milliseconds: float             # flow included
+    milliseconds: float             # flow and tracking included
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,16 @@ def global_local(course: Course, config: GlobalLocalEngineConfig, gap: int, flow
     for index, pose in course.indices():
         needed = wanted(index) and index - gap in poses
         frame = course.sequence[index] if tracker is not None or needed else None
-        track = None
+        track, tracking = None, 0.0
         if tracker is not None:
-            track = tracker.step(frame, hits=course.hits_of(frame)).track
+            hits, started = course.hits_of(frame), time.perf_counter()
+            track = tracker.step(frame, hits=hits).track
+            tracking = 1e3 * (time.perf_counter() - started)
             pose = track.T_odom_cam if track.status is TrackStatus.OK and track.scale is Scale.METRIC else None
         poses = {i: T for i, T in poses.items() if i > index - gap - 1} | {index: pose}
         if needed:
-            yield _pair_step(index, frame, course, gap, (engine, flow_engine), _between(poses[index - gap], pose), track)
+            step = _pair_step(index, frame, course, gap, (engine, flow_engine), _between(poses[index - gap], pose), track)
+            yield replace(step, milliseconds=tracking + step.milliseconds)
 
 
 def _pair_step(index: int, frame: CameraFrame, course: Course, gap: int, engines: tuple[GlobalLocalEngine, FlowEngine],
