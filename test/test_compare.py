@@ -102,6 +102,21 @@ def test_help_says_how_long_it_takes(capsys):
     assert 'how long it takes' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('words, warns', [([], False), (['--size', '64x48'], True)])
+def test_no_network_learns_from_depth_that_is_not_told_and_a_size_that_is_too_small_is_noted(tmp_path, monkeypatch, words, warns):
+    made = []
+    monkeypatch.setattr(compare, 'open_store', lambda *_: MemoryStore(wavy_pairs(4)))
+    monkeypatch.setattr(compare, 'Bench', lambda *parts: made.append(parts[2]))
+    monkeypatch.setitem(compare.STUDIES, 'main', lambda bench: Table('main', 'Main', 'Note.', {'a': [{'abs_rel': 0.1}]}))
+    parser = argparse.ArgumentParser()
+    compare.register(parser.add_subparsers())
+    args = parser.parse_args(['compare', '--studies', 'main', '--device', 'cpu', '--out', str(tmp_path), *words])
+    args.score(args)
+    assert made[0].new_motion == 0.0 and made[0].supervised_pixels == 1         # a new motion's flow would come from depth at every pixel
+    assert (made[0].data['width'], made[0].data['height'], made[0].reduce) == (128, 96, 2 if warns else 1)
+    assert ('1 x 1' in (tmp_path / 'main.md').read_text()) == warns
+
+
 def test_unknown_studies_and_no_seeds_are_refused(capsys):
     parser = argparse.ArgumentParser()
     compare.register(parser.add_subparsers())

@@ -11,7 +11,7 @@ from depth_ros.learning.classical import SfmFlow, Triangulation
 RIVALS = {'eigen': 'Eigen et al.', 'dispnet': 'DispNet', 'fcrn': 'FCRN', 'small_enc_dec': 'Small Enc-Dec'}
 OURS = 'Global-Local'
 ABLATIONS = {'no image pair': 'image_pair', 'no coordinates': 'coordinates', 'no global module': 'global_module', 'no flow': 'flow'}
-DENSITIES = {1: '1', 10: '10', 100: '100', 0: 'dense'}
+DENSITIES = {**{count: str(count) for count in (1, 2, 5, 10, 50, 100, 1000)}, 0: 'dense'}       # supervised pixels per image: title
 FLOW_SHARES = (0.0, 0.5, 1.0, 1.5, 2.0)
 FLOW_SHARE = 0.25       # of PWC-Net's width, in the study of flow fine-tuning
 SPREAD = 0.2            # of the focal lengths, in the study of varying intrinsics
