@@ -16,16 +16,20 @@ def generate_launch_description() -> LaunchDescription:
     return launching.description(__file__, [
         *launching.common_arguments('global_local.yaml'),
         DeclareLaunchArgument('variant', default_value='published', choices=('published', 'pose_aware'),
-                              description='The network as published, or the one that also looks at what flow and odometry triangulate'),
+                              description='The published network, with departures that depth_ros/weights/README.md states: a channel of ones for its generated filters, a global module '
+                                          'that sees the pair 32 px wide, a softplus at the end, and training on log depth, dense and synthetic; or the one that also looks at what '
+                                          'flow and odometry triangulate'),
         DeclareLaunchArgument('weights', default_value='', description='Checkpoint of the variant; empty: the one that comes with the package'),
         DeclareLaunchArgument('tracking', default_value='auto', choices=launching.AUTO,
-                              description='Track the camera with deepv2d; auto: for the pose-aware variant, unless odometry_topic names another odometry'),
+                              description='Track the camera with deepv2d; auto: for the pose-aware variant, unless odometry_topic names another odometry. '
+                                          'With a single rangefinder the published one needs it too'),
         launching.topic_argument('image_topic', 'camera/rgb/image_color', 'colour image'),
         launching.topic_argument('camera_info_topic', 'camera/rgb/camera_info', 'calibration of the colour image'),
         launching.topic_argument('depth_topic', 'camera/depth/image', 'depth registered to the colour image, for tracking alone'),
         launching.topic_argument('odometry_topic', 'deepv2d/odometry', 'odometry, metric; tells the pose-aware network its poses, and the scale where no range hits do'),
         launching.topic_argument('scan_topic', 'scan', 'scan of a 2D LiDAR, which gives depth its metric scale'),
-        launching.topic_argument('range_topic', 'range', 'readings of a single rangefinder, to the same end'),
+        launching.topic_argument('range_topic', 'range', 'readings of a single rangefinder, to the same end; so few that they tell it only where odometry, as of tracking:=true, '
+                                                       'or another of odometry_topic, tells how the camera moved meanwhile'),
         launching.topic_argument('points_topic', 'points', 'sparse points of a 3D sensor, to the same end'),
     ], _graph)
 
