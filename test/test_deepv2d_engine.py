@@ -228,6 +228,19 @@ def test_a_camera_without_focal_length_is_refused_and_harms_nothing(beginning, c
     assert 'focal length' not in engine.reason
 
 
+def test_a_bad_frame_after_a_start_with_sensor_depth_is_lost_in_metres(beginning):
+    frames, _ = beginning
+    engine = DeepV2DEngine()
+    bad = replace(frames[1], K=np.diag([0.0, 0.0, 1.0]))
+    assert engine.step(bad).track.status is TrackStatus.INITIALISING
+    good = engine.step(frames[0]).track
+    lost = engine.step(bad).track
+    assert (good.status, lost.status, lost.scale) == (TrackStatus.OK, TrackStatus.LOST, Scale.METRIC)
+    np.testing.assert_array_equal(lost.T_odom_cam, good.T_odom_cam)
+    engine.reset()
+    assert engine.step(bad).track.status is TrackStatus.INITIALISING
+
+
 def test_an_image_too_small_is_refused(beginning):
     frame = beginning[0][0]
     tiny = replace(frame, image=frame.image[:8, :8], depth=None, depth_valid=None)

@@ -119,11 +119,12 @@ class DeepV2DEngine:
 
     def _failed(self, frame: CameraFrame) -> TrackResult:
         status = TrackStatus.LOST if self._started else TrackStatus.INITIALISING
-        return TrackResult(frame.stamp, self._published.copy(), UNKNOWN.copy(), 0.0, status, self._unit(False))
+        return TrackResult(frame.stamp, self._published.copy(), UNKNOWN.copy(), 0.0, status, self._unit(given=self._started and self._source == 'sensor'))
 
     def _step_sensor(self, small: CameraFrame, bundle: FlowResult | None, T_odom_cam: np.ndarray | None) -> EngineResult:
         track = self._tracker.step(small, bundle, T_odom_cam)
         self._published = track.T_odom_cam
+        self._started = self._started or track.status is TrackStatus.OK
         if small.depth is None or not small.depth_valid.any():
             self.reason = 'no sensor depth came with the image'
             return EngineResult(track, None)
