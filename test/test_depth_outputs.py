@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,3 +124,33 @@ def test_the_map_holds_what_was_seen_and_waits_for_late_listeners(world, node, t
     assert one.map.save(tmp_path / 'map.ply') == len(points) and (tmp_path / 'map.ply').stat().st_size > 15 * len(points)
     one.map.clear()
     assert one.map.save(tmp_path / 'empty.ply') == 0
+
+
+class Interrupted:
+    """A lock that somebody else was waiting for: `other` runs as soon as it is let go, once."""
+
+    def __init__(self, other: Callable[[], None]) -> None:
+        self._lock, self._other = threading.Lock(), other
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_error: object) -> None:
+        self._lock.release()
+        other, self._other = self._other, lambda: None
+        other()
+
+
+def test_a_map_cleared_while_it_is_published_is_published_empty(world, node):
+    maps = world.record(PointCloud2, 'deepv2d/map', LATCHED)
+    one = node(map_rate=10.0)
+    world.connected(*publishers(one, '/deepv2d/map'))
+    one.map.add(result(), np.eye(4), one.config.map)
+    one.map._lock = Interrupted(one.map.clear)
+
+    def published(count: int) -> bool:
+        one.map.publish(10 ** 18, 'odom', one.config.map)
+        return len(maps) >= count
+
+    world.until(lambda: published(2), 'the map and the empty one')
+    assert maps[0].width > 0 and maps[1].width == 0

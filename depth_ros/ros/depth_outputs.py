@@ -127,13 +127,15 @@ class MapOutput:
         """Publish the map if it changed, somebody listens and the last time is long enough ago."""
         if not self._changed or not self._publisher.get_subscription_count() or not self._throttle.due(config.map_rate):
             return
-        points, colours = self._snapshot()
-        self._changed = False
+        with self._lock:
+            points, colours = self._map.arrays()
+            self._changed = False       # with the lock: what comes right after must be published too
         self._node.tell(self._publisher, cloud.coloured_cloud(points, colours, codecs.make_header(stamp, frame_id)))
 
     def save(self, path: Path) -> int:
         """Write the map as PLY; how many points it has."""
-        points, colours = self._snapshot()
+        with self._lock:
+            points, colours = self._map.arrays()
         write_ply(path, points, colours)
         return len(points)
 
@@ -144,7 +146,3 @@ class MapOutput:
             self._T_map_last = None
             self._cleared += 1
             self._changed = True
-
-    def _snapshot(self) -> tuple[np.ndarray, np.ndarray]:
-        with self._lock:
-            return self._map.arrays()
