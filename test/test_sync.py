@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from depth_ros.ros.sync import FrameMatcher, Order, PartsBuffer, StampBuffer, StampOrder
 
 MS = 1_000_000
@@ -105,3 +107,50 @@ def test_matching_goes_on_after_the_clock_jumped_back():
             for put in (subject.put_image, subject.put_depth, subject.put_flow):
                 done += put(stamp, stamp, now)
     assert [m.stamp for m in done] == stamps(40) * 3
+
+
+def test_the_image_that_pairing_begins_with_after_a_jump_goes_on_without_flow():
+    subject, done = matcher(depth=False), []
+    before = START + 60 * 10 ** 9
+    subject.put_image(before, 'i', 0.0)
+    subject.put_flow(before, 'f', 0.02, before - PERIOD)
+    subject.clear()
+    first, second, third = stamps(3)
+    done += subject.put_image(first, 'i', 0.03)
+    assert subject.put_flow(before + PERIOD, 'f', 0.04, before) == []        # was on its way
+    done += subject.put_image(second, 'i', 0.06)
+    done += subject.put_flow(second, 'f', 0.08, first)
+    done += subject.put_image(third, 'i', 0.09)
+    done += subject.put_flow(third, 'f', 0.11, first)
+    assert [m.stamp for m in done] == [first, second, third] and done[-1].flow == 'f'
+    assert subject.skipped == 0
+
+
+def test_the_image_that_pairing_begins_with_after_a_gap_goes_on_without_flow():
+    subject = matcher(depth=False)
+    subject.put_flow(START - 20 * PERIOD, 'f', 0.0, START - 21 * PERIOD)
+    first, second, third, fourth = stamps(4)
+    for i, stamp in enumerate((first, second, third, fourth)):
+        assert subject.put_image(stamp, 'i', 0.7 + i / 30) == []
+    assert [(m.stamp, m.flow) for m in subject.put_flow(third, 'f', 0.8, second)] == [(second, None), (third, 'f')]
+    assert subject.skipped == 1
+    assert [(m.stamp, m.flow) for m in subject.put_flow(fourth, 'f', 0.83, second)] == [(fourth, 'f')]
+
+
+@pytest.mark.parametrize('depth', [True, False])
+def test_every_image_is_handed_on_or_counted(depth):
+    random.seed(1)
+    subject, done = matcher(depth=depth), 0
+    subject.put_flow(START - PERIOD, 'f', 0.0)
+    for i, stamp in enumerate(stamps(300)):
+        now = i / 300                                           # patience lasts: images wait
+        done += len(subject.put_image(stamp, 'i', now))
+        if not 100 <= i < 200 and random.random() < 0.7:        # both stall for longer than is kept
+            done += len(subject.put_depth(stamp, 'd', now))
+        if not 100 <= i < 200 and random.random() < 0.7:
+            done += len(subject.put_flow(stamp, 'f', now))
+    last = stamps(301)[-1]
+    subject.put_image(last, 'i', 1.0)
+    subject.put_depth(last, 'd', 1.0)
+    assert [m.stamp for m in subject.put_flow(last, 'f', 1.0)] == [last]
+    assert subject.unmatched + subject.skipped == 300 - done > 100

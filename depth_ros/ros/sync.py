@@ -56,20 +56,25 @@ class StampBuffer(Generic[Item]):
     def __len__(self) -> int:
         return len(self._stamps)
 
+    def __contains__(self, stamp: int) -> bool:
+        return stamp in self._items
+
     @property
     def newest(self) -> int | None:
         """The newest stamp."""
         return self._stamps[-1] if self._stamps else None
 
-    def put(self, stamp: int, item: Item) -> None:
-        """Keep an item; the oldest makes room."""
+    def put(self, stamp: int, item: Item) -> int:
+        """Keep an item; the oldest makes room. How many had to."""
         if self._stamps and stamp < self._stamps[-1] - JUMP_BACK:
             self.clear()
         if stamp not in self._items:
             insort(self._stamps, stamp)
         self._items[stamp] = item
-        if len(self._stamps) > self._capacity:
-            del self._items[self._stamps.pop(0)]
+        if len(self._stamps) <= self._capacity:
+            return 0
+        del self._items[self._stamps.pop(0)]
+        return 1
 
     def get(self, stamp: int) -> Item | None:
         """The item of exactly this stamp."""
@@ -140,8 +145,8 @@ class Matched:
 class FrameMatcher:
     """Completes each image with the depth nearest in time and the flow of the same stamp, in order of time.
 
-    An image waits only for what can still come: once a later flow is there, its own was skipped, and so is the image; a flow that has been silent for
-    `patience` [s] is not waited for.
+    An image waits only for what can still come: once a later flow is there, its own was skipped, and so is the image, unless that flow starts from it:
+    pairing began with it, and it goes on without flow. A flow that has been silent for `patience` [s] is not waited for.
     """
 
     def __init__(self, depth: bool, flow: bool, tolerance: int, patience: float) -> None:
@@ -150,13 +155,16 @@ class FrameMatcher:
         self._images: StampBuffer[Any] = StampBuffer()
         self._depths: StampBuffer[Any] = StampBuffer()
         self._flows: StampBuffer[Any] = StampBuffer()
+        self._references: StampBuffer[None] = StampBuffer()     # stamps that flows start from
         self._flow_heard: float | None = None
+        self._last_image: int | None = None
         self.unmatched = 0      # images given up for want of depth
         self.skipped = 0        # images that the flow did not look at
 
     def put_image(self, stamp: int, image: Any, now: float) -> list[Matched]:
         """Add an image; now is a steady time [s]. Returns what became complete."""
-        self._images.put(stamp, image)
+        self._last_image = stamp
+        self._give_up(self._images.put(stamp, image))
         return self._complete(now)
 
     def put_depth(self, stamp: int, depth: Any, now: float) -> list[Matched]:
@@ -164,10 +172,14 @@ class FrameMatcher:
         self._depths.put(stamp, depth)
         return self._complete(now)
 
-    def put_flow(self, stamp: int, flow: Any, now: float) -> list[Matched]:
-        """Add the flow of the image of the same stamp."""
+    def put_flow(self, stamp: int, flow: Any, now: float, reference: int | None = None) -> list[Matched]:
+        """Add the flow of the image of the same stamp, to the image of the reference's."""
+        if self._last_image is not None and stamp > self._last_image + JUMP_BACK:
+            return []       # on its way when the clock jumped back
         self._flow_heard = now
         self._flows.put(stamp, flow)
+        if reference is not None:
+            self._references.put(reference, None)
         return self._complete(now)
 
     def flow_silent(self, now: float) -> bool:
@@ -175,20 +187,28 @@ class FrameMatcher:
         return self._flow_heard is None or now - self._flow_heard > self._patience
 
     def clear(self) -> None:
-        """Forget everything that waits."""
-        for buffer in (self._images, self._depths, self._flows):
+        """Forget everything that waits, and that flow came: pairing begins anew, with an image that gets none."""
+        for buffer in (self._images, self._depths, self._flows, self._references):
             buffer.clear()
+        self._flow_heard = None
+
+    def _give_up(self, count: int) -> None:
+        if self.wants_depth:
+            self.unmatched += count
+        else:
+            self.skipped += count
 
     def _complete(self, now: float) -> list[Matched]:
         done = []
         for stamp in self._images.stamps():
             flow = self._flows.get(stamp)
             if self._wants_flow and flow is None:
-                if (self._flows.newest or 0) > stamp:
+                later = (self._flows.newest or 0) > stamp
+                if later and stamp not in self._references:
                     self.skipped += 1
                     self._images.drop(stamp)
                     continue
-                if not self.flow_silent(now):
+                if not later and not self.flow_silent(now):
                     continue
             depth = self._depths.nearest(stamp, self._tolerance)
             if self.wants_depth and depth is None:
@@ -200,7 +220,7 @@ class FrameMatcher:
             self._images.drop(stamp)
         if done:
             # An older image would only arrive at the engine late.
-            self._images.drop_until(done[-1].stamp)
+            self._give_up(self._images.drop_until(done[-1].stamp))
             self._flows.drop_until(done[-1].stamp)
             self._depths.drop_until(done[-1].stamp - self._tolerance - 1)
         return done
