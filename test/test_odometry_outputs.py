@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import ros_support
+from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import Odometry, Path
 from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 from tf2_ros import StaticTransformBroadcaster
 
 from depth_ros.frames import Scale, TrackResult, TrackStatus
-from depth_ros.ros import codecs, params, poses
+from depth_ros.ros import codecs, odometry_outputs, params, poses
 from depth_ros.ros.managed_node import ManagedNode, NodeConfig
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE, OdometryConfig, OdometryOutputs
 
@@ -165,3 +168,45 @@ def test_the_path_is_bounded_and_begins_anew_after_a_jump(bench):
     one.node.outputs._path_at = 0.0
     one.tell(track(-1000, LEVEL))
     one.world.until(lambda: len(one.path[-1].poses) == 1, 'the new path')
+
+
+def test_odometry_does_not_wait_for_the_path(bench, monkeypatch):
+    one = bench()
+    go_on, begun, made = threading.Event(), threading.Event(), poses.path
+
+    def slow(*arguments):
+        begun.set()
+        assert go_on.wait(ros_support.TIMEOUT)
+        return made(*arguments)
+
+    monkeypatch.setattr(poses, 'path', slow)
+    try:
+        one.tell(track(0, LEVEL))
+        one.world.until(begun.is_set, 'the path to be begun')
+        one.tell(track(1, LEVEL), track(2, LEVEL))
+        assert one.path == [] and len(one.odometry) == 3
+    finally:
+        go_on.set()
+    one.world.until(lambda: one.path, 'the path')
+
+
+def test_the_path_is_told_again_after_a_pause(bench):
+    one = bench()
+    one.tell(track(0, LEVEL))
+    one.world.until(lambda: one.path, 'the path')
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+        assert one.world.change_state(one.node, transition).success
+    one.node.outputs._path_at = 0.0
+    one.tell(track(1, LEVEL))
+    one.world.until(lambda: len(one.path) == 2 and len(one.path[-1].poses) == 2, 'the path after the pause')
+
+
+def test_the_path_is_told_once_a_second_at_most(bench, monkeypatch):
+    one, counts = bench(), []
+    for index, now in enumerate((100.0, 100.5, 100.9, 101.0, 101.5)):
+        monkeypatch.setattr(odometry_outputs, 'time', SimpleNamespace(monotonic=lambda now=now: now))
+        one.tell(track(index, LEVEL))
+        worker = one.node.outputs._path_worker
+        assert worker.wait_idle(ros_support.TIMEOUT)
+        counts.append(worker.processed)
+    assert counts == [1, 1, 1, 2, 2]

@@ -74,6 +74,7 @@ def test_a_path_holds_each_pose_at_its_own_time(rng):
     assert {p.header.frame_id for p in (path, *path.poses)} == {'odom'}
     for msg, (_, T) in zip(path.poses, motions):
         np.testing.assert_allclose(poses.matrix(msg), T, atol=1e-12)
+    assert len(poses.path([], HEADER).poses) == 0
 
 
 def test_a_time_reference_names_both_images():
@@ -85,7 +86,8 @@ def test_a_time_reference_names_both_images():
 def test_what_is_not_finite_is_neither_sent_nor_taken(bad):
     T = np.eye(4)
     T[0, 3] = bad
-    for send in (poses.pose, lambda T: poses.transform(T, HEADER, 'camera'), lambda T: poses.odometry(T, np.eye(6), HEADER, 'camera')):
+    for send in (poses.pose, lambda T: poses.transform(T, HEADER, 'camera'), lambda T: poses.odometry(T, np.eye(6), HEADER, 'camera'),
+                 lambda T: poses.path([(0, np.eye(4)), (1, T)], HEADER)):
         with pytest.raises(ValueError, match='NaN or inf'):
             send(T)
     received = PoseStamped(header=HEADER)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from nav_msgs.msg import Odometry, Path
 from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleState, ManagedEntity, TransitionCallbackReturn
 from rclpy.time import Time
 from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
@@ -15,12 +17,13 @@ from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformL
 
 from depth_ros.frames import TrackResult, TrackStatus
 from depth_ros.ros import codecs, diagnostics, poses
+from depth_ros.ros.latest_worker import LatestWorker
 from depth_ros.ros.managed_node import ManagedNode, NodeConfig
 from depth_ros.ros.trail import Trail
 from depth_ros.settings import setting
 
 UNKNOWN_VARIANCE = 1.0e6    # of a pose that must not be trusted, [m^2] and [rad^2]
-_PATH_PERIOD = 0.5          # [s]
+_PATH_PERIOD = 1.0          # [s]
 _MAX_TWIST_GAP = 500_000_000    # [ns] between two poses that still tell a velocity
 
 
@@ -37,7 +40,10 @@ class OdometryConfig:
 
 
 class OdometryOutputs:
-    """Publishers of one node under `prefix`; call `publish` with every result, from one thread."""
+    """Publishers of one node under `prefix`; call `publish` with every result, from one thread.
+
+    The path is made in a thread of its own, which runs while the node is active: odometry must not wait for it.
+    """
 
     def __init__(self, node: ManagedNode, config: OdometryConfig, prefix: str) -> None:
         self._node, self._config = node, config
@@ -55,6 +61,9 @@ class OdometryOutputs:
         self._previous: tuple[int, np.ndarray] | None = None
         self._interval = 0.0    # [s] between the last two poses
         self._path_at = 0.0
+        self._path_worker: LatestWorker[Header] | None = None
+        self._activation = _Activation(self._begin)
+        node.add_managed_entity(self._activation)
 
     def publish(self, track: TrackResult, camera_frame: str) -> np.ndarray | None:
         """Publish a result; T_odom_cam (4, 4) as published, or None where TF does not tell where the camera is."""
@@ -101,6 +110,7 @@ class OdometryOutputs:
 
     def close(self) -> None:
         """Take back what the node does not close by itself."""
+        self._activation.action = None
         if self._broadcaster is not None:
             self._node.destroy_publisher(self._broadcaster.pub_tf)
         if self._listener is not None:
@@ -139,11 +149,31 @@ class OdometryOutputs:
         return np.hstack([R_child_odom @ (T_odom_child[:3, 3] - previous[1][:3, 3]), turned]) / self._interval
 
     def _publish_path(self, header: Header) -> None:
+        """Have the path published if somebody listens and the last time is long enough ago."""
         now = time.monotonic()
-        if now - self._path_at < _PATH_PERIOD or not self._path.get_subscription_count():
+        if self._path_worker is None or now - self._path_at < _PATH_PERIOD or not self._path.get_subscription_count():
             return
         self._path_at = now
+        self._path_worker.put(header)
+
+    def _begin(self) -> None:
+        self._path_worker = self._node.worker(self._work, 'path')
+
+    def _work(self, header: Header) -> None:
         self._node.tell(self._path, poses.path(self.trail.poses(self._config.path_poses), header))
+
+
+class _Activation(ManagedEntity):
+    """Calls `action` whenever the node is activated. A node has no way to let go of an entity, so that None must end it."""
+
+    def __init__(self, action: Callable[[], None] | None) -> None:
+        self.action = action
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Call the action, before the node begins to listen."""
+        if self.action is not None:
+            self.action()
+        return TransitionCallbackReturn.SUCCESS
 
 
 def _moved(covariance: np.ndarray, T_base_cam: np.ndarray) -> np.ndarray:

@@ -54,7 +54,18 @@ def odometry(T: np.ndarray, covariance: np.ndarray, header: Header, child_frame_
 
 def path(poses: Iterable[tuple[int, np.ndarray]], header: Header) -> Path:
     """Path from (stamp [ns], T_frame_cam (4, 4)) in the frame of the header."""
-    return Path(header=copied(header), poses=[pose_stamped(T, make_header(stamp, header.frame_id)) for stamp, T in poses])
+    poses = list(poses)
+    if not poses:
+        return Path(header=copied(header))
+    stamps, matrices = zip(*poses)
+    T = _finite(np.stack(matrices))
+    quaternions = Rotation.from_matrix(T[:, :3, :3]).as_quat()    # all at once: SciPy's calls cost more than its arithmetic
+    messages = []
+    for stamp, translation, quaternion in zip(stamps, T[:, :3, 3].tolist(), quaternions.tolist()):
+        msg = PoseStamped(header=make_header(stamp, header.frame_id))
+        _write(translation, quaternion, msg.pose.position, msg.pose.orientation)
+        messages.append(msg)
+    return Path(header=copied(header), poses=messages)
 
 
 def time_reference(current: int, reference: int, frame_id: str, source: str) -> TimeReference:
@@ -78,8 +89,18 @@ def matrix(msg: TransformStamped | Transform | Pose | PoseStamped | Odometry, to
 
 def _fill(T: np.ndarray, translation: object, rotation: object) -> None:
     """Write T (4, 4) into a message's vector and quaternion; what is not finite must never leave the process."""
+    T = _finite(T)
+    _write(T[:3, 3].tolist(), Rotation.from_matrix(T[:3, :3]).as_quat().tolist(), translation, rotation)
+
+
+def _finite(T: np.ndarray) -> np.ndarray:
+    """T (..., 4, 4) as float64. Raises ValueError for NaN and inf."""
     T = np.asarray(T, np.float64)
     if not np.isfinite(T).all():
-        raise ValueError(f'a pose with NaN or inf cannot be published: {T.tolist()}')
-    translation.x, translation.y, translation.z = T[:3, 3].tolist()
-    rotation.x, rotation.y, rotation.z, rotation.w = Rotation.from_matrix(T[:3, :3]).as_quat().tolist()
+        raise ValueError(f'a pose with NaN or inf cannot be published: {T[~np.isfinite(T).all(axis=(-2, -1))].tolist()}')
+    return T
+
+
+def _write(values: list[float], quaternion: list[float], translation: object, rotation: object) -> None:
+    translation.x, translation.y, translation.z = values
+    rotation.x, rotation.y, rotation.z, rotation.w = quaternion
