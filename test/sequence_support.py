@@ -54,6 +54,14 @@ def random_folder(folder: Path, frames: int = 5, size: tuple[int, int] = (32, 24
     return write_folder(folder, random_events(rng, frames, size, scans), size, Mount('laser', random_row(rng)) if scans else None)
 
 
+def walking_folder(folder: Path, frames: int, size: tuple[int, int] = (64, 48), seed: int = 0) -> Path:
+    """A TUM folder of noise whose camera goes 5 cm to the side from frame to frame."""
+    events = random_events(np.random.default_rng(seed), frames, size, scans=False)
+    first = next(event.stamp for event in events if isinstance(event, PoseEvent))
+    walked = [PoseEvent(event.stamp, np.array([0.05 * (event.stamp - first) / STEP, 0, 0, 0, 0, 0, 1.0])) if isinstance(event, PoseEvent) else event for event in events]
+    return write_folder(folder, walked, size)
+
+
 def head_of(source: Path, target: Path, frames: int) -> Path:
     """The first frames of a TUM folder, as a folder of its own."""
     target.mkdir()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pair_support import MemoryStore, wavy_pairs
+from sequence_support import walking_folder
 
 from depth_ros.apps import train
 from depth_ros.learning.ranks import Ranks
+from depth_ros.learning.sequence_pairs import open_sequence_store
 from depth_ros.learning.trainer import BEST, STATE
 from depth_ros.models import checkpoint
+
+SHIPPED = Path(train.__file__).parents[1] / 'weights' / 'global_local.safetensors'
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +85,44 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, capsys, words, complain
     assert train.main([*words, '--out', str(tmp_path)]) == 1
     message = capsys.readouterr().err
     assert message.startswith('error: ') and complaint in message and message.count('\n') == 1
+
+
+SEQUENCE = [word for change in ('steps=4', 'batch=2', 'validate_every=2', 'warm_up=1', 'device=cpu', 'data.gap=2', 'data.first=1', 'data.last=7', 'data.width=32', 'data.height=24',
+                                'data.flow_width=64', 'data.flow_height=48', f'start_from={SHIPPED}') for word in ('--set', change)]
+
+
+@pytest.fixture
+def walk(tmp_path, monkeypatch) -> list[str]:
+    """The command that trains the shipped network on a sequence of 14 frames, a cache of its own."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    folder = walking_folder(tmp_path / 'walk', 14)
+    return ['global_local_finetune', '--out', str(tmp_path / 'out'), *SEQUENCE, '--set', f'data.sequence={folder}']
+
+
+def test_the_shipped_network_learns_on_from_a_recorded_sequence(walk, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(train, 'open_sequence_store', lambda *args: opened.append(open_sequence_store(*args)) or opened[-1])
+    assert train.main([*walk, '--set', f'data.poses={tmp_path / "walk" / "groundtruth.txt"}']) == 0
+    assert [len(store) for store in opened] == [5, 4]           # of frames 1 to 7, and of 8 to 13
+    assert (opened[0].batch(range(5)).T_2_1[:, 0, 3] > 0.99).all()
+    record = checkpoint.load(tmp_path / 'out' / BEST, 'global_local').record
+    assert record['pairs'] == 5 and record['recipe']['supervised_pixels'] == 1
+
+
+def test_an_image_that_cannot_be_read_stops_the_training_unless_told_otherwise(walk, tmp_path, capsys):
+    image = sorted((tmp_path / 'walk' / 'rgb').iterdir())[4]
+    image.write_bytes(image.read_bytes()[:100])
+    assert train.main(walk) == train.main([*walk, '--strict']) == 1
+    assert image.name in capsys.readouterr().err
+    assert train.main([*walk, '--no-strict']) == 0
+    assert checkpoint.load(tmp_path / 'out' / BEST).record['pairs'] == 3
+
+
+@pytest.mark.parametrize('change, complaint', [('data.last=-1', 'expected a last frame'), ('data.validation=7', 'data.validation: expected keys and values'),
+                                               ('data.train=7', "unknown key 'train'"), ('data.last=12', 'no two frames 2 apart')])
+def test_a_sequence_without_frames_to_validate_on_or_with_unknown_keys_is_refused(walk, capsys, change, complaint):
+    assert train.main([*walk, '--set', change]) == 1
+    assert complaint in capsys.readouterr().err
 
 
 def test_the_flow_of_a_store_follows_a_shifted_texture():

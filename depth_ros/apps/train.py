@@ -18,6 +18,7 @@ from depth_ros.frames import CameraFrame, ImagePair
 from depth_ros.learning import ranks, recipe, train_state
 from depth_ros.learning.pairs import FlowFunction, PairData, PairStore, open_store
 from depth_ros.learning.recipe import Recipe
+from depth_ros.learning.sequence_pairs import open_sequence_store, sequence_splits
 from depth_ros.learning.trainer import BEST, STATE, Data, Trainer
 from depth_ros.models import checkpoint
 
@@ -25,7 +26,8 @@ FLOWS = {'dis': FlowConfig(), 'dis_depth': FlowConfig(preset='depth')}        # 
 
 _EPILOG = """
 OUT gets last.safetensors (everything needed to go on), best.safetensors (the network that did best on the validation split),
-history.json and curves for `tensorboard --logdir OUT`. Ctrl-C saves before it ends. The pairs are rendered into the user's cache first.
+history.json and curves for `tensorboard --logdir OUT`. Ctrl-C saves before it ends. The pairs are rendered into the user's cache first; or, where the
+recipe's data name a sequence, made from that: --set data.sequence=FOLDER --set data.poses=FILE.
 Several accelerators, or processes: torchrun --nproc-per-node 2 -m depth_ros.apps.train RECIPE.
 """
 
@@ -43,7 +45,7 @@ def _main(argv: list[str]) -> None:
     if args.recipe is None:
         raise ValueError(f'expected a recipe: a YAML file, or one of {", ".join(sorted(shipped_recipes()))}')
     path = find_recipe(args.recipe)
-    chosen = recipe.read(path, _changes(args.set))
+    chosen = recipe.read(path, _changes(args.set) | ({} if args.strict is None else {'data.strict': args.strict}))
     out = args.out or Path('training') / path.stem
     torch.set_num_threads(chosen.threads)
     with ranks.joined(chosen.device) as joined:
@@ -65,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, help='folder for the results (default: training/NAME_OF_THE_RECIPE)')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='change a key of the recipe, such as rate=3.0e-4 or model_config.pose_aware=true')
     parser.add_argument('--until', type=int, metavar='STEP', help='stop after this step, to go on later')
+    parser.add_argument('--strict', action=argparse.BooleanOptionalAction, help='stop at an image of a recorded sequence that cannot be used, or go on without it (default: stop)')
     parser.add_argument('--list', action='store_true', help='list the recipes that come with the package')
     parser.add_argument('--export', type=Path, metavar='FILE', help='at the end, write the best network for use: half precision, with its record')
     again = parser.add_mutually_exclusive_group()
@@ -93,6 +96,9 @@ def find_recipe(name: str) -> Path:
 
 def open_data(chosen: Recipe) -> Data:
     """The splits that a recipe trains and validates on, rendered now if they are not there; the processes of one training share the work."""
+    if 'sequence' in chosen.data:
+        splits = sequence_splits(chosen.data)
+        return Data(**{name: open_sequence_store(spec, flow_function(spec.flow)) for name, spec in splits.items()})
     pairs = recipe.configured(PairData, chosen.data)
     flow = flow_function(pairs.flow)
     return Data(*(open_store(pairs, split, flow) for split in ('train', 'validation')))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from depth_ros import files, settings
 from depth_ros.frames import CameraFrame
 from depth_ros.learning.pairs import FlowFunction, PairStore, fill, locked, record_type
+from depth_ros.learning.recipe import configured
 from depth_ros.learning.scenes import MAX_ANGLE, MAX_STEP, ScenePair, axis_motion, views_flow
 from depth_ros.learning.sequences import Sequence
 from depth_ros.learning.trajectory import SequenceError, Trajectory, read_trajectory
@@ -43,6 +45,21 @@ class SequenceData:
     flow_height: int = setting(192, 'height that flow is computed at', 'px', 24, 1200)
     flow: str = setting('dis', 'name of the estimator that made the flow')
     strict: bool = setting(True, 'stop at an image that cannot be read or does not fit; else go on without it')
+
+
+def sequence_splits(data: Mapping[str, Any]) -> dict[str, SequenceData]:
+    """The pairs to train and to validate on of a recipe's data: `validation` holds what is different there; by default the frames that come after the last one.
+
+    Raises ValueError for what it may not hold, and if no frames are left for the validation.
+    """
+    rest = {key: value for key, value in data.items() if key != 'validation'}
+    train = configured(SequenceData, rest)
+    if 'validation' not in data and train.last < 0:
+        raise ValueError('data: expected a last frame, after which those to validate on come, or a sequence to validate on: validation: {sequence: ...}')
+    other = data.get('validation', {'first': train.last + 1, 'last': -1})
+    if not isinstance(other, dict):
+        raise ValueError(f'data.validation: expected keys and values, got {other!r}')
+    return {'train': train, 'validation': configured(SequenceData, {**rest, **other})}
 
 
 def open_sequence_store(spec: SequenceData, flow_function: FlowFunction | None = None) -> PairStore:
