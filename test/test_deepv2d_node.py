@@ -23,6 +23,7 @@ from depth_ros.ros import cloud, codecs, poses
 from depth_ros.ros.deepv2d_node import DeepV2DNode
 from depth_ros.ros.flow_node import FlowNode
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
+from depth_ros.ros.sync import Matched
 
 DEPTH = 2.0     # [m]
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -338,3 +339,53 @@ def test_depth_may_be_chosen_between_a_reset_and_the_next_image(bench):
     depth = np.full(one.camera.size[::-1], DEPTH, np.float32)
     one.node._take_depth(codecs.depth_image(depth, depth > 0.0, one.camera.header()))
     one.world.until(lambda: codecs.stamp_ns(one.odometry[-1].header.stamp) == one.camera.stamp, 'the pose of the image')
+
+
+def test_a_depth_sensor_that_starts_late_is_taken_up(bench):
+    one = bench(depth=None)
+    one.camera.run(lambda: one.values().get('depth from') == 'flow', 'depth from flow', every=0.1)
+    one.camera.depth, one.camera.depths = DEPTH, one.world.publisher(Image, 'depth')
+    one.world.connected(one.camera.depths)
+    one.camera.run(lambda: one.values()['depth from'] == 'sensor' and one.values()['scale'] == 'metric', 'depth from the sensor')
+    assert one.node._depth.stalls
+
+
+def test_a_depth_sensor_that_is_offered_but_never_sends_is_not_waited_for(bench):
+    one = bench(stale_after=0.5)
+    sends, one.camera.depth = one.camera.depth, None
+    one.camera.run(lambda: one.node._source == 'sensor', 'the sensor to be found')
+    assert not one.odometry
+    one.camera.run(lambda: one.odometry and one.values()['depth from'] == 'flow', 'images tracked without it', every=0.1)
+    assert not one.node._depth.stalls
+    one.camera.depth = sends
+    one.camera.run(lambda: one.values()['depth from'] == 'sensor', 'depth from the sensor')
+
+
+def test_a_sensor_that_sent_and_fell_silent_is_still_waited_for(bench):
+    one = bench(stale_after=0.1)
+    one.track(2)
+    one.camera.depth = None
+    level = lambda: one.node.diagnostics.status().level
+    one.camera.run(lambda: level() == DiagnosticStatus.STALE and int(one.values()['images without depth']) > 0, 'images given up for want of depth', every=0.02)
+    assert one.node._source == 'sensor'
+
+
+def test_automatic_depth_looks_anew_for_a_sensor_but_only_when_it_is_chosen(bench):
+    one = bench()
+    assert one.node.set_parameters([ros_support.Parameter('depth', value='flow')])[0].successful
+    one.camera.run(lambda: one.values().get('depth from') == 'flow', 'depth from flow', every=0.1)
+    assert one.node.set_parameters([ros_support.Parameter('depth', value='auto')])[0].successful
+    assert one.node._source is None
+    one.camera.run(lambda: one.values()['depth from'] == 'sensor', 'depth from the sensor')
+    assert one.node.set_parameters([ros_support.Parameter('steps', value=5)])[0].successful
+    assert one.node._source == 'sensor'
+
+
+def test_the_image_that_a_flow_starts_from_is_tracked_before_the_one_it_belongs_to(bench, monkeypatch):
+    one = bench(depth=None)
+    jobs, ours = [], lambda stamp, flow: Matched(stamp, None, None, flow)
+    monkeypatch.setattr(one.node._bundle, 'reference_stamp', lambda flow: flow)
+    one.node._source = 'flow'
+    monkeypatch.setattr(one.node._newest, 'put', lambda job: jobs.append([matched.stamp for _, matched, _ in job]))
+    one.node._hand_on([ours(1, None), ours(2, None), ours(3, 2), ours(4, 2), ours(5, 2)])
+    assert jobs == [[1], [2, 3], [4], [5]]

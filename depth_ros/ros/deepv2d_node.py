@@ -61,7 +61,7 @@ class DeepV2DNode(ManagedNode):
 
     def setup(self) -> None:
         """Make the engine and the publishers."""
-        self._choose(None if self.config.engine.depth == 'auto' else self.config.engine.depth)
+        self._choose(None if self._is_auto() else self.config.engine.depth)
         self._odometry = OdometryOutputs(self, self.config.odometry, 'deepv2d')
         self._depth_out = DepthOutputs(self, 'deepv2d')
         self._map = MapOutput(self, self.config.map, 'deepv2d/map')
@@ -76,9 +76,10 @@ class DeepV2DNode(ManagedNode):
         self._frames: StampBuffer[CameraFrame] = StampBuffer(_REFERENCES)
         self._hits: StampBuffer[Image] = StampBuffer()
         self._first_image: float | None = None      # steady time [s]
+        self._expected: float | None = None         # steady time [s] since when a depth sensor that was found has yet to send
         self._bundles_used = 0
         self._map.start()
-        self._newest = self.worker(lambda job: self._work(*job))
+        self._newest = self.worker(self._work_on)
         self._camera = CameraInput(self, self._take_image, self._on_jump)
         compressed = self.config.depth_transport == 'compressedDepth'
         # As image_transport does: behind the name that `depth` is remapped to.
@@ -90,8 +91,13 @@ class DeepV2DNode(ManagedNode):
     def reconfigured(self, before: DeepV2DNodeConfig) -> None:
         """Track on from the last pose with the new settings."""
         if self.config.engine != before.engine:
-            self._choose(self._source if self.config.engine.depth == 'auto' else self.config.engine.depth)
+            known = self._source if before.engine.depth == 'auto' else None
+            self._choose(known if self._is_auto() else self.config.engine.depth)
             if self.state == 'active':      # else `start` sees to it
+                if self._source is None:
+                    self._first_image = None
+                if not self._is_auto():
+                    self._expected = None
                 self._matcher.wants_depth = self._depth.stalls = self._source in (None, 'sensor')
 
     def teardown(self) -> None:
@@ -107,42 +113,62 @@ class DeepV2DNode(ManagedNode):
         self._engine = DeepV2DEngine(replace(self.config.engine, depth=source or 'sensor'))
         self._source = source
 
+    def _is_auto(self) -> bool:
+        return self.config.engine.depth == 'auto'
+
     def _look_for_depth(self) -> None:
         """Settle where depth comes from: wait for the sensor until discovery has had its time."""
-        found = self.count_publishers(self._depth.topic) > 0
-        if not found and time.monotonic() - self._first_image < _DISCOVERY:
-            return
-        self._settle(found)
+        topic, now = self._depth.topic, time.monotonic()
+        if self.count_publishers(topic) > 0:
+            self._settle('sensor', f'{topic} is offered')
+            self._expected = now
+        elif now - self._first_image >= _DISCOVERY:
+            self._settle('flow', f'nothing publishes {topic}')
 
-    def _settle(self, sensor: bool) -> None:
-        self._choose('sensor' if sensor else 'flow')
-        self._depth.stalls = self._matcher.wants_depth = sensor
-        self.get_logger().info(f'depth comes from {f"the sensor on {self._depth.topic}" if sensor else "flow, for nothing publishes " + self._depth.topic}')
+    def _settle(self, source: str, why: str) -> None:
+        self._choose(source)
+        self._expected = None
+        self._depth.stalls = self._matcher.wants_depth = source == 'sensor'
+        self.get_logger().info(f'depth comes from {"the sensor" if source == "sensor" else source}: {why}')
 
     def _take_image(self, image: Image | CompressedImage) -> None:
         self._first_image = self._first_image or time.monotonic()
         if self._source is None:
             self._look_for_depth()
+        elif self._expected is not None and time.monotonic() - self._expected > self.config.stale_after:
+            self._settle('flow', f'{self._depth.topic} is offered, but nothing came on it for {self.config.stale_after:.1f} s')
         self._hand_on(self._matcher.put_image(codecs.stamp_ns(image.header.stamp), image, time.monotonic()))
 
     def _take_depth(self, depth: Image | CompressedImage) -> None:
-        if self._source is None:
-            self._settle(True)      # no better proof of a sensor
+        self._expected = None
+        if self._is_auto() and self._source != 'sensor':
+            self._settle('sensor', f'{self._depth.topic} has come')      # no better proof of one, however late
         if self._source == 'sensor':
             self._hand_on(self._matcher.put_depth(codecs.stamp_ns(depth.header.stamp), depth, time.monotonic()))
 
     def _take_bundle(self, stamp: int, parts: Mapping[str, Any]) -> None:
-        self._hand_on(self._matcher.put_flow(stamp, parts, time.monotonic()))
+        self._hand_on(self._matcher.put_flow(stamp, parts, time.monotonic(), self._bundle.reference_stamp(parts)))
 
     def _hand_on(self, complete: list[Matched]) -> None:
         if self._source is None:
             return
-        for matched in complete:
-            self._newest.put((self._lap, matched, self._hits_near(matched.stamp)))
-            self._tell_flow(matched)
+        for together in self._grouped(complete):
+            self._newest.put([(self._lap, matched, self._hits_near(matched.stamp)) for matched in together])
+            self._tell_flow(together[-1])
         self.diagnostics.value('images without depth', self._matcher.unmatched)
         self.diagnostics.value('images skipped by the flow', self._matcher.skipped)
         self.diagnostics.value('incomplete bundles', self._bundle.parts.incomplete)
+
+    def _grouped(self, complete: list[Matched]) -> list[list[Matched]]:
+        """Images one by one, but one that pairing began with together with the next, whose flow starts from it: it must not be overtaken."""
+        groups: list[list[Matched]] = []
+        for matched in complete:
+            before = groups[-1][-1] if groups else None
+            if before is not None and before.flow is None and matched.flow is not None and self._bundle.reference_stamp(matched.flow) == before.stamp:
+                groups[-1].append(matched)
+            else:
+                groups.append([matched])
+        return groups
 
     def _hits_near(self, stamp: int) -> Image | None:
         """The newest range hits, once, if they are of this image or one shortly before."""
@@ -167,6 +193,10 @@ class DeepV2DNode(ManagedNode):
         self._lap += 1
 
     # In the worker's thread
+
+    def _work_on(self, jobs: list[tuple[int, Matched, Image | None]]) -> None:
+        for job in jobs:
+            self._work(*job)
 
     def _work(self, lap: int, matched: Matched, hits: Image | None) -> None:
         engine = self._engine       # a parameter may change meanwhile
@@ -264,7 +294,7 @@ class DeepV2DNode(ManagedNode):
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self.state != 'active':
             return _answer(response, False, f'the node is {self.state}')
-        if self.config.engine.depth == 'auto':
+        if self._is_auto():
             self._source = self._first_image = None     # a sensor may have come or gone
             self._matcher.wants_depth = True
         self._reset_wanted = True
