@@ -295,7 +295,11 @@ def test_map_and_path_begin_anew_when_the_scale_becomes_known(bench, monkeypatch
         return replace(track, T_odom_cam=T, scale=Scale.FREE), depth and replace(depth, depth=depth.depth / 2.0, scale=Scale.FREE)
 
     monkeypatch.setattr(DeepV2DEngine, 'step', in_half_metres)
-    points = lambda: one.node._map._snapshot()[0]
+
+    def points():
+        with one.node._map._lock:
+            return one.node._map._map.arrays()[0]
+
     one.camera.run(lambda: len(one.odometry) >= 4 and len(points()), 'a map')
     np.testing.assert_allclose(points()[:, 0], DEPTH / 2.0, atol=0.05)
     free[0] = False
