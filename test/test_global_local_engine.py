@@ -146,7 +146,8 @@ def test_settings_change_without_another_network_unless_they_are_its_own(scene, 
         engine.change(replace(engine.config, max_depth=-1.0))
 
 
-@pytest.mark.parametrize(('recipe', 'trained'), [({'data': {}}, 0.82), ({'data': {'focal': 0.6}, 'magnify': 1.5}, 0.9), ({'data': {'focal': 0.6}}, 0.6), (None, None)])
+@pytest.mark.parametrize(('recipe', 'trained'), [({'data': {}}, 0.82), ({'data': {'focal': 0.6}, 'magnify': 1.5}, 0.9), ({'data': {'focal': 0.6}}, 0.6), (None, None),
+                                                 ({'data': {'sequence': 'own'}}, None)])
 @pytest.mark.parametrize('variant', ['published', 'pose_aware'])
 def test_a_camera_unlike_that_of_the_training_is_told_once(scene, variant, recipe, trained, tmp_path, caplog):
     result, truth = scene                                        # its focal length is 0.86 of its width

@@ -150,10 +150,10 @@ class Networks:
 
 
 def trained_focal(record: dict[str, Any]) -> float | None:
-    """Focal length [image widths] of the pairs of a training record; None where it names no recipe."""
+    """Focal length [image widths] of the pairs of a training record; None where it names no recipe, or one for a recorded sequence, whose calibration it does not hold."""
     recipe = record.get('recipe')
     data = recipe.get('data') if isinstance(recipe, dict) else None
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or 'sequence' in data:
         return None
     focal, magnify = data.get('focal', SceneData.focal), recipe.get('magnify', 1.0)
     return focal * magnify if isinstance(focal, (int, float)) and isinstance(magnify, (int, float)) else None
