@@ -127,15 +127,12 @@ class MapOutput:
         """Publish the map if it changed, somebody listens and the last time is long enough ago."""
         if not self._changed or not self._publisher.get_subscription_count() or not self._throttle.due(config.map_rate):
             return
-        with self._lock:
-            points, colours = self._map.arrays()
-            self._changed = False       # with the lock: what comes right after must be published too
+        points, colours = self._snapshot(publish=True)
         self._node.tell(self._publisher, cloud.coloured_cloud(points, colours, codecs.make_header(stamp, frame_id)))
 
     def save(self, path: Path) -> int:
         """Write the map as PLY; how many points it has."""
-        with self._lock:
-            points, colours = self._map.arrays()
+        points, colours = self._snapshot()
         write_ply(path, points, colours)
         return len(points)
 
@@ -146,3 +143,9 @@ class MapOutput:
             self._T_map_last = None
             self._cleared += 1
             self._changed = True
+
+    def _snapshot(self, publish: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """The map's points and colours; if they are to be published, only what comes after them is a change."""
+        with self._lock:
+            self._changed = self._changed and not publish
+            return self._map.arrays()
