@@ -1,10 +1,11 @@
 """The live graph on a recording: rate and latency of odometry, images lost, memory of each node, and the trajectory's error.
 
-    ./rosenv python benchmarks/live.py BAG [--loops N] [--reference FILE] [--out FOLDER]
+    ./rosenv python benchmarks/live.py BAG [--loops N] [--reference FILE] [--viewer] [--out FOLDER]
 
 It launches deepv2d_slam on BAG and listens. Latency is from the arrival of an image's camera_info at the listener to that of its odometry; `dropped` are
 the images that no odometry came for, `lost` is odometry whose covariance says that its pose is not known. With --loops the bag is replayed until the
-stamps have jumped back N times; memory at the first and at the last look then tells whether anything grows.
+stamps have jumped back N times; memory at the first and at the last look then tells whether anything grows. With --viewer it also takes the path, the
+points and the map, as RViz does: the node makes them only for who listens.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from nav_msgs.msg import Odometry
+from nav_msgs.msg import Odometry, Path as PathMessage
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, PointCloud2
 
 from depth_ros import files
 from depth_ros.apps import scoring
 from depth_ros.frames import Scale
 from depth_ros.learning.trajectory import Trajectory, read_trajectory
 from depth_ros.ros import codecs, poses
-from depth_ros.ros.managed_node import SENSOR_QOS
+from depth_ros.ros.managed_node import LATCHED_QOS, SENSOR_QOS
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
 
 NODES = ('player', 'flow', 'sparse_depth', 'deepv2d', 'global_local')
@@ -45,6 +46,15 @@ class Listener(Node):
         self.results: list[tuple[int, float, Any]] = []
         self.create_subscription(CameraInfo, '/camera/rgb/camera_info', lambda m: self.images.append((codecs.stamp_ns(m.header.stamp), time.monotonic())), SENSOR_QOS)
         self.create_subscription(kind, topic, lambda m: self.results.append((codecs.stamp_ns(m.header.stamp), time.monotonic(), value(m))), 50)
+
+    def view(self) -> dict[str, int]:
+        """Take what RViz shows, too; how many messages of each topic have come."""
+        counts: dict[str, int] = {}
+        for kind, topic, qos in ((PathMessage, 'path', 5), (PointCloud2, 'points', 5), (PointCloud2, 'map', LATCHED_QOS)):
+            counts[topic] = 0
+            # Raw: taking messages apart here would delay the odometry that is timed.
+            self.create_subscription(kind, f'/deepv2d/{topic}', lambda _, topic=topic: counts.update({topic: counts[topic] + 1}), qos, raw=True)
+        return counts
 
     @property
     def laps(self) -> int:
@@ -109,11 +119,14 @@ def main() -> None:
     parser.add_argument('bag', help='what to replay')
     parser.add_argument('--loops', type=int, default=0, help='wraps to wait for; 0 plays the bag once')
     parser.add_argument('--reference', type=Path, help='reference trajectory of the recording')
+    parser.add_argument('--viewer', action='store_true', help='take path, points and map as well, as RViz does')
     parser.add_argument('--out', type=Path, default=Path('evaluation/live'))
     args = parser.parse_args()
     rclpy.init()
     listener = Listener(Odometry, '/deepv2d/odometry', lambda m: (poses.matrix(m.pose.pose), m.pose.covariance[0] >= UNKNOWN_VARIANCE))
+    viewed = listener.view() if args.viewer else {}
     figures = play(listener, 'deepv2d_slam.launch.py', args.bag, args.loops)
+    figures |= {f'{topic}_messages': count for topic, count in viewed.items()}
     figures['lost'] = sum(lost for _, _, (_, lost) in listener.results)
     if args.reference and not listener.laps:
         track = Trajectory(np.array([s for s, _, _ in listener.results]), np.array([T for _, _, (T, _) in listener.results]))
