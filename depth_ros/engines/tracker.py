@@ -155,13 +155,13 @@ class Tracker:
                 and self.keyframes.find(bundle.pair.reference.stamp) is not None)
 
     def _flows_to(self, view: View, references: Sequence[View], bundle: FlowResult | None, posed: bool) -> tuple[FlowResult, ...]:
-        """The flow to each keyframe. The older one is far away: its flow starts from the pose given, or else from what the newer one's flow tells.
+        """The flow to each keyframe. The older one is far away: its flow starts from the pose given, or else, without a depth sensor, from what the newer one's flow tells.
 
-        Never from a mere prediction: what DIS starts from it also keeps where it sees nothing, and images of noise would be found to agree.
+        With a sensor that gains nothing for half the time of a frame again. Never from a mere prediction: what DIS starts from it also keeps where it sees nothing, and images of noise would be found to agree.
         """
         newest, *older = references
         first, known = self._flow_to(view, newest, bundle, expected=posed), posed
-        if older and not posed:
+        if older and not posed and view.depth is None:
             roughly = self._align(view, [(newest, first)], replace(self.config, steps=ROUGH_STEPS))
             known = self._trusted(roughly, view)
             if known:
