@@ -117,6 +117,7 @@ def test_the_image_that_pairing_begins_with_after_a_jump_goes_on_without_flow():
     subject.clear()
     first, second, third = stamps(3)
     done += subject.put_image(first, 'i', 0.03)
+    assert [m.stamp for m in done] == [first]       # at once: no flow will come for it
     assert subject.put_flow(before + PERIOD, 'f', 0.04, before) == []        # was on its way
     done += subject.put_image(second, 'i', 0.06)
     done += subject.put_flow(second, 'f', 0.08, first)
