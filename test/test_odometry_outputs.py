@@ -156,6 +156,12 @@ def test_lost_means_large_covariance_and_no_transform(bench):
     assert one.odometry[-1].twist.covariance[0] > 1e3      # no velocity over the gap
 
 
+def test_lost_is_told_exactly_whatever_the_pose(bench):
+    one, rng = bench(), np.random.default_rng(5)
+    one.tell(*(track(i, LEVEL @ rigid([0, 0, 0], rng.normal(size=3)), TrackStatus.LOST) for i in range(20)))
+    assert all(np.array_equal(np.reshape(m.pose.covariance, (6, 6)), np.eye(6) * UNKNOWN_VARIANCE) for m in one.odometry)
+
+
 def test_the_path_is_bounded_and_begins_anew_after_a_jump(bench):
     one = bench(path_poses=5)
     for index in range(20):

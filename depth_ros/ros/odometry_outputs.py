@@ -78,6 +78,8 @@ class OdometryOutputs:
             covariance, self._previous = np.eye(6) * UNKNOWN_VARIANCE, None
         twist = self._twist(track.stamp, T_odom_child) if trusted else None
         message = poses.odometry(T_odom_child, covariance, header, child, twist)
+        if not trusted:
+            message.pose.covariance = covariance.ravel()    # the same along all axes; turned into odom's it may be rounded to less than listeners compare with
         if twist is not None:
             message.twist.covariance = (2.0 * covariance / self._interval ** 2).ravel()
         self._node.tell(self._odometry, message)
