@@ -168,8 +168,8 @@ def test_the_path_is_bounded_and_begins_anew_after_a_jump(bench):
         one.tell(track(index, LEVEL @ rigid([0, 0, index], [0, 0, 0])))
     one.node.outputs._path_at = 0.0
     one.tell(track(20, LEVEL @ rigid([0, 0, 20.0], [0, 0, 0])))
-    one.world.until(lambda: one.path and len(one.path[-1].poses) == 5, 'the path')
-    assert one.path[-1].header.frame_id == 'odom' and [p.pose.position.x for p in one.path[-1].poses] == [0, 5, 10, 15, 20]
+    one.world.until(lambda: one.path and [p.pose.position.x for p in one.path[-1].poses] == [0, 5, 10, 15, 20], 'the path')
+    assert one.path[-1].header.frame_id == 'odom' and max(len(path.poses) for path in one.path) == 5
     one.node.outputs.restart()
     one.node.outputs._path_at = 0.0
     one.tell(track(-1000, LEVEL))
