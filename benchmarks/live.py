@@ -127,7 +127,7 @@ def main() -> None:
     viewed = listener.view() if args.viewer else {}
     figures = play(listener, 'deepv2d_slam.launch.py', args.bag, args.loops)
     figures |= {f'{topic}_messages': count for topic, count in viewed.items()}
-    figures['lost'] = sum(lost for _, _, (_, lost) in listener.results)
+    figures['lost'] = int(sum(lost for _, _, (_, lost) in listener.results))
     if args.reference and not listener.laps:
         track = Trajectory(np.array([s for s, _, _ in listener.results]), np.array([T for _, _, (T, _) in listener.results]))
         score = scoring.tracking(track, read_trajectory(args.reference), Scale.METRIC)
