@@ -119,12 +119,12 @@ def test_cameras_of_a_batch_may_differ(scene):
         assert ((both.image[i].int() - alone.image[0].int()).abs() > 1).float().mean() < 1e-3
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_a_gpu_sees_the_same(scene):
+@pytest.mark.parametrize('device', ['cpu', *['cuda'] * torch.cuda.is_available()])
+def test_every_device_sees_the_same_each_time(scene, device):
     start = camera_paths.starts(scene, np.random.default_rng(5))[0]
     T = torch.tensor(start.T_world_cam, dtype=torch.float32)[None]
     K = torch.tensor([[52.5, 0.0, 31.5], [0.0, 52.5, 23.5], [0.0, 0.0, 1.0]])
     here = synthetic.render(scene, T, K, 48, 64, fine=False)
-    there = synthetic.render(scene.to('cuda'), T.cuda(), K.cuda(), 48, 64, fine=False)
+    there = synthetic.render(scene.to(device), T.to(device), K.to(device), 48, 64, fine=False)
     torch.testing.assert_close(there.depth.cpu(), here.depth, rtol=1e-4, atol=1e-4)
     assert ((there.image.cpu().int() - here.image.int()).abs() > 2).float().mean() < 1e-2
