@@ -35,8 +35,8 @@ CORRELATION = 24            # px over which the errors of flow agree: the covari
 class AlignmentConfig:
     """Weights and effort of the alignment."""
 
-    grid_stride: int = setting(6, 'distance between the pixels that tracking uses', 'px', 1, 32)
-    steps: int = setting(4, 'most Gauss-Newton steps a frame', '', 1, 50)
+    grid_stride: int = setting(8, 'distance between the pixels that tracking uses', 'px', 1, 32)
+    steps: int = setting(3, 'most Gauss-Newton steps a frame', '', 1, 50)
     flow_noise: float = setting(0.3, 'standard deviation of good flow', 'px', 0.01, 10.0)
     max_inconsistency: float = setting(2.0, 'forward-backward error from which flow is ignored', 'px', 0.1, 20.0)
     depth_noise: float = setting(0.0014, 'standard deviation of sensor depth at 1 m; grows with its square', 'm', 1e-5, 1.0)
