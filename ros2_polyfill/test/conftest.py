@@ -5,12 +5,17 @@ import os
 import shutil
 import stat
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable
 
 import launch
 import pytest
 from domain_coordinator import domain_id
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+TIMEOUT = 30.0      # [s] a condition may take on a busy machine; met ones return at once
 
 NODE = '''
 import rclpy
@@ -125,3 +130,25 @@ def run_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
         return service.run()
 
     return run
+
+
+@pytest.fixture(scope='session')
+def spin_until() -> Callable[..., bool]:
+    """Spin a node, doing `act` before each turn, until `done` holds; whether it did in time.
+
+    Turns are no measure: one that finds a message takes microseconds, and discovery of the next topic may take a second.
+    """
+    def spin(node: Node, done: Callable[[], bool], act: Callable[[], None] = lambda: None) -> bool:
+        executor = SingleThreadedExecutor(context=node.context)
+        executor.add_node(node)
+        deadline = time.monotonic() + TIMEOUT
+        try:
+            while not done() and time.monotonic() < deadline:
+                act()
+                executor.spin_once(timeout_sec=0.05)
+            return done()
+        finally:
+            executor.remove_node(node)
+            executor.shutdown()
+
+    return spin

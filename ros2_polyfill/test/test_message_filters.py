@@ -3,7 +3,6 @@ import message_filters
 import pytest
 import rclpy
 from domain_coordinator import domain_id
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time
 from sensor_msgs.msg import Image
@@ -134,17 +133,10 @@ def node():
         context.try_shutdown()
 
 
-def test_subscriber_passes_on_what_the_topic_carries(node):
+def test_subscriber_passes_on_what_the_topic_carries(node, spin_until):
     subscriber = message_filters.Subscriber(node, Image, 'contract/image', qos_profile=qos_profile_sensor_data)
     assert subscriber.getTopic() == 'contract/image' and subscriber.topic_name == '/contract/image'
     got = _collect(subscriber)
     publisher = node.create_publisher(Image, 'contract/image', qos_profile_sensor_data)
-    executor = SingleThreadedExecutor(context=node.context)
-    executor.add_node(node)
-    for _ in range(200):
-        if got:
-            break
-        publisher.publish(_message(5.0, 'mono8'))
-        executor.spin_once(timeout_sec=0.05)
-    executor.shutdown()
-    assert got and got[0][0].encoding == 'mono8'
+    assert spin_until(node, lambda: bool(got), lambda: publisher.publish(_message(5.0, 'mono8')))
+    assert got[0][0].encoding == 'mono8'

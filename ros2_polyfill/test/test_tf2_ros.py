@@ -9,7 +9,6 @@ import tf2_ros
 from domain_coordinator import domain_id
 from geometry_msgs.msg import TransformStamped
 from rclpy.duration import Duration
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
@@ -229,29 +228,13 @@ def nodes(ros):
         node.destroy_node()
 
 
-def _spin_until(node, done, act=lambda: None):
-    """Spin the node, doing `act` before each turn, until `done` holds; whether it ever did."""
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        for _ in range(200):
-            if done():
-                return True
-            act()
-            executor.spin_once(timeout_sec=0.05)
-        return False
-    finally:
-        executor.remove_node(node)
-        executor.shutdown()
-
-
-def test_what_is_broadcast_arrives_in_the_buffer(nodes, buffer):
+def test_what_is_broadcast_arrives_in_the_buffer(nodes, buffer, spin_until):
     talker, hearer = nodes
     static, moving = tf2_ros.StaticTransformBroadcaster(talker), tf2_ros.TransformBroadcaster(talker)
     static.sendTransform([_transform('base', 'camera', 0.0, (0, 0, 2)), _transform('base', 'laser', 0.0)])    # before anybody listens
     listener = tf2_ros.TransformListener(buffer, hearer)
-    assert _spin_until(hearer, lambda: buffer.can_transform('odom', 'camera', _at(7.0)) and buffer.can_transform('base', 'laser', Time()),
-                       lambda: moving.sendTransform(_transform('odom', 'base', 7.0, (1, 0, 0))))
+    assert spin_until(hearer, lambda: buffer.can_transform('odom', 'camera', _at(7.0)) and buffer.can_transform('base', 'laser', Time()),
+                      lambda: moving.sendTransform(_transform('odom', 'base', 7.0, (1, 0, 0))))
     found = buffer.lookup_transform('odom', 'camera', _at(7.0)).transform.translation
     assert (found.x, found.z) == (1.0, 2.0)
     listener.unregister()
@@ -269,13 +252,13 @@ def test_a_listener_with_its_own_thread_serves_a_wait(nodes, buffer):
     assert not listener.dedicated_listener_thread.is_alive()
 
 
-def test_a_clock_that_jumps_back_clears_the_buffer_of_a_node(ros):
+def test_a_clock_that_jumps_back_clears_the_buffer_of_a_node(ros, spin_until):
     node = rclpy.create_node('tf_looping', parameter_overrides=[Parameter('use_sim_time', value=True)])
     clock, publisher = node.get_clock(), node.create_publisher(Clock, '/clock', 10)
     buffer = tf2_ros.Buffer(node=node)
 
     def set_clock(seconds):
-        return _spin_until(node, lambda: clock.now().nanoseconds == _at(seconds).nanoseconds, lambda: publisher.publish(Clock(clock=_at(seconds).to_msg())))
+        return spin_until(node, lambda: clock.now().nanoseconds == _at(seconds).nanoseconds, lambda: publisher.publish(Clock(clock=_at(seconds).to_msg())))
 
     try:
         assert set_clock(100.0)
