@@ -27,8 +27,7 @@ def wall(current: int = 2 * 10 ** 9, reference: int = 10 ** 9) -> tuple[FlowResu
     frames = [CameraFrame(stamp, 'camera', rng.integers(0, 256, (height, width, 3), dtype=np.uint8), K) for stamp in (current, reference)]
     flow = np.zeros((height, width, 2), np.float32)
     flow[..., 0] = K[0, 0] * BASELINE / depth
-    error = np.zeros((height, width), np.float32)
-    return FlowResult(ImagePair(*frames), flow, -flow, error, error < 1.0), depth
+    return FlowResult(ImagePair(*frames), flow, -flow), depth
 
 
 def hits_on(depth: np.ndarray, share: float = 1.0) -> np.ndarray:

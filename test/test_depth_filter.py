@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference, flow_precision, sharpen, smooth_along_colour
-from depth_ros.engines.flow import FlowEngine, pixel_grid
+from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.threads import single_threaded
-from depth_ros.frames import CameraFrame, FlowResult, ImagePair
+from depth_ros.frames import CameraFrame, FlowResult, ImagePair, pixel_grid
 from depth_ros.learning import synthetic
 from depth_ros.learning.sample import SampleSettings, camera_poses, sample_scene
 
@@ -25,6 +25,13 @@ IMAGE = np.random.default_rng(0).integers(90, 110, (HEIGHT, WIDTH, 3), dtype=np.
 INSIDE = np.s_[10:-10, 15:-15]
 ROUGH = DepthFilterConfig(filter_smoothness=10.0)     # smoothing averages noise away, and so hides what fusion does
 SMALL = DepthFilterConfig(filter_reach=10.0)           # the default suits 320 x 240
+
+
+@dataclass(frozen=True)
+class JudgedFlow(FlowResult):
+    """Flow whose inconsistency (H, W) [px] is known."""
+
+    error: np.ndarray | None = None
 
 
 def moved(x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> np.ndarray:
@@ -42,7 +49,7 @@ def exact(T_ref_cur: np.ndarray, noise: float = 0.0, seed: int = 0) -> Reference
     flow = (projected[..., :2] / projected[..., 2:] - pixel_grid(WIDTH, HEIGHT)).astype(np.float32)
     flow += np.random.default_rng(seed).normal(0, noise, flow.shape).astype(np.float32)
     error = np.full((HEIGHT, WIDTH), noise, np.float32)
-    return Reference(FlowResult(ImagePair(frame(), frame(0)), flow, -flow, error, error < 1), T_ref_cur)
+    return Reference(JudgedFlow(ImagePair(frame(), frame(0)), flow, -flow, error=error), T_ref_cur)
 
 
 def frame(stamp: int = 1) -> CameraFrame:
@@ -191,7 +198,7 @@ def box_before_wall() -> tuple[CameraFrame, Reference, np.ndarray]:
     depth[BOX] = 1
     flow = np.stack([np.where(depth == 1, -16, -8), np.zeros_like(depth)], -1).astype(np.float32)
     zero = np.zeros((HEIGHT, WIDTH), np.float32)
-    return views[0], Reference(FlowResult(ImagePair(*views), flow, -flow, zero, zero < 1), moved(x=-16 / K[0, 0])), depth
+    return views[0], Reference(JudgedFlow(ImagePair(*views), flow, -flow, error=zero), moved(x=-16 / K[0, 0])), depth
 
 
 def test_depth_that_reaches_beyond_its_edge_is_called_back_to_it():

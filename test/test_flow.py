@@ -11,8 +11,8 @@ import pytest
 import torch
 from pwc_support import author_file, shifted_pairs
 
-from depth_ros.engines.flow import FlowConfig, FlowEngine, consistency_error, grey, pixel_grid
-from depth_ros.frames import CameraFrame, ImagePair
+from depth_ros.engines.flow import FlowConfig, FlowEngine, grey
+from depth_ros.frames import CameraFrame, ImagePair, consistency_error, pixel_grid
 from depth_ros.geometry import warp
 from depth_ros.learning.losses import pyramid_flow
 from depth_ros.models import checkpoint

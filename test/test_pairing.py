@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from depth_ros.engines.pairing import Pairing, PairingConfig, Restart, displacement
+from depth_ros.engines.pairing import ObservedMotion, Pairing, PairingConfig, Restart, observed_motion
 from depth_ros.frames import CameraFrame, FlowResult, ImagePair
 
 K = np.array([[50.0, 0.0, 31.5], [0.0, 50.0, 23.5], [0.0, 0.0, 1.0]])
@@ -21,8 +21,8 @@ def result(pair: ImagePair, moved: float, valid: float = 1.0) -> FlowResult:
     """A pair's flow that moves every pixel by a share of the width, with a share of them valid."""
     flow = np.zeros((48, 64, 2), np.float32)
     flow[..., 0] = moved * 64
-    mask = np.random.default_rng(0).random((48, 64)) < valid
-    return FlowResult(pair, flow, -flow, np.where(mask, 0, np.inf).astype(np.float32), mask)
+    flow[np.random.default_rng(0).random((48, 64)) >= valid] = 1000.0
+    return FlowResult(pair, flow, np.full_like(flow, [-64 * moved, 0]))
 
 
 def run(moved_a_frame: float, frames: int, valid: float = 1.0) -> list[int]:
@@ -69,12 +69,13 @@ def test_pairing_starts_anew(odd: CameraFrame, reason: Restart):
     assert pairing.pair(following).reference is odd
 
 
-def test_displacement_counts_consistent_pixels_only():
+def test_motion_counts_consistent_pixels_only():
     given = result(ImagePair(frame(1), frame(0)), 0.1)
-    flow, valid = given.flow.copy(), given.valid.copy()
-    flow[:, :40], valid[:, :40] = 1000, False
-    assert displacement(replace(given, flow=flow, valid=valid)) == pytest.approx(0.1)
-    assert displacement(replace(given, valid=np.zeros_like(valid))) == 0
+    flow = given.flow.copy()
+    flow[:, :40] = 1000
+    moved, overlap = observed_motion(replace(given, flow=flow))
+    assert moved == pytest.approx(0.1) and overlap == pytest.approx(18 / 64, abs=0.05)      # of the other 24 columns, 6 leave the image
+    assert observed_motion(replace(given, flow=np.full_like(flow, 1000))) == ObservedMotion(0.0, 0.0)
 
 
 def test_settings_are_checked():

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 
 from depth_ros import settings
-from depth_ros.engines.flow import consistency_error, pixel_grid
 from depth_ros.engines.keyframes import DepthMap, View
 from depth_ros.engines.threads import single_threaded
-from depth_ros.frames import FlowResult, resize_intrinsics
+from depth_ros.frames import FlowResult, consistency_error, pixel_grid, resize_intrinsics
 from depth_ros.geometry import gauss_newton, se3
 from depth_ros.geometry.gauss_newton import Damping, SolveStatus
 from depth_ros.geometry.warp import induced_flow

@@ -16,8 +16,8 @@ import torch
 from scipy.linalg import solveh_banded
 
 from depth_ros import settings
-from depth_ros.engines.flow import grey, pixel_grid
-from depth_ros.frames import CameraFrame, FlowResult, resize_intrinsics
+from depth_ros.engines.flow import grey
+from depth_ros.frames import CameraFrame, FlowResult, pixel_grid, resize_intrinsics
 from depth_ros.geometry import two_view
 from depth_ros.settings import setting
 

@@ -21,7 +21,7 @@ from depth_ros.engines.inference import InferenceConfig
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig
 from depth_ros.engines.threads import single_threaded
-from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, nearest_indices
+from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale
 from depth_ros.geometry import pinhole
 from depth_ros.settings import setting
 
@@ -192,14 +192,14 @@ def _length(T_ref_cur: np.ndarray | None) -> float:
 
 def resized(result: FlowResult, size: tuple[int, int]) -> FlowResult:
     """A flow result at another size (width, height); flow that is not finite becomes zero and not valid."""
-    finite = np.isfinite(result.flow).all(-1)
     before = result.pair.current.size
-    rows, columns = nearest_indices(before[1], size[1])[:, None], nearest_indices(before[0], size[0])
     factors = np.array([size[0] / before[0], size[1] / before[1]], np.float32)
-    flow, backward = (cv2.resize(np.nan_to_num(f, nan=0.0, posinf=0.0, neginf=0.0), size, interpolation=cv2.INTER_AREA) * factors for f in (result.flow, result.backward))
-    error, valid = (np.ascontiguousarray(a[rows, columns]) for a in (np.where(finite, result.error, np.inf), result.valid & finite))
+    finite = np.isfinite(result.flow).all(-1, keepdims=True)
+    # NaN on the way back from a flow of zero: such a pixel is consistent with nothing.
+    flow, backward = (cv2.resize(np.where(finite, f, filling), size, interpolation=cv2.INTER_AREA) * factors
+                      for f, filling in ((result.flow, np.float32(0.0)), (result.backward, np.float32(np.nan))))
     pair = ImagePair(result.pair.current.resized(*size), result.pair.reference.resized(*size))
-    return FlowResult(pair, flow, backward, (error * factors.mean()).astype(np.float32), valid)
+    return FlowResult(pair, flow, backward, result.consistency * float(factors.mean()))
 
 
 def parallax_of(result: FlowResult, T_ref_cur: np.ndarray | None) -> np.ndarray:

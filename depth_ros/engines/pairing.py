@@ -8,11 +8,12 @@ from __future__ import annotations
 import enum
 import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from depth_ros import settings
-from depth_ros.frames import CameraFrame, FlowResult, ImagePair
+from depth_ros.frames import CameraFrame, FlowResult, ImagePair, consistency_error, pixel_grid
 from depth_ros.settings import setting
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,15 @@ class PairingConfig:
     max_gap: float = setting(0.5, 'silence between two images after which pairing starts anew', 's', 0.01, 60.0)
 
 
+SAMPLED = 4     # px between the pixels that a pair is judged by
 MOVED = 0.003   # median displacement, as a share of the width, below which a reference is not replaced for its age: a camera at rest should not drift
+
+
+class ObservedMotion(NamedTuple):
+    """How a pair's current image differs from its reference."""
+
+    displacement: float     # median of the consistent pixels, as a share of the image width; 0 if there are none
+    overlap: float          # share of consistent pixels
 
 
 class Restart(enum.Enum):
@@ -86,15 +95,17 @@ class Pairing:
 
 def is_spent(result: FlowResult, config: PairingConfig) -> bool:
     """Whether a pair's current frame should become the reference of the following ones."""
-    moved = displacement(result)
+    moved, overlap = observed_motion(result)
     age = 1e-9 * (result.pair.current.stamp - result.pair.reference.stamp)
-    return moved > config.displacement or result.valid.mean() < config.overlap or (age >= config.max_age and moved > MOVED)
+    return moved > config.displacement or overlap < config.overlap or (age >= config.max_age and moved > MOVED)
 
 
-def displacement(result: FlowResult) -> float:
-    """Median displacement of the consistent pixels, as a share of the image width; 0 if there are none. Every fourth pixel is looked at."""
-    flow, valid = result.flow[2::4, 2::4], result.valid[2::4, 2::4]
+def observed_motion(result: FlowResult) -> ObservedMotion:
+    """What every fourth pixel of every fourth row tells of a pair, which is enough and spares the rest."""
+    height, width = result.flow.shape[:2]
+    flow = np.ascontiguousarray(result.flow[SAMPLED // 2::SAMPLED, SAMPLED // 2::SAMPLED])
+    valid = consistency_error(flow, result.backward, pixel_grid(width, height, SAMPLED, SAMPLED // 2)) < result.consistency
     if not valid.any():
-        return 0.0
+        return ObservedMotion(0.0, 0.0)
     u, v = flow[valid].T
-    return float(np.median(np.hypot(u, v))) / result.flow.shape[1]
+    return ObservedMotion(float(np.median(np.hypot(u, v))) / width, float(valid.mean()))

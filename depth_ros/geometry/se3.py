@@ -5,6 +5,7 @@ Equations: J. Sola, J. Deray, D. Atchuthan, "A micro Lie theory for state estima
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import factorial
 
 import torch
@@ -14,19 +15,18 @@ from torch.nn import functional as F
 # Taylor coefficients in s = angle^2. Below the thresholds the closed forms lose digits to cancellation, and have no
 # gradient at zero; with so many terms the series are exact to double precision there.
 _SERIES_BELOW = 0.5
-_SINC = [(-1) ** k / factorial(2 * k + 1) for k in range(9)]       # sin(x) / x
-_COSC = [(-1) ** k / factorial(2 * k + 2) for k in range(9)]       # (1 - cos(x)) / x^2
-_SINC_REST = [(-1) ** k / factorial(2 * k + 3) for k in range(9)]  # (x - sin(x)) / x^3
+# sin(x) / x, (1 - cos(x)) / x^2 and (x - sin(x)) / x^3, side by side: at the size of one motion, the calls are what costs
+_EXP_SERIES = torch.tensor([[(-1) ** k / factorial(2 * k + n) for n in (1, 2, 3)] for k in range(9)], dtype=torch.float64)
 _COT_SERIES_BELOW = 0.1                                            # (1 - x/2 cot(x/2)) / x^2: Bernoulli numbers / (2k)!
 _COT_REST = [1 / 12, 1 / 720, 1 / 30240, 1 / 1209600, 1 / 47900160, 691 / 1307674368000]
 _ATAN_SERIES_BELOW = 1e-2
 _ATAN = [(-1) ** k / (2 * k + 1) for k in range(9)]                # atan(x) / x
 
 
-def _polynomial(x: Tensor, coefficients: list[float]) -> Tensor:
-    """Evaluate sum of c_k x^k by Horner's rule."""
-    result = torch.full_like(x, coefficients[-1])
-    for c in reversed(coefficients[:-1]):
+def _polynomial(x: Tensor, coefficients: Sequence[float | Tensor]) -> Tensor:
+    """Evaluate sum of c_k x^k by Horner's rule; coefficients (n,) for several polynomials, broadcast against x (..., 1)."""
+    result = x * coefficients[-1] + coefficients[-2]
+    for c in reversed(coefficients[:-2]):
         result = result * x + c
     return result
 
@@ -38,9 +38,9 @@ def _rotation_coefficients(squared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     far = torch.where(small, 1.0, squared)
     x = far.sqrt()
     sin, cos = torch.sin(x), torch.cos(x)
-    return (torch.where(small, _polynomial(near, _SINC), sin / x),
-            torch.where(small, _polynomial(near, _COSC), (1 - cos) / far),
-            torch.where(small, _polynomial(near, _SINC_REST), (x - sin) / (x * far)))
+    series = _polynomial(near[..., None], list(_EXP_SERIES.to(near)))
+    closed = torch.stack([sin / x, (1 - cos) / far, (x - sin) / (x * far)], dim=-1)
+    return torch.where(small[..., None], series, closed).unbind(-1)
 
 
 def hat(v: Tensor) -> Tensor:

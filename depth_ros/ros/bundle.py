@@ -10,7 +10,6 @@ import numpy as np
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, TimeReference
 
-from depth_ros.engines.flow import consistency_error
 from depth_ros.frames import CameraFrame, FlowResult, ImagePair
 from depth_ros.ros import codecs, poses
 from depth_ros.ros.codecs import BadMessage, Topics
@@ -78,5 +77,4 @@ class BundleInput:
             if not np.isfinite(values).all():
                 raise BadMessage(self.inputs[name].topic, 'flow with NaN or inf', 'finite flow')
         size = flow.shape[1], flow.shape[0]
-        error = consistency_error(flow, backward)
-        return FlowResult(ImagePair(current.resized(*size), reference.resized(*size)), flow, backward, error, error < consistency)
+        return FlowResult(ImagePair(current.resized(*size), reference.resized(*size)), flow, backward, consistency)

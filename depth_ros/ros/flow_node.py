@@ -8,7 +8,7 @@ from typing import Any
 from sensor_msgs.msg import CompressedImage, Image
 
 from depth_ros.engines.flow import FlowConfig, FlowEngine
-from depth_ros.engines.pairing import Pairing, PairingConfig, displacement
+from depth_ros.engines.pairing import Pairing, PairingConfig, observed_motion
 from depth_ros.ros import bundle, params
 from depth_ros.ros.camera import CameraConfig, CameraInput
 from depth_ros.ros.managed_node import ManagedNode
@@ -62,7 +62,8 @@ class FlowNode(ManagedNode):
             return
         result = engine.step(pair)
         # Read before `update`: the pair is what is published, not what follows it.
-        self.diagnostics.value('displacement [share of width]', f'{displacement(result):.3f}')
-        self.diagnostics.value('consistent pixels [share]', f'{result.valid.mean():.2f}')
+        moved, overlap = observed_motion(result)
+        self.diagnostics.value('displacement [share of width]', f'{moved:.3f}')
+        self.diagnostics.value('consistent pixels [share]', f'{overlap:.2f}')
         pairing.update(result)
         bundle.publish(self, self._bundle, result)
