@@ -187,6 +187,18 @@ def test_range_hits_make_a_free_scale_metric_without_a_jump(coloured, hurried):
     assert np.linalg.norm(np.diff(positions, axis=0), axis=1).max() < 0.08      # 2.2 cm a step in truth, on average
 
 
+def test_hits_that_come_late_give_the_scale_of_hits_in_time(hurried):
+    late_by, last = 3, len(hurried) - 3
+    prompt, late = DeepV2DEngine(COLOUR), DeepV2DEngine(COLOUR)
+    for i, frame in enumerate(hurried):
+        in_time = prompt.step(frame, hits=scanned(frame) if HITS_FROM <= i < last else None)
+        if HITS_FROM <= i - late_by < last:
+            late.put_hits(hurried[i - late_by].stamp, scanned(hurried[i - late_by]))
+        behind = late.step(frame)
+    assert in_time.depth.scale is behind.depth.scale is Scale.METRIC
+    np.testing.assert_allclose(behind.depth.depth, in_time.depth.depth, rtol=1e-5)
+
+
 def test_a_resting_camera_waits_with_a_reason(beginning):
     engine = DeepV2DEngine(COLOUR)
     results = run(engine, resting(beginning[0][0], 10))

@@ -16,10 +16,10 @@ import numpy as np
 
 from depth_ros import settings
 from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference
-from depth_ros.engines.flow import FlowEngine
+from depth_ros.engines.flow import FlowEngine, consistency_error
 from depth_ros.engines.keyframes import DepthMap
-from depth_ros.engines.pairing import Pairing, PairingConfig, observed_motion
-from depth_ros.engines.range_projection import resize_hits
+from depth_ros.engines.late_hits import LateHits
+from depth_ros.engines.pairing import Pairing, PairingConfig, displacement
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig, ScaledPath
 from depth_ros.engines.sweep import Sweeper, SweepSettings
 from depth_ros.engines.threads import single_threaded
@@ -43,6 +43,7 @@ class DeepV2DConfig(TrackerConfig, DepthFilterConfig, MetricScaleConfig, SweepSe
                          choices=('auto', 'sensor', 'flow', 'sweep'))
     width: int = setting(320, 'image width that tracking and depth work at', 'px', 64, 1920, while_active=False)
     height: int = setting(240, 'image height that tracking and depth work at', 'px', 48, 1200, while_active=False)
+    hits_offset: float = setting(0.1, 'longest time between range hits, which may come late, and the tracked image nearest to them', 's', 0.0, 1.0)
     bootstrap_parallax: float = setting(0.02, 'median parallax that starts tracking without a depth sensor, as a share of the width', '', 0.003, 0.2)
 
 
@@ -66,6 +67,7 @@ class DeepV2DEngine:
         self._filter = DepthFilter(config)
         self._sweeper = Sweeper(config)
         self._scale = MetricScale(config)
+        self._hits = LateHits(config.hits_offset, config.max_gap)
         self._path = ScaledPath()
         self._start = Pairing(PairingConfig(displacement=0.2, overlap=0.4, max_age=3.0))
         self.reset()
@@ -83,8 +85,13 @@ class DeepV2DEngine:
         self._filter.reset()
         self._sweeper.reset()
         self._scale.reset()
+        self._hits.clear()
         self._path.reset()
         self._start.reset()
+
+    def put_hits(self, stamp: int, hits: np.ndarray) -> None:
+        """Take in range hits (h, w) [m], 0 where none, as the camera saw them at a stamp [ns], be it in the past: the next step learns the scale from them."""
+        self._hits.put(stamp, hits)
 
     @single_threaded()
     def step(self, frame: CameraFrame, bundle: FlowResult | None = None, T_odom_cam: np.ndarray | None = None,
@@ -92,7 +99,7 @@ class DeepV2DEngine:
         """Track a frame and estimate its depth.
 
         `bundle`: its flow with an earlier frame, if the flow node made one. `T_odom_cam`: take this pose (4, 4) [m] instead of tracking. `hits`: sparse
-        depth (h, w) [m] of the frame, 0 where nothing was hit, at any size, which tells the scale.
+        depth (h, w) [m] of the frame, 0 where nothing was hit, at any size, which tells the scale; `put_hits` takes those of earlier frames.
         """
         self.reason = unusable(frame)
         if self.reason:
@@ -152,7 +159,9 @@ class DeepV2DEngine:
             self._tracker.set_depth(small.stamp, _depth_map(estimate))
         elif given:
             self.reason = 'not enough parallax for depth yet'
-        return self._in_metres(small, track, estimate, hits, given)
+        if hits is not None:
+            self.put_hits(small.stamp, hits)
+        return self._in_metres(small, track, estimate, given)
 
     def _bootstrap(self, small: CameraFrame) -> tuple[FlowResult | None, np.ndarray | None]:
         """Flow to the first view and the pose of this one, once the two have parallax; the median depth is then 1 unit."""
@@ -161,7 +170,7 @@ class DeepV2DEngine:
             self._begin_at(small)
             return None, None
         result = self._flow.step(pair)
-        if observed_motion(result).displacement > self.config.bootstrap_parallax / 4:  # looking for parallax is slow; rotation can hide part of it, as in orbiting
+        if displacement(result) > self.config.bootstrap_parallax / 4:  # looking for parallax is slow; rotation can hide part of it, as in orbiting
             T_ref_cur = self._two_views(result)
             if T_ref_cur is not None:
                 return result, self._published @ T_ref_cur
@@ -209,13 +218,15 @@ class DeepV2DEngine:
         references = [Reference(flow, np.linalg.inv(view.T_odom_cam) @ T_odom_cam) for flow, view in pairs]
         return T_odom_cam, self._filter.step(small, references, carried)
 
-    def _in_metres(self, small: CameraFrame, track: TrackResult, estimate: InverseDepth | None, hits: np.ndarray | None, given: bool) -> EngineResult:
+    def _in_metres(self, small: CameraFrame, track: TrackResult, estimate: InverseDepth | None, given: bool) -> EngineResult:
         depth = self._depth_result(small, estimate)
         if given:
             self._published = track.T_odom_cam
             return EngineResult(replace(track, scale=Scale.METRIC), None if depth is None else replace(depth, scale=Scale.METRIC))
-        if estimate is not None and hits is not None:
-            self._scale.update(estimate.depth, self._confidence(estimate) >= 0.5, resize_hits(hits, small.size))
+        if estimate is not None:
+            self._hits.remember(small, track.T_odom_cam, estimate)
+            for then, late in self._hits.compared(self._scale.factor):
+                self._scale.update(then.depth, self._confidence(then) >= 0.5, late)
         factor = self._scale.factor or 1.0
         if self._scale.factor is None:
             self.reason = 'the scale is free: no range hits have told it'
@@ -256,7 +267,8 @@ def unusable(frame: CameraFrame) -> str:
 
 def reverse(result: FlowResult) -> FlowResult:
     """The flow of the pair seen from its reference."""
-    return FlowResult(ImagePair(result.pair.reference, result.pair.current), result.backward, result.flow, result.consistency)
+    error = consistency_error(result.backward, result.flow)
+    return FlowResult(ImagePair(result.pair.reference, result.pair.current), result.backward, result.flow, error, error < 1.0)
 
 
 def _depth_map(estimate: InverseDepth, trust: float = 1.0) -> DepthMap:

@@ -9,7 +9,7 @@ from collections import deque
 
 import numpy as np
 
-from depth_ros.engines.range_projection import project_points
+from depth_ros.engines.range_projection import project_points, unproject_hits
 
 _HIDING = 3         # [px] at the smallest size; see project_points
 _WIDTH = 256        # at which it is meant
@@ -30,10 +30,7 @@ class HitMemory:
         """Keep an image's hits (H, W) [m], 0 where none, with K (3, 3) [px] and the pose (4, 4) [m] at its stamp [ns]."""
         if self._kept and stamp <= self._kept[-1][0]:
             self.clear()
-        rows, columns = np.nonzero(hits)
-        rays = np.stack([columns, rows, np.ones(len(rows))], 1) @ np.linalg.inv(K).T
-        points = rays * hits[rows, columns][:, None]
-        self._kept.append((stamp, points @ T_odom_cam[:3, :3].T + T_odom_cam[:3, 3]))
+        self._kept.append((stamp, unproject_hits(hits, K) @ T_odom_cam[:3, :3].T + T_odom_cam[:3, 3]))
 
     def seen(self, stamp: int, K: np.ndarray, size: tuple[int, int], T_odom_cam: np.ndarray) -> np.ndarray:
         """The hits (H, W) float32 [m] of earlier images as the camera sees them now, 0 where none; what nearer ones beside them hide is left out."""

@@ -88,3 +88,10 @@ def resize_hits(hits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     resized = np.zeros((height, width), np.float32)
     resized[rows[order] * height // hits.shape[0], columns[order] * width // hits.shape[1]] = z[order]
     return resized
+
+
+def unproject_hits(hits: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Points (N, 3) [m] in the optical frame of sparse depth (H, W) [m], 0 where none, seen through K (3, 3) [px]."""
+    rows, columns = np.nonzero(hits)
+    rays = np.stack([columns, rows, np.ones(len(rows))], 1) @ np.linalg.inv(K).T
+    return rays * hits[rows, columns][:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from depth_ros.ros.sync import FrameMatcher, Matched, StampBuffer
 from depth_ros.settings import setting
 
 _REFERENCES = 64        # frames remembered as possible references of a flow bundle
+_HITS = 8               # messages of range hits that may wait for the next image
 _DISCOVERY = 1.0        # [s] after the first image in which a depth sensor must be found
 
 
@@ -40,7 +42,6 @@ class DeepV2DNodeConfig(CameraConfig):
     flow_patience: float = setting(1.0, 'silence of the flow bundle after which images are tracked without it', 's', low=0.05, high=60.0, read_only=True)
     trajectory_file: str = setting('trajectory.txt', 'where save_trajectory writes (TUM text)')
     map_file: str = setting('map.ply', 'where save_map writes (PLY)')
-    hits_offset: float = setting(0.1, 'longest time between an image and the range hits that tell its scale', 's', low=0.0, high=1.0)
     engine: DeepV2DConfig = params.included(DeepV2DConfig)
     odometry: OdometryConfig = params.included(OdometryConfig)
     output: DepthOutputConfig = params.included(DepthOutputConfig)
@@ -74,7 +75,7 @@ class DeepV2DNode(ManagedNode):
         """Listen to the camera, the depth sensor, the range hits and the flow."""
         self._matcher = FrameMatcher(self._source in (None, 'sensor'), True, int(self.config.depth_offset * 1e9), self.config.flow_patience)
         self._frames: StampBuffer[CameraFrame] = StampBuffer(_REFERENCES)
-        self._hits: StampBuffer[Image] = StampBuffer()
+        self._hits: deque[Image] = deque(maxlen=_HITS)
         self._first_image: float | None = None      # steady time [s]
         self._expected: float | None = None         # steady time [s] since when a depth sensor that was found has yet to send
         self._bundles_used = 0
@@ -85,7 +86,7 @@ class DeepV2DNode(ManagedNode):
         # As image_transport does: behind the name that `depth` is remapped to.
         kind, topic = (CompressedImage, f'{self.resolve_topic_name("depth")}/compressedDepth') if compressed else (Image, 'depth')
         self._depth = self.listen(kind, topic, self._take_depth, stalls=self._source == 'sensor')
-        self._hits_input = self.listen(Image, 'sparse_depth/image', lambda hits: self._hits.put(codecs.stamp_ns(hits.header.stamp), hits), stalls=False)
+        self._hits_input = self.listen(Image, 'sparse_depth/image', self._hits.append, stalls=False)
         self._bundle = bundle.BundleInput(self, self._take_bundle)
 
     def reconfigured(self, before: DeepV2DNodeConfig) -> None:
@@ -153,7 +154,7 @@ class DeepV2DNode(ManagedNode):
         if self._source is None:
             return
         for together in self._grouped(complete):
-            self._newest.put([(self._lap, matched, self._hits_near(matched.stamp)) for matched in together])
+            self._newest.put([(self._lap, matched) for matched in together])
             self._tell_flow(together[-1])
         self.diagnostics.value('images without depth', self._matcher.unmatched)
         self.diagnostics.value('images skipped by the flow', self._matcher.skipped)
@@ -170,15 +171,6 @@ class DeepV2DNode(ManagedNode):
                 groups.append([matched])
         return groups
 
-    def _hits_near(self, stamp: int) -> Image | None:
-        """The newest range hits, once, if they are of this image or one shortly before."""
-        newest = self._hits.newest
-        if self._source == 'sensor' or newest is None or abs(stamp - newest) > self.config.hits_offset * 1e9:
-            return None
-        hits = self._hits.get(newest)
-        self._hits.clear()
-        return hits
-
     def _tell_flow(self, matched: Matched) -> None:
         if matched.flow is not None:
             self.diagnostics.clear('flow')
@@ -189,23 +181,23 @@ class DeepV2DNode(ManagedNode):
     def _on_jump(self) -> None:
         self._matcher.clear()
         self._bundle.parts.clear()
-        self._hits.clear()
         self._lap += 1
 
     # In the worker's thread
 
-    def _work_on(self, jobs: list[tuple[int, Matched, Image | None]]) -> None:
+    def _work_on(self, jobs: list[tuple[int, Matched]]) -> None:
         for job in jobs:
             self._work(*job)
 
-    def _work(self, lap: int, matched: Matched, hits: Image | None) -> None:
+    def _work(self, lap: int, matched: Matched) -> None:
         engine = self._engine       # a parameter may change meanwhile
         self._begin_anew(engine, lap)
         frame = self._camera.frame(matched.image, matched.depth, self._depth)
         if frame is None:
             return
         frame = frame.resized(engine.config.width, engine.config.height)
-        track, depth = engine.step(frame, self._flow_of(matched, frame), hits=self._decoded(hits))
+        self._put_hits(engine)
+        track, depth = engine.step(frame, self._flow_of(matched, frame))
         self._frames.put(frame.stamp, frame)
         self._tell_state(track, engine.reason)
         self._heed_scale(track)
@@ -266,15 +258,15 @@ class DeepV2DNode(ManagedNode):
         self.diagnostics.value('flow bundles used', self._bundles_used)
         return result
 
-    def _decoded(self, hits: Image | None) -> np.ndarray | None:
-        """Range hits (h, w) [m], 0 where none."""
-        if hits is None:
-            return None
-        try:
-            return codecs.depth_array(hits, self._hits_input.topic)[0]
-        except BadMessage as error:
-            self.diagnostics.reject(self._hits_input, str(error))
-            return None
+    def _put_hits(self, engine: DeepV2DEngine) -> None:
+        """Give the engine what range hits came meanwhile: it knows the image of each, which they may be late for. With a sensor nobody needs them."""
+        for hits in [self._hits.popleft() for _ in range(len(self._hits))]:
+            if self._source == 'sensor':
+                continue
+            try:
+                engine.put_hits(codecs.stamp_ns(hits.header.stamp), codecs.depth_array(hits, self._hits_input.topic)[0])
+            except BadMessage as error:
+                self.diagnostics.reject(self._hits_input, str(error))
 
     def _tell_state(self, track: TrackResult, reason: str) -> None:
         diagnose = self.diagnostics
