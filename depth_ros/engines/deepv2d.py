@@ -16,10 +16,10 @@ import numpy as np
 
 from depth_ros import settings
 from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference
-from depth_ros.engines.flow import FlowEngine, consistency_error
+from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.keyframes import DepthMap
 from depth_ros.engines.late_hits import LateHits
-from depth_ros.engines.pairing import Pairing, PairingConfig, displacement
+from depth_ros.engines.pairing import Pairing, PairingConfig, observed_motion
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig, ScaledPath
 from depth_ros.engines.sweep import Sweeper, SweepSettings
 from depth_ros.engines.threads import single_threaded
@@ -170,7 +170,7 @@ class DeepV2DEngine:
             self._begin_at(small)
             return None, None
         result = self._flow.step(pair)
-        if displacement(result) > self.config.bootstrap_parallax / 4:  # looking for parallax is slow; rotation can hide part of it, as in orbiting
+        if observed_motion(result).displacement > self.config.bootstrap_parallax / 4:  # looking for parallax is slow; rotation can hide part of it, as in orbiting
             T_ref_cur = self._two_views(result)
             if T_ref_cur is not None:
                 return result, self._published @ T_ref_cur
@@ -267,8 +267,7 @@ def unusable(frame: CameraFrame) -> str:
 
 def reverse(result: FlowResult) -> FlowResult:
     """The flow of the pair seen from its reference."""
-    error = consistency_error(result.backward, result.flow)
-    return FlowResult(ImagePair(result.pair.reference, result.pair.current), result.backward, result.flow, error, error < 1.0)
+    return FlowResult(ImagePair(result.pair.reference, result.pair.current), result.backward, result.flow, result.consistency)
 
 
 def _depth_map(estimate: InverseDepth, trust: float = 1.0) -> DepthMap:
