@@ -29,12 +29,6 @@ DEPTH = 2.0     # [m]
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
-@pytest.fixture(scope='module')
-def world():
-    with ros_support.world() as made:
-        yield made
-
-
 class Bench:
     def __init__(self, world, flow=False, depth=DEPTH, **parameters):
         self.world = world
@@ -72,21 +66,13 @@ class Bench:
         self.camera.close()
         for node in self.nodes:
             self.world.remove(node)
-        for subscription in list(self.world.tester.subscriptions):
-            self.world.tester.destroy_subscription(subscription)
+        self.world.forget()
 
 
 @pytest.fixture
 def bench(world):
-    made = []
-
-    def make(**options):
-        made.append(Bench(world, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+    with ros_support.benches(Bench, world) as make:
+        yield make
 
 
 def test_odometry_follows_the_camera_and_tf_follows_odometry(bench):
@@ -308,6 +294,15 @@ def test_map_and_path_begin_anew_when_the_scale_becomes_known(bench, monkeypatch
     np.testing.assert_allclose(points()[:, 0], DEPTH, atol=0.05)
     trail = one.node._odometry.trail.poses()
     assert trail and trail[0][0] > metric_from and trail[0][0] > codecs.stamp_ns(one.odometry[3].header.stamp)
+
+
+def test_map_and_path_begin_anew_when_metres_were_wrong(bench):
+    one = bench(map_motion=0.0)
+    one.camera.run(lambda: len(one.odometry) >= 4 and one.node._map._T_map_last is not None, 'a map')
+    begun, cleared = one.node._odometry.trail.poses()[0][0], one.node._map._cleared
+    one.node._engine._scale.restarts += 1
+    one.camera.run(lambda: one.node._map._cleared > cleared and one.node._map._T_map_last is not None, 'another map')
+    assert one.node._map._cleared == cleared + 1 and one.node._odometry.trail.poses()[0][0] > begun
 
 
 def test_compressed_topics_follow_the_remapping_of_their_base(world):

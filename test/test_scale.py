@@ -60,12 +60,29 @@ def test_distrusted_depth_counts_for_nothing():
 def test_a_short_fault_is_outlived_and_a_lasting_change_believed():
     config = MetricScaleConfig()
     scale = MetricScale(config)
-    scale.update(DEPTH, TRUSTED, hits(1.0, 60))
+    for _ in range(config.scale_patience):
+        scale.update(DEPTH, TRUSTED, hits(1.0, 60))
     for _ in range(config.scale_patience):
         assert not scale.update(DEPTH, TRUSTED, hits(10.0, 60))
     assert scale.factor == pytest.approx(1.0, rel=0.01)
+    assert scale.restarts == 0
     assert scale.update(DEPTH, TRUSTED, hits(10.0, 60))
-    assert scale.factor == pytest.approx(10.0, rel=0.01)
+    assert scale.factor == pytest.approx(10.0, rel=0.01) and scale.restarts == 1
+
+
+def test_a_wrong_first_frame_is_believed_no_longer_than_it_was_alone():
+    scale = MetricScale()
+    scale.update(DEPTH, TRUSTED, hits(3.0, 60))
+    assert not scale.update(DEPTH, TRUSTED, hits(1.0, 60))
+    assert scale.update(DEPTH, TRUSTED, hits(1.0, 60)) and scale.restarts == 1
+    assert scale.factor == pytest.approx(1.0, rel=0.01)
+
+
+def test_the_first_frames_have_equal_shares():
+    told, scale = (1.1, 1.0, 0.9, 1.05), MetricScale()
+    for factor in told:
+        scale.update(DEPTH, TRUSTED, hits(factor, 60, noise=0.0))
+    assert scale.factor == pytest.approx(np.exp(np.mean(np.log(told))), rel=1e-3) and scale.restarts == 0
 
 
 def test_a_new_factor_changes_the_steps_and_not_the_place():

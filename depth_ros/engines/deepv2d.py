@@ -89,6 +89,11 @@ class DeepV2DEngine:
         self._path.reset()
         self._start.reset()
 
+    @property
+    def scale_restarts(self) -> int:
+        """How often, since the last reset, lengths in metres were found to have been wrong: nothing made of them fits what comes."""
+        return self._scale.restarts
+
     def put_hits(self, stamp: int, hits: np.ndarray) -> None:
         """Take in range hits (h, w) [m], 0 where none, as the camera saw them at a stamp [ns], be it in the past: the next step learns the scale from them."""
         self._hits.put(stamp, hits)

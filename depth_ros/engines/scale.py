@@ -18,9 +18,9 @@ class MetricScaleConfig:
 
     scale_min_hits: int = setting(20, 'hits on confident depth, gathered over frames where one has fewer, that tell the scale', '', 1, 100000)
     scale_max_spread: float = setting(0.3, 'median deviation of the logarithm of the hits\' ratios, above which the hits tell nothing', '', 0.01, 2.0)
-    scale_smoothing: float = setting(0.1, 'share by which one frame moves the scale, once it is known', '', 0.001, 1.0)
+    scale_smoothing: float = setting(0.1, 'share by which one frame moves the scale, once many have told it; the first ones have equal shares', '', 0.001, 1.0)
     scale_gate: float = setting(0.3, 'difference of the logarithm above which a frame contradicts the scale', '', 0.01, 2.0)
-    scale_patience: int = setting(15, 'frames in a row that must contradict the scale before it starts anew', '', 1, 10000)
+    scale_patience: int = setting(15, 'frames in a row that must contradict the scale before it starts anew; no more than have told it', '', 1, 10000)
 
 
 class MetricScale:
@@ -34,6 +34,8 @@ class MetricScale:
     def reset(self) -> None:
         """Forget the factor."""
         self.factor: float | None = None
+        self.restarts = 0           # how often lengths were found to have been wrong
+        self._told = 0              # frames that the factor stands on
         self._contradictions = 0
         self._gathered = np.zeros(0)
 
@@ -49,21 +51,26 @@ class MetricScale:
         if np.median(np.abs(ratios - middle)) > self.config.scale_max_spread:
             return False
         if self.factor is None:
-            self.factor = float(np.exp(middle))
+            self._begin(middle)
             return True
         return self._blend(middle)
+
+    def _begin(self, log_ratio: float) -> None:
+        self.factor, self._told, self._contradictions = float(np.exp(log_ratio)), 1, 0
 
     def _blend(self, log_ratio: float) -> bool:
         step = log_ratio - np.log(self.factor)
         if abs(step) <= self.config.scale_gate:
             self._contradictions = 0
-            self.factor *= float(np.exp(self.config.scale_smoothing * step))
+            self._told += 1
+            self.factor *= float(np.exp(max(self.config.scale_smoothing, 1 / self._told) * step))
             return True
         self._contradictions += 1
-        if self._contradictions <= self.config.scale_patience:
+        if self._contradictions <= min(self.config.scale_patience, self._told):
             return False
-        log.warning('the scale starts anew: %d frames contradict it', self._contradictions)
-        self._contradictions, self.factor = 0, float(np.exp(log_ratio))
+        log.warning('the scale starts anew: %d frames in a row contradict it', self._contradictions)
+        self._begin(log_ratio)
+        self.restarts += 1
         return True
 
 

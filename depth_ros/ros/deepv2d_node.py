@@ -69,7 +69,7 @@ class DeepV2DNode(ManagedNode):
         self._reset_wanted = False
         self._lap = self._lap_at_work = 0       # how often the clock jumped back
         self._engine_at_work: DeepV2DEngine | None = None       # the worker's last
-        self._scale_at_work: Scale | None = None
+        self._unit_at_work: tuple[Scale, int] | None = None     # of lengths: what they mean, and how often that was put right
 
     def start(self) -> None:
         """Listen to the camera, the depth sensor, the range hits and the flow."""
@@ -200,7 +200,7 @@ class DeepV2DNode(ManagedNode):
         track, depth = engine.step(frame, self._flow_of(matched, frame))
         self._frames.put(frame.stamp, frame)
         self._tell_state(track, engine.reason)
-        self._heed_scale(track)
+        self._heed_unit(track, engine)
         T_odom_cam = self._odometry.publish(track, frame.frame_id)
         if depth is None:
             return
@@ -229,14 +229,16 @@ class DeepV2DNode(ManagedNode):
         self._frames.clear()
         self._lap_at_work = lap
 
-    def _heed_scale(self, track: TrackResult) -> None:
-        """Begin map and path anew when lengths change their unit: free and metric do not mix."""
+    def _heed_unit(self, track: TrackResult, engine: DeepV2DEngine) -> None:
+        """Begin map and path anew when lengths change their unit: free ones, metric ones and wrong metric ones do not mix."""
         if track.status is not TrackStatus.OK:
             return
-        if self._scale_at_work not in (None, track.scale):
+        unit = track.scale, engine.scale_restarts
+        if self._unit_at_work not in (None, unit):
+            self.get_logger().info(f'lengths are {"in metres" if track.scale is Scale.METRIC else "in a free unit"} from here on: path and map begin anew')
             self._odometry.change_unit()
             self._map.clear()
-        self._scale_at_work = track.scale
+        self._unit_at_work = unit
 
     def _flow_of(self, matched: Matched, frame: CameraFrame) -> FlowResult | None:
         """The flow of a frame to its reference, or None where it cannot be used."""
