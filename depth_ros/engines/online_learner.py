@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from depth_ros import settings
-from depth_ros.engines.global_local import parallax_of
+from depth_ros.engines.global_local import network_pair, parallax_of
 from depth_ros.engines.hit_memory import HitMemory
 from depth_ros.engines.online_loss import log_error, robust
 from depth_ros.engines.online_settings import OnlineLearnerConfig, Progress, State
@@ -353,6 +353,24 @@ class OnlineLearner:
             self.progress = Progress(**figures)
             self._take(saved.model)
 
+    def depths(self, result: FlowResult, T_2_1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Depth (H, W) [m] of a pair's current image by the network that learning began with and by the last good one; T_2_1 (4, 4) [m] is its motion."""
+        length = np.float32(np.linalg.norm(T_2_1[:3, 3]))
+        pair = network_pair(result, T_2_1)
+        with torch.no_grad():
+            before, after = (length / network(*network.inputs(pair))[0, 0].numpy() for network in (self._frozen.network, self._good.network))
+        return before, after
+
+    def change(self, config: OnlineLearnerConfig) -> None:
+        """Go on with other settings; sizes of what is remembered, and the seed, take effect with the next reset."""
+        settings.check(config)
+        self.config = config
+
+    def forget_places(self) -> None:
+        """The odometry jumped: hits of earlier images no longer lie where its poses say."""
+        with self._observing:
+            self._memory.clear()
+
     def pause(self, paused: bool = True) -> None:
         """Learn nothing until told otherwise; observations are still taken in."""
         self._paused = paused
@@ -366,14 +384,17 @@ class OnlineLearner:
             self._thread = threading.Thread(target=self._work, name='online_learner', daemon=True)
             self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread, after the batch that it is at."""
+    def stop(self, timeout: float | None = None) -> bool:
+        """End the thread, after the batch that it is at; False if that took longer than the timeout [s]."""
         self._stopping.set()
         with self._there:
             self._there.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                return False
             self._thread = None
+        return True
 
     def _work(self) -> None:
         give_way(self.config.niceness)
