@@ -45,6 +45,7 @@ setup(
             "sparse_depth = depth_ros.ros.executables:sparse_depth",
             "deepv2d = depth_ros.ros.executables:deepv2d",
             "global_local = depth_ros.ros.executables:global_local",
+            "online_learning = depth_ros.ros.executables:online_learning",
             "train = depth_ros.apps.train:main",
             "evaluate = depth_ros.apps.evaluate:main",
             "convert = depth_ros.apps.convert:main",

@@ -33,7 +33,7 @@ class Loaded:
 def save(path: str | Path, name: str, model: nn.Module, record: dict[str, Any], dtype: str = 'fp32') -> None:
     """Write a network of the registry whole or not at all; `record` is what JSON can hold. Raises ValueError as to_bytes does."""
     blob = to_bytes(name, model, record, dtype)
-    with files.whole(path) as partial:
+    with files.whole(path, durable=True) as partial:
         partial.write_bytes(blob)
 
 

@@ -65,6 +65,11 @@ class DepthOutputs:
         self._points = node.publisher(PointCloud2, f'{prefix}/points')
         self._throttle = Throttle()
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody listens."""
+        return any(publisher.get_subscription_count() for publisher in (self._image, self._info, self._points))
+
     def publish(self, result: DepthResult, config: DepthOutputConfig) -> None:
         """Publish depth with the stamp and the frame of the image it belongs to; NaN where it is not valid or not confident enough."""
         frame, header = result.frame, codecs.make_header(result.frame.stamp, result.frame.frame_id)

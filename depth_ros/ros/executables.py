@@ -45,6 +45,11 @@ def global_local() -> None:
     _main('global_local_node', 'GlobalLocalNode')
 
 
+def online_learning() -> None:
+    """A depth network that keeps learning from range hits."""
+    _main('online_learning_node', 'OnlineLearningNode')
+
+
 def _main(module: str, name: str) -> None:
     def leave(_signal: int, _frame: FrameType | None) -> None:
         # At once: an exception raised here inside the import of a C++ library aborts the process. Nothing is open yet.

@@ -140,7 +140,7 @@ def drop_unknown(node: Node, config_class: type) -> list[str]:
 def changed(config: Config, parameters: Iterable[Parameter], active: bool = False) -> Config:
     """The configuration with parameters changed, those of others left out; ValueError says why one is refused, as some are while the node is active."""
     facts = facts_of(type(config))
-    values = {name: _get(config, fact.path) for name, fact in facts.items()}
+    values = {name: value_of(config, fact) for name, fact in facts.items()}
     wanted = {p.name: p.value for p in parameters if p.name in facts}
     fixed = [name for name, value in wanted.items() if active and not facts[name].setting.while_active and value != values[name]]
     if fixed:
@@ -148,7 +148,8 @@ def changed(config: Config, parameters: Iterable[Parameter], active: bool = Fals
     return build(type(config), values | wanted)
 
 
-def _get(config: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
+def value_of(config: Any, fact: Fact) -> Any:
+    """What a parameter is set to in a configuration."""
+    for name in fact.path:
         config = getattr(config, name)
     return config

@@ -16,6 +16,7 @@ from depth_ros.ros.sync import StampBuffer
 
 _KEPT = 256     # poses: some seconds of an odometry, more than the age of any pair
 _MAX_GAP = 200_000_000      # [ns] between poses that are interpolated
+_JUMP, _FASTEST = 0.3, 20.0     # [m], [m/s]: a longer step than a camera makes in the time
 
 
 class PoseHistory:
@@ -23,6 +24,7 @@ class PoseHistory:
 
     def __init__(self, node: ManagedNode) -> None:
         self._node = node
+        self.breaks = 0     # how often poses were forgotten, since when places are told in another frame
         self._poses: StampBuffer[np.ndarray] = StampBuffer(_KEPT)
         self._child = ''
         self._T_child_cam: np.ndarray | None = None
@@ -42,7 +44,18 @@ class PoseHistory:
         if message.child_frame_id != self._child:
             self._child, self._T_child_cam = message.child_frame_id, None
         if message.pose.covariance[0] < UNKNOWN_VARIANCE:
-            self._poses.put(codecs.stamp_ns(message.header.stamp), poses.matrix(message, topic))
+            stamp, T_world_child = codecs.stamp_ns(message.header.stamp), poses.matrix(message, topic)
+            if self._is_jump(stamp, T_world_child):
+                self.clear()
+            self._poses.put(stamp, T_world_child)
+
+    def _is_jump(self, stamp: int, T_world_child: np.ndarray) -> bool:
+        """Whether no camera can have moved from the last pose to this one: the odometry was reset, or found its place again."""
+        last = self.newest
+        if last is None:
+            return False
+        step = float(np.linalg.norm(T_world_child[:3, 3] - self._poses.get(last)[:3, 3]))
+        return step > _JUMP + _FASTEST * abs(stamp - last) * 1e-9
 
     def motion(self, reference: int, current: int, camera: str) -> np.ndarray | None:
         """T_ref_cur (4, 4) of the camera's frame between two stamps [ns], interpolated; None if it is not known."""
@@ -54,8 +67,15 @@ class PoseHistory:
             return None
         return np.linalg.inv(T_world_ref @ T_child_cam) @ T_world_cur @ T_child_cam
 
+    def pose(self, stamp: int, camera: str) -> np.ndarray | None:
+        """T_world_cam (4, 4) of the camera's frame at a stamp [ns], interpolated; None if it is not known."""
+        T_world_child = self._at(stamp)
+        T_child_cam = None if T_world_child is None else self._mount(camera)
+        return None if T_child_cam is None else T_world_child @ T_child_cam
+
     def clear(self) -> None:
         """Forget all poses."""
+        self.breaks += len(self._poses) > 0
         self._poses.clear()
 
     def close(self) -> None:
