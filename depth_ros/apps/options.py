@@ -39,7 +39,7 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     """Run a program; its exit status. Expected failures (ValueError, OSError) become one line on standard error."""
     logging.basicConfig(level=logging.INFO, format='%(levelname)s %(name)s: %(message)s')
     try:
-        main(_without_ros_arguments(sys.argv[1:] if argv is None else argv))
+        main(without_ros_arguments(sys.argv[1:] if argv is None else argv))
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
@@ -48,7 +48,7 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     return 0
 
 
-def _without_ros_arguments(argv: list[str]) -> list[str]:
+def without_ros_arguments(argv: list[str]) -> list[str]:
     """The arguments but for `--ros-args ... [--]`, which `ros2 run` and launch files may add."""
     kept, dropping = [], False
     for argument in argv:

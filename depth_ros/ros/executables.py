@@ -61,11 +61,26 @@ def _main(module: str, name: str) -> None:
     for variable, count in _THREADS.items():
         os.environ.setdefault(variable, count)
     node_class = getattr(importlib.import_module(f'depth_ros.ros.{module}'), name)
+    _heed_arguments(module.removesuffix('_node'), node_class)
     status = spin(node_class)
     sys.stdout.flush()
     sys.stderr.flush()
     # A thread that is still in a long computation, or Fast DDS' own, must not hold up or crash the interpreter's exit.
     os._exit(status)
+
+
+def _heed_arguments(name: str, node_class: type) -> None:
+    """Print the help where it is asked for; end with status 2 for what stands outside `--ros-args`, where it would be taken for something else or for nothing."""
+    from depth_ros.apps.options import without_ros_arguments
+    from depth_ros.ros import usage
+
+    words = without_ros_arguments(sys.argv[1:])
+    if {'-h', '--help'} & set(words):
+        print(usage.text(name, node_class))
+        sys.exit(0)
+    if words:
+        print(f'{usage.usage(name)}\nerror: {words[0]} stands outside --ros-args; parameters are set with --ros-args -p NAME:=VALUE, and --help tells of them', file=sys.stderr)
+        sys.exit(2)
 
 
 def spin(node_class: type) -> int:
