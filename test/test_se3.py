@@ -64,22 +64,10 @@ def test_log_at_exactly_half_a_turn_reproduces_the_rotation() -> None:
         torch.testing.assert_close(se3.exp(xi), T, atol=1e-12, rtol=0)
 
 
-def test_rotations_and_quaternions_agree_with_scipy() -> None:
+def test_rotations_agree_with_scipy() -> None:
     T = se3.exp(twists(16, seed=3))
     theirs = Rotation.from_matrix(T[:, :3, :3].numpy())
-    np.testing.assert_allclose(se3.log(T)[:, 3:].norm(dim=-1).numpy(), theirs.magnitude(), atol=1e-9)
-    np.testing.assert_allclose(se3.to_quaternion(T).numpy(), theirs.as_quat(canonical=True), atol=1e-9)
-    q = torch.randn(100, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    np.testing.assert_allclose(se3.from_quaternion(q)[:, :3, :3].numpy(), Rotation.from_quat(q.numpy()).as_matrix(), atol=1e-14)
-
-
-def test_quaternion_of_its_motion_is_itself_and_translation_is_kept() -> None:
-    g = torch.Generator().manual_seed(5)
-    q = torch.nn.functional.normalize(torch.randn(200, 4, generator=g, dtype=torch.float64), dim=-1)
-    t = torch.randn(200, 3, generator=g, dtype=torch.float64)
-    T = se3.from_quaternion(q, t)
-    torch.testing.assert_close(se3.to_quaternion(T), torch.where(q[:, 3:] < 0, -q, q), atol=1e-14, rtol=0)
-    assert torch.equal(T[:, :3, 3], t)
+    np.testing.assert_allclose(se3.log(T)[:, 3:].numpy(), theirs.as_rotvec(), atol=1e-9)
 
 
 def test_inverse_and_adjoint_laws() -> None:

@@ -179,11 +179,19 @@ class _System:
         alike = max(1.0, (CORRELATION / self.config.grid_stride) ** 2)
         variance = alike * float(self.squared_error / self.evidence.clamp(min=1))
         covariance = variance * np.linalg.inv(H.numpy() + DAMPING.absolute * np.eye(6))
-        # Poses are chained from frame to frame: without this, rounding makes them rotations less and less.
-        T_odom_cam = se3.inverse(se3.from_quaternion(se3.to_quaternion(T_cam_odom), T_cam_odom[:3, 3])).numpy()
-        finite = np.isfinite(T_odom_cam).all() and np.isfinite(covariance).all()
         agreement = float(counts.sum() / consistent.sum().clamp(min=1))
+        finite = bool(torch.isfinite(T_cam_odom).all()) and np.isfinite(covariance).all()
+        T_odom_cam = _inverse_of_rigid(T_cam_odom.numpy()) if finite else T_cam_odom.numpy()
         return Alignment(T_odom_cam, covariance, float(ratio), int(counts.max()), agreement, status if finite else SolveStatus.SINGULAR)
+
+
+def _inverse_of_rigid(T: np.ndarray) -> np.ndarray:
+    """Inverse (4, 4) of a rigid motion T (4, 4), with the nearest rotation: poses are chained, and rounding would make them rotations less and less."""
+    left, _, right = np.linalg.svd(T[:3, :3])
+    inverse = np.eye(4)
+    inverse[:3, :3] = (left @ right).T
+    inverse[:3, 3] = -inverse[:3, :3] @ T[:3, 3]
+    return inverse
 
 
 @lru_cache(maxsize=8)
@@ -210,10 +218,10 @@ def _depth_at(depth_map: DepthMap | None, pixels: np.ndarray, config: AlignmentC
     """Depth [m] nearest to pixels (h, w, 2) and its information [1/m^2], 0 where there is none."""
     if depth_map is None:
         return np.zeros(pixels.shape[:2], np.float32), np.zeros(pixels.shape[:2], np.float32)
-    depth = cv2.remap(np.where(depth_map.valid, depth_map.depth, 0), pixels, None, cv2.INTER_NEAREST)
+    depth, valid = (cv2.remap(a, pixels, None, cv2.INTER_NEAREST) for a in (depth_map.depth, depth_map.valid.view(np.uint8)))
     if depth_map.sigma is None:
         sigma = config.depth_noise_floor + config.depth_noise * depth * depth
     else:
         sigma = cv2.remap(depth_map.sigma, pixels, None, cv2.INTER_NEAREST)
-    present = (depth > MIN_DEPTH) & (sigma > 0)
+    present = (valid > 0) & (depth > MIN_DEPTH) & (sigma > 0)
     return depth, np.where(present, 1 / np.where(present, sigma, 1) ** 2, 0)

@@ -1,4 +1,4 @@
-"""Rigid motions: exponential and logarithm of SE(3), adjoint, inverse, quaternions; smooth at zero and at half a turn.
+"""Rigid motions: exponential and logarithm of SE(3), adjoint, inverse; smooth at zero and at half a turn.
 
 A twist `xi` is (translation, rotation): xi[..., :3] in metres, xi[..., 3:] in radians. `T_a_b` takes points from b to a.
 Equations: J. Sola, J. Deray, D. Atchuthan, "A micro Lie theory for state estimation in robotics", appendices B and D.
@@ -109,22 +109,6 @@ def adjoint(T: Tensor) -> Tensor:
     top = torch.cat([R, hat(t) @ R], dim=-1)
     bottom = torch.cat([torch.zeros_like(R), R], dim=-1)
     return torch.cat([top, bottom], dim=-2)
-
-
-def from_quaternion(quaternion: Tensor, translation: Tensor | None = None) -> Tensor:
-    """Rigid motion (..., 4, 4) of quaternions (..., 4) in order x, y, z, w (any non-zero norm) and translations (..., 3) [m]."""
-    x, y, z, w = F.normalize(quaternion, dim=-1, eps=0.0).unbind(-1)
-    rotation = torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
-                            2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
-                            2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)], dim=-1).unflatten(-1, (3, 3))
-    if translation is None:
-        translation = torch.zeros_like(quaternion[..., :3])
-    return from_rotation_translation(rotation, translation)
-
-
-def to_quaternion(T: Tensor) -> Tensor:
-    """Unit quaternion (..., 4) in order x, y, z, w with w >= 0 of the rotation in T (..., 4, 4) or (..., 3, 3)."""
-    return _quaternion(T[..., :3, :3])
 
 
 def _quaternion(R: Tensor) -> Tensor:
