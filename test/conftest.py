@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from sequence_support import BEGINNING, head_of
+
+if TYPE_CHECKING:
+    from ros_support import World
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,3 +26,35 @@ def kitchen() -> Path:
             pytest.fail(absent)
         pytest.skip(absent)
     return folder
+
+
+@pytest.fixture(scope='session')
+def beginning(kitchen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two seconds of the real sequence."""
+    return head_of(kitchen, tmp_path_factory.mktemp('beginning') / 'kitchen', BEGINNING)
+
+
+@pytest.fixture(scope='module')
+def world() -> Iterator[World]:
+    """A ROS context in a domain of its own, for all tests of a module."""
+    import ros_support      # here, for most tests do without ROS
+
+    with ros_support.world() as made:
+        yield made
+
+
+@pytest.fixture(scope='session')
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both variants of Global-Local, untrained, of which the pose-aware one starts at triangulation."""
+    import global_local_support as support
+
+    return support.write(tmp_path_factory.mktemp('weights'))
+
+
+@pytest.fixture
+def as_shipped(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the untrained networks stand for those that come with the package."""
+    import global_local_support as support
+    from depth_ros.engines import depth_networks
+
+    monkeypatch.setattr(depth_networks, 'shipped', lambda variant: untrained / support.FILES[variant])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -23,7 +24,12 @@ from sensor_msgs.msg import CameraInfo, Image
 from depth_ros.ros import codecs
 
 STEP = 33_000_000   # [ns] between two images
-TIMEOUT = 30.0      # [s] a condition may take on a busy machine; met ones return at once
+EVERY = 0.05        # [s] between two messages of a kind: a pace that nodes can follow
+TIMEOUT = 60.0      # [s] a condition may take on a busy machine; met ones return at once
+LIMIT = 120.0       # [s] that a process or a launch may take to start and end there
+
+# The next domain for each world: what is left of the last one's processes must not be heard in it.
+_domains = itertools.count(os.getpid())
 
 
 class World:
@@ -61,6 +67,19 @@ class World:
             self.executor.spin_once(timeout_sec=0.05)
         return value
 
+    def repeat(self, act: Callable[[], Any], condition: Callable[[], Any], what: str, every: float = EVERY, timeout: float = TIMEOUT) -> Any:
+        """Act every so many seconds, and spin, until the condition holds: nothing depends on a single message being heard."""
+        due = time.monotonic()
+
+        def act_and_ask() -> Any:
+            nonlocal due
+            if time.monotonic() >= due:
+                act()
+                due = time.monotonic() + every
+            return condition()
+
+        return self.until(act_and_ask, what, timeout)
+
     def record(self, kind: type, topic: str, qos: QoSProfile | int = 50) -> list:
         """A list that fills with the messages of a topic."""
         heard: list = []
@@ -70,6 +89,13 @@ class World:
     def publisher(self, kind: type, topic: str, qos: QoSProfile | int = 10) -> Any:
         """A publisher of the tester; `connected` waits for its listeners."""
         return self.tester.create_publisher(kind, topic, qos)
+
+    def forget(self, *publishers: Any) -> None:
+        """Destroy publishers of the tester, and all of its subscriptions."""
+        for publisher in publishers:
+            self.tester.destroy_publisher(publisher)
+        for subscription in list(self.tester.subscriptions):
+            self.tester.destroy_subscription(subscription)
 
     def connected(self, *publishers: Any) -> None:
         """Wait until each publisher has a subscriber."""
@@ -148,24 +174,41 @@ class Camera:
         self.images.publish(self.message() if image is None else image)
         return self.stamp
 
-    def run(self, condition: Callable[[], Any], what: str, every: float = 0.05, **options: Any) -> Any:
+    def run(self, condition: Callable[[], Any], what: str, every: float = EVERY, **options: Any) -> Any:
         """Shoot an image every so many seconds until the condition holds."""
-        due = time.monotonic()
+        return self.world.repeat(lambda: self.shoot(**options), condition, what, every)
 
-        def shoot_and_ask() -> Any:
-            nonlocal due
-            if time.monotonic() >= due:
-                due = time.monotonic() + every
-                self.shoot(**options)
-            return condition()
 
-        return self.world.until(shoot_and_ask, what)
+class Closing(Protocol):
+    """What has an end."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+Bench = TypeVar('Bench', bound=Closing)
+
+
+@contextlib.contextmanager
+def benches(kind: Callable[..., Bench], world: World) -> Iterator[Callable[..., Bench]]:
+    """Makes benches of a kind in a world, with options, and closes all of them at the end."""
+    made: list[Bench] = []
+
+    def make(**options: Any) -> Bench:
+        made.append(kind(world, **options))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for one in made:
+            one.close()
 
 
 @contextlib.contextmanager
 def world() -> Iterator[World]:
     """A world of its own; also the domain of processes that are started in it."""
-    with domain_id() as domain:
+    with domain_id(lambda: next(_domains) % 100 + 1) as domain:
         before = os.environ.get('ROS_DOMAIN_ID')
         os.environ['ROS_DOMAIN_ID'] = str(domain)
         os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')

@@ -13,6 +13,7 @@ from depth_ros.learning.tum_writer import TumWriter
 
 START = 1_305_031_102_175_304_123     # [ns]
 STEP = 33_333_333
+BEGINNING = 60      # frames of the fixture `beginning`
 
 
 def random_row(rng: np.random.Generator) -> np.ndarray:

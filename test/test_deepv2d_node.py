@@ -85,6 +85,7 @@ def test_odometry_follows_the_camera_and_tf_follows_odometry(bench):
         np.testing.assert_allclose(T[:3, 3], [0.0, -one.moved(message), 0.0], atol=0.01 + 0.02 * one.moved(message))
     stamps = [codecs.stamp_ns(m.header.stamp) for m in one.odometry]
     assert stamps == sorted(set(stamps)) and set(stamps) <= set(one.camera.shots)
+    one.camera.run(lambda: one.odometry[-1].twist.covariance[0] < 1e3, 'a velocity')     # none is told over a long gap
     last = one.odometry[-1]
     one.world.until(lambda: any(m.transforms[0].header.stamp == last.header.stamp for m in one.tf), 'the transform')
     transform = next(m.transforms[0] for m in one.tf if m.transforms[0].header.stamp == last.header.stamp)
@@ -98,7 +99,7 @@ def test_it_uses_the_flow_bundle(bench):
     one.camera.run(lambda: int(one.values().get('flow bundles used', 0)) >= 5, 'bundles', every=0.1)
     one.track(3, every=0.1)
     assert abs(poses.matrix(one.odometry[-1])[1, 3] + one.moved(one.odometry[-1])) < 0.02 + 0.02 * one.moved(one.odometry[-1])
-    assert one.node.diagnostics.status().level == DiagnosticStatus.OK, one.node.diagnostics.status().message
+    one.camera.run(lambda: one.node.diagnostics.status().level == DiagnosticStatus.OK, 'the end of all complaints', every=0.1)
 
 
 def test_depth_points_and_map_come_in_metres_with_their_calibration(world, bench):
@@ -159,13 +160,13 @@ def test_reset_starts_afresh_at_the_origin(bench):
 def test_after_a_clock_jump_it_goes_on_from_its_last_pose(bench, tmp_path):
     one = bench(trajectory_file=str(tmp_path / 'trajectory.txt'))
     one.track(10)
+    one.world.until(lambda: codecs.stamp_ns(one.odometry[-1].header.stamp) == one.camera.stamp, 'the newest image to be tracked')
     before = poses.matrix(one.odometry[-1])
     one.camera.stamp -= 60 * 10 ** 9
     count, jumped = len(one.odometry), one.camera.stamp
     one.camera.run(lambda: any(codecs.stamp_ns(m.header.stamp) < jumped + 10 ** 10 for m in one.odometry[count:]), 'odometry after the jump')
     after = next(m for m in one.odometry[count:] if codecs.stamp_ns(m.header.stamp) < jumped + 10 ** 10)
-    # A few images before the jump may still have been on their way.
-    assert np.linalg.norm(poses.matrix(after)[:3, 3] - before[:3, 3]) < 0.15
+    assert np.linalg.norm(poses.matrix(after)[:3, 3] - before[:3, 3]) < 0.01
     one.track(5)
     answer = one.call('save_trajectory')
     assert answer.success and len(read_trajectory(answer.message)) >= 5     # of this lap alone: stamps that rise
@@ -253,7 +254,7 @@ def test_new_settings_in_the_middle_of_a_frame_make_no_jump(bench, monkeypatch):
 
     def blocked(*args, **options):
         entered.set()
-        assert release.wait(20.0)
+        assert release.wait(ros_support.TIMEOUT)
         return step(*args, **options)
 
     monkeypatch.setattr(engine, 'step', blocked)
@@ -270,11 +271,12 @@ def test_new_settings_in_the_middle_of_a_frame_make_no_jump(bench, monkeypatch):
 
 def test_map_and_path_begin_anew_when_the_scale_becomes_known(bench, monkeypatch):
     one = bench(map_motion=0.0)
-    step, free = DeepV2DEngine.step, [True]
+    step, free, metric = DeepV2DEngine.step, [True], []
 
     def in_half_metres(self, *args, **options):
         track, depth = step(self, *args, **options)
         if not free[0]:
+            metric.append(track.stamp)
             return track, depth
         T = track.T_odom_cam.copy()
         T[:3, 3] /= 2.0
@@ -289,11 +291,9 @@ def test_map_and_path_begin_anew_when_the_scale_becomes_known(bench, monkeypatch
     one.camera.run(lambda: len(one.odometry) >= 4 and len(points()), 'a map')
     np.testing.assert_allclose(points()[:, 0], DEPTH / 2.0, atol=0.05)
     free[0] = False
-    metric_from = one.camera.stamp - 10 * ros_support.STEP
-    one.camera.run(lambda: one.values()['scale'] == 'metric' and len(points()), 'a map in metres')
-    np.testing.assert_allclose(points()[:, 0], DEPTH, atol=0.05)
+    one.camera.run(lambda: one.values()['scale'] == 'metric' and len(points()) and np.abs(points()[:, 0] - DEPTH).max() < 0.05, 'a map in metres alone')
     trail = one.node._odometry.trail.poses()
-    assert trail and trail[0][0] > metric_from and trail[0][0] > codecs.stamp_ns(one.odometry[3].header.stamp)
+    assert trail and trail[0][0] >= metric[0] > codecs.stamp_ns(one.odometry[3].header.stamp)
 
 
 def test_map_and_path_begin_anew_when_metres_were_wrong(bench):

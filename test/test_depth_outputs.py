@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import ros_support
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
@@ -46,12 +45,6 @@ def result(seed=0, stamp=10 ** 18):
     return DepthResult(frame, np.where(valid, depth, 0).astype(np.float32), valid, rng.random((48, 64), dtype=np.float32), Scale.METRIC)
 
 
-@pytest.fixture(scope='module')
-def world():
-    with ros_support.world() as made:
-        yield made
-
-
 @pytest.fixture
 def node(world):
     made = []
@@ -64,8 +57,7 @@ def node(world):
     yield make
     for one in made:
         world.remove(one)
-    for subscription in list(world.tester.subscriptions):
-        world.tester.destroy_subscription(subscription)
+    world.forget()
 
 
 def publishers(node, *topics):

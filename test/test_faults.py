@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import array
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -22,12 +22,6 @@ from depth_ros.ros.deepv2d_node import DeepV2DNode
 from depth_ros.ros.flow_node import FlowNode
 
 NODES = {'flow': (FlowNode, TimeReference, 'flow/reference'), 'deepv2d': (DeepV2DNode, Odometry, 'deepv2d/odometry')}
-
-
-@pytest.fixture(scope='module')
-def world():
-    with ros_support.world() as made:
-        yield made
 
 
 class Bench:
@@ -60,18 +54,12 @@ class Bench:
         return self.world.until(condition, what)
 
     def until_with(self, condition, what, **fields):
-        """Shoot with a calibration of other fields until the condition holds, at a pace that the node can follow."""
-        due = 0.0
+        """Shoot with a calibration of other fields until the condition holds."""
+        def shoot():
+            self.camera.infos.publish(broken(codecs.camera_info(self.camera.K, self.camera.size, self.camera.header()), **fields))
+            self.camera.shoot(info=False)
 
-        def shoot_and_ask():
-            nonlocal due
-            if time.monotonic() >= due:
-                due = time.monotonic() + 0.05
-                self.camera.infos.publish(broken(codecs.camera_info(self.camera.K, self.camera.size, self.camera.header()), **fields))
-                self.camera.shoot(info=False)
-            return condition()
-
-        self.until(shoot_and_ask, what)
+        self.world.repeat(shoot, condition, what)
 
     def close(self):
         self.camera.close()
@@ -133,13 +121,12 @@ def test_a_rectified_image_may_come_with_the_calibration_of_the_raw_one(world):
     subscription = world.tester.create_subscription(TimeReference, 'flow/reference', heard.append, 10)
     world.connected(images, camera.infos)
 
-    def shoot_and_ask():
+    def shoot():
         camera.infos.publish(broken(codecs.camera_info(camera.K, camera.size, camera.header()), d=[0.1] * 5))
         camera.shoot(info=False)
         images.publish(camera.message())
-        return len(heard) >= 2
 
-    world.until(shoot_and_ask, 'flow')
+    world.repeat(shoot, lambda: len(heard) >= 2, 'flow')
     assert 'image_proc' not in node.diagnostics.status().message
     world.remove(node)
     camera.close()
@@ -195,12 +182,10 @@ def test_an_input_that_stalls_makes_it_stale_until_it_returns(world, bench):
     name = bench.node.get_name()
     bench.node.set_parameters([ros_support.Parameter('stale_after', value=0.5)])
     bench.works()
-    levels = lambda: [s.level for m in statuses for s in m.status if s.name == name]
-    world.until(lambda: DiagnosticStatus.STALE in levels(), 'STALE on /diagnostics')
-    last = [s for m in statuses for s in m.status if s.name == name][-1]
-    assert '/image stalled: last message' in last.message and ' s ago' in last.message
+    last = lambda: next((s for m in reversed(statuses) for s in m.status if s.name == name), DiagnosticStatus())
+    world.until(lambda: last().level == DiagnosticStatus.STALE and re.search(r'/image stalled: last message [0-9.]+ s ago', last().message), 'STALE on /diagnostics')
     bench.works()
-    bench.camera.run(lambda: levels()[-1] in (DiagnosticStatus.OK, DiagnosticStatus.WARN), 'the recovery on /diagnostics')
+    bench.camera.run(lambda: last().level in (DiagnosticStatus.OK, DiagnosticStatus.WARN), 'the recovery on /diagnostics')
 
 
 def test_a_publisher_that_dies_and_returns_is_taken_up_again(world, bench):
@@ -227,7 +212,7 @@ def test_overload_takes_the_newest_and_counts_the_rest(world, bench):
     dropped, received = int(bench.value('dropped')), int(bench.value('/image received'))
     for count in range(8):
         bench.camera.shoot()
-        bench.until(lambda: int(bench.value('/image received')) == received + count + 1, 'the image')
+        bench.until(lambda: int(bench.value('/image received')) > received + count, 'the image')
     newest = bench.camera.stamp
     gate.release(100)
     bench.until(lambda: newest in bench.stamps(), 'the newest image to be worked on')
@@ -246,18 +231,18 @@ def test_cleanup_and_configure_start_from_nothing(world, bench):
 
 @pytest.mark.parametrize('executable', ['flow', 'deepv2d', 'sparse_depth', 'player'])
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_every_executable_in_time_with_status_zero_and_nothing_half_written(world, tmp_path, executable, number):
+def test_a_signal_ends_every_executable_with_status_zero_and_nothing_half_written(world, tmp_path, executable, number):
     statuses = world.record(DiagnosticArray, '/diagnostics')
     code = f'from depth_ros.ros import executables; executables.{executable}()'
     process = subprocess.Popen([sys.executable, '-c', code, '--ros-args', '-r', f'__node:={executable}', '-p', 'bag:=sample' if executable == 'player' else 'autostart:=true'],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, 'XDG_CACHE_HOME': str(tmp_path / 'cache')})
     try:
         if executable == 'player':      # in the middle of rendering the sample
-            world.until(lambda: process.poll() is not None or list(tmp_path.rglob('*.png')) or list(tmp_path.rglob('*.jpg')), 'the first rendered image')
+            world.until(lambda: process.poll() is not None or list(tmp_path.rglob('*.png')) or list(tmp_path.rglob('*.jpg')), 'the first rendered image', ros_support.LIMIT)
         else:
-            world.until(lambda: any(s.name == executable and s.message != 'unconfigured' for m in statuses for s in m.status), 'its diagnostics')
+            world.until(lambda: any(s.name == executable and s.message != 'unconfigured' for m in statuses for s in m.status), 'its diagnostics', ros_support.LIMIT)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=5.0)
+        _, errors = process.communicate(timeout=ros_support.TIMEOUT)
     finally:
         process.kill()
         world.tester.destroy_subscription(list(world.tester.subscriptions)[-1])

@@ -17,12 +17,6 @@ from depth_ros.ros.flow_node import FlowNode
 KINDS = {'image': Image, 'reference_image': Image, 'flow': Image, 'backward': Image, 'camera_info': CameraInfo, 'reference': TimeReference}
 
 
-@pytest.fixture(scope='module')
-def world():
-    with ros_support.world() as made:
-        yield made
-
-
 @pytest.fixture
 def camera(world):
     made = ros_support.Camera(world, size=(320, 240))
@@ -150,8 +144,7 @@ def test_compressed_images_serve_as_well(world, camera, start, bundles):
         camera.infos.publish(codecs.camera_info(camera.K, camera.size, camera.header()))
         data = cv2.imencode('.png', cv2.cvtColor(camera.picture(camera.index), cv2.COLOR_RGB2BGR))[1].tobytes()
         compressed.publish(CompressedImage(header=camera.header(), format='rgb8; png compressed bgr8', data=data))
-        return bundles['flow']
 
-    world.until(shoot, 'flow')
+    world.repeat(shoot, lambda: bundles['flow'], 'flow')
     world.remove(nodes)
     world.tester.destroy_publisher(compressed)

@@ -10,7 +10,6 @@ import global_local_support as support
 import launch_pytest
 import numpy as np
 import pytest
-import ros_support
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from launch import LaunchDescription
@@ -26,12 +25,6 @@ from depth_ros.ros import codecs, launching
 FILE = 'global_local.launch.py'
 FRAMES = 60
 LIMIT = 120     # [s] for a launch to start and end on a busy machine
-
-
-@pytest.fixture(scope='module')
-def world():
-    with ros_support.world() as made:
-        yield made
 
 
 @pytest.fixture(scope='module')

@@ -8,7 +8,6 @@ from dataclasses import replace
 import global_local_support as support
 import numpy as np
 import pytest
-import ros_support
 from diagnostic_msgs.msg import DiagnosticStatus
 from global_local_bench import PAIR, SIZE, benches
 from lifecycle_msgs.msg import Transition
@@ -19,12 +18,6 @@ from depth_ros.ros import cloud, codecs, poses
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
 
 BASELINE = support.BASELINE
-
-
-@pytest.fixture(scope='module')
-def world():
-    with ros_support.world() as made:
-        yield made
 
 
 @pytest.fixture(scope='module')

@@ -23,12 +23,6 @@ from depth_ros.ros.managed_node import LATCHED_QOS
 
 
 @pytest.fixture(scope='module')
-def world():
-    with ros_support.world() as made:
-        yield made
-
-
-@pytest.fixture(scope='module')
 def shipped(tmp_path_factory):
     return support.write(tmp_path_factory.mktemp('weights'))
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import launch_pytest
 import numpy as np
 import pytest
-import ros_support
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from launch import LaunchDescription
@@ -29,12 +28,6 @@ from depth_ros.ros import codecs, launching
 FILE = 'deepv2d_slam.launch.py'
 FRAMES = 60
 LIMIT = 120     # [s] for a launch to start and end on a busy machine
-
-
-@pytest.fixture(scope='module')
-def world():
-    with ros_support.world() as made:
-        yield made
 
 
 @pytest.fixture(scope='module')

@@ -6,18 +6,19 @@ import threading
 import time
 
 import pytest
+from wait_support import WAIT, until
 
 from depth_ros.ros.playback import Playback
 
 MS = 1_000_000
-WAIT = 20.0
+LONG = 10_000_000 * MS      # longer than any test
 
 
 class Show:
-    """A playback of stamps START + i * period, and what came of it."""
+    """A playback of stamps START + i * period, with a long gap before one of them if wanted, and what came of it."""
 
-    def __init__(self, count=10, period=10 * MS, rate=1.0, loop=False, fail_at=None):
-        self.count, self.period, self.fail_at = count, period, fail_at
+    def __init__(self, count=10, period=10 * MS, rate=1.0, loop=False, fail_at=None, gap_at=None):
+        self.count, self.period, self.fail_at, self.gap_at = count, period, fail_at, count if gap_at is None else gap_at
         self.items, self.ticks, self.end, self.error = [], [], threading.Event(), None
         self.changed = threading.Condition()
         self.playback = Playback(self.read, self.emit, self.ticks.append, self.on_end, rate, loop, 1000.0)
@@ -26,7 +27,7 @@ class Show:
         for i in range(self.count):
             if i == self.fail_at:
                 raise ValueError('rgb/3.png: is truncated')
-            yield 5_000 * MS + i * self.period, i
+            yield 5_000 * MS + i * self.period + LONG * (i >= self.gap_at), i
 
     def emit(self, stamp, item):
         with self.changed:
@@ -61,30 +62,30 @@ def show():
 
 @pytest.mark.parametrize('rate', [0.5, 1.0, 4.0])
 def test_everything_comes_in_order_and_never_early(show, rate):
-    one = show(rate=rate)
+    one, begin = show(rate=rate), time.monotonic()
     one.playback.play()
     assert one.end.wait(WAIT) and one.error is None
     assert one.indices() == list(range(10))
-    begin = one.items[0][0]
-    # The anchor is set a moment before the first item goes out.
-    assert all(at - begin >= i * 0.01 / rate - 0.005 for i, (at, _, _) in enumerate(one.items))
+    assert all(at - begin >= i * 0.01 / rate for i, (at, _, _) in enumerate(one.items))
 
 
 def test_the_clock_never_goes_back_within_a_lap_and_shows_every_stamp(show):
-    one = show()
+    one = show(gap_at=9)
     one.playback.play()
-    assert one.end.wait(WAIT)
-    assert one.ticks == sorted(set(one.ticks)) and len(one.ticks) > 30
+    one.wait_for(9)
+    count = len(one.ticks)
+    until(lambda: len(one.ticks) > count + 20, 'the clock to go on in the gap')
+    one.playback.pause()
+    assert one.indices() == list(range(9)) and one.ticks == sorted(set(one.ticks))
     assert set(stamp for _, stamp, _ in one.items) <= set(one.ticks)
 
 
 def test_a_pause_keeps_the_place(show):
-    one = show(count=30)
+    one = show(count=30, gap_at=5)
     one.playback.play()
     one.wait_for(5)
     one.playback.pause()
-    count = len(one.items)
-    assert count < 30 and not any(t.name == 'player' for t in threading.enumerate())
+    assert len(one.items) == 5 and not any(t.name == 'player' for t in threading.enumerate())
     one.playback.play()
     assert one.end.wait(WAIT)
     assert one.indices() == list(range(30))
@@ -116,12 +117,11 @@ def test_an_error_is_told_after_what_came_before_it(show):
 
 
 def test_a_new_rate_holds_from_now_on(show):
-    one = show(count=400)
+    one = show(gap_at=5)
     one.playback.play()
     one.wait_for(5)
-    one.playback.rate = 100.0
-    assert one.end.wait(3.0)        # 4 s at the first rate
-    assert one.indices() == list(range(400))
+    one.playback.rate = 1e6
+    assert one.end.wait(WAIT) and one.indices() == list(range(10))
 
 
 def test_reading_ahead_is_bounded(show):
@@ -135,8 +135,6 @@ def test_reading_ahead_is_bounded(show):
                 yield i * MS, i
 
     playback = Playback(Counting, one.emit, lambda t: None, one.on_end, 1.0, False, 10.0)
-    deadline = time.monotonic() + WAIT
-    while len(read) < 21 and time.monotonic() < deadline:
-        threading.Event().wait(0.01)
+    until(lambda: len(read) >= 21, 'the queue to fill')
     playback.close()
     assert len(read) == 21          # a full queue, and one in hand

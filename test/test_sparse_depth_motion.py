@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import time
 
 import numpy as np
 import pytest
@@ -68,12 +68,6 @@ def pixels_at(stamp, hit):
     return pixels[((pixels > 0.5) & (pixels < np.array(SIZE) - 1.5)).all(1) & (seen[:, 2] > 0.0)]
 
 
-@pytest.fixture(scope='module')
-def world():
-    with ros_support.world() as made:
-        yield made
-
-
 class Bench:
     def __init__(self, world, **parameters):
         self.world = world
@@ -104,18 +98,16 @@ class Bench:
         self.ranges.publish(Range(header=codecs.make_header(stamp, frame), min_range=0.1, max_range=5.0, range=distance, field_of_view=angle))
 
     def until_hits(self, count, shoot):
-        """Shoot images 100 ms apart until one comes back with so many hits, at a pace that the node can follow."""
-        image, due = START, 0.0
+        """Shoot images 100 ms apart until one comes back with so many hits."""
+        stamps = itertools.count(START + 100 * MS, 100 * MS)
 
-        def shoot_and_ask():
-            nonlocal image, due
-            if time.monotonic() >= due:
-                image, due = image + 100 * MS, time.monotonic() + 0.05
-                self.see(image)
-                shoot(image)
-            return [m for m in self.images if codecs.depth_array(m, '')[1].sum() == count]
+        def see_and_shoot():
+            image = next(stamps)
+            self.see(image)
+            shoot(image)
 
-        depth, valid = codecs.depth_array(self.world.until(shoot_and_ask, f'an image with {count} hits')[0], '')
+        hit = lambda: [m for m in self.images if codecs.depth_array(m, '')[1].sum() == count]
+        depth, valid = codecs.depth_array(self.world.repeat(see_and_shoot, hit, f'an image with {count} hits')[0], '')
         return sorted(depth[valid].round(3).tolist())
 
     def status(self):
@@ -129,23 +121,13 @@ class Bench:
 
     def close(self):
         self.world.remove(self.node)
-        for publisher in (self.infos, self.scans, self.ranges, self.clouds, self.tf.pub_tf, self.static.pub_tf):
-            self.world.tester.destroy_publisher(publisher)
-        for subscription in list(self.world.tester.subscriptions):
-            self.world.tester.destroy_subscription(subscription)
+        self.world.forget(self.infos, self.scans, self.ranges, self.clouds, self.tf.pub_tf, self.static.pub_tf)
 
 
 @pytest.fixture
 def bench(world):
-    made = []
-
-    def make(**parameters):
-        made.append(Bench(world, **parameters))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+    with ros_support.benches(Bench, world) as make:
+        yield make
 
 
 def swept(one):

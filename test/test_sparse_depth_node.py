@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -20,12 +19,6 @@ K = np.array([[100.0, 0.0, 79.5], [0.0, 100.0, 59.5], [0.0, 0.0, 1.0]])
 # The sensor looks along the camera's axis, 0.2 m below it and 0.1 m behind.
 T_CAM_LASER = np.array([[0, -1, 0, 0], [0, 0, -1, 0.2], [1, 0, 0, -0.1], [0, 0, 0, 1.0]])
 STEP = 33_000_000
-
-
-@pytest.fixture(scope='module')
-def world():
-    with ros_support.world() as made:
-        yield made
 
 
 class Bench:
@@ -56,23 +49,28 @@ class Bench:
             setattr(message, name, value)
         self.scans.publish(message)
 
-    def shoot(self, ranges):
-        """A scan between two images; nearer to the first."""
+    def see(self):
+        """The next image; its stamp."""
         self.stamp += 3 * STEP
         self.camera(self.stamp)
-        self.scan(self.stamp + STEP // 4, ranges)
-        self.camera(self.stamp + STEP)
         return self.stamp
+
+    def shoot(self, ranges):
+        """A scan between two images, nearer to the first, whose stamp it returns."""
+        stamp = self.see()
+        self.scan(stamp + STEP // 4, ranges)
+        self.camera(stamp + STEP)
+        return stamp
 
     def until_hits(self, ranges):
         """Shoot until an image comes back that is of an image of now; (depth, valid) of it."""
         shot = []
+        return self.until_image(lambda: shot.append(self.shoot(ranges)), lambda m: codecs.stamp_ns(m.header.stamp) in shot)
 
-        def shoot_and_ask():
-            shot.append(self.shoot(ranges))
-            return [m for m in self.images if codecs.stamp_ns(m.header.stamp) in shot]
-
-        return codecs.depth_array(self.world.until(shoot_and_ask, 'a sparse depth image')[0], '')
+    def until_image(self, act, is_meant=lambda message: True):
+        """Act again and again until an image is there that is meant; (depth, valid) of the first."""
+        found = self.world.repeat(act, lambda: [m for m in self.images if is_meant(m)], 'a sparse depth image')
+        return codecs.depth_array(found[0], '')
 
     def status(self):
         return self.node.diagnostics.status()
@@ -80,22 +78,15 @@ class Bench:
     def value(self, key):
         return {v.key: v.value for v in self.status().values}[key]
 
+    def close(self):
+        self.world.remove(self.node)
+        self.world.forget(self.infos, self.scans, self.ranges, self.static.pub_tf)
+
 
 @pytest.fixture
 def bench(world):
-    made = []
-
-    def make(**options):
-        made.append(Bench(world, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        world.remove(one.node)
-        for publisher in (one.infos, one.scans, one.ranges, one.static.pub_tf):
-            world.tester.destroy_publisher(publisher)
-        for subscription in list(world.tester.subscriptions):
-            world.tester.destroy_subscription(subscription)
+    with ros_support.benches(Bench, world) as make:
+        yield make
 
 
 def wall(distance, beams=241):
@@ -130,12 +121,7 @@ def test_what_is_no_hit_leaves_no_trace(bench):
 
 def test_without_a_transform_hits_are_skipped_with_the_reason_until_it_comes(world, bench):
     one = bench(mounted=False, tf_timeout=0.02)
-
-    def shoot_and_ask():
-        one.shoot(wall(2.1))
-        return one.status().level == DiagnosticStatus.ERROR
-
-    world.until(shoot_and_ask, 'the error')
+    world.repeat(lambda: one.shoot(wall(2.1)), lambda: one.status().level == DiagnosticStatus.ERROR, 'the error')
     assert 'laser' in one.status().message and 'lens' in one.status().message and one.images == []
     one.mount()
     depth, valid = one.until_hits(wall(2.1))
@@ -147,15 +133,11 @@ def test_a_rangefinder_hits_one_place(world, bench):
     one = bench()
     message = Range(radiation_type=Range.INFRARED, min_range=0.1, max_range=5.0, range=1.1, field_of_view=0.1)
 
-    def shoot_and_ask():
-        one.stamp += 3 * STEP
-        one.camera(one.stamp)
-        message.header = codecs.make_header(one.stamp, 'laser')
+    def shoot():
+        message.header = codecs.make_header(one.see(), 'laser')
         one.ranges.publish(message)
-        return one.images
 
-    world.until(shoot_and_ask, 'a sparse depth image')
-    depth, valid = codecs.depth_array(one.images[0], '')
+    depth, valid = one.until_image(shoot)
     assert valid.sum() >= 1
     np.testing.assert_allclose(depth[valid], 1.0, atol=1e-5)
     row, column = np.argwhere(valid).mean(0)
@@ -169,14 +151,7 @@ def test_a_sparse_cloud_serves_too(world, bench):
     world.connected(clouds)
     points = np.array([[2.1, 0.3, 0.1], [3.1, -0.5, 0.2], [math.nan, 0.0, 0.0], [-4.0, 0.0, 0.0]], np.float32)
 
-    def shoot_and_ask():
-        one.stamp += 3 * STEP
-        one.camera(one.stamp)
-        clouds.publish(cloud.coloured_cloud(points, np.zeros((4, 3), np.uint8), codecs.make_header(one.stamp, 'laser')))
-        return one.images
-
-    world.until(shoot_and_ask, 'a sparse depth image')
-    depth, valid = codecs.depth_array(one.images[0], '')
+    depth, valid = one.until_image(lambda: clouds.publish(cloud.coloured_cloud(points, np.zeros((4, 3), np.uint8), codecs.make_header(one.see(), 'laser'))))
     np.testing.assert_allclose(sorted(set(depth[valid].round(4))), [2.0, 3.0])
     world.tester.destroy_publisher(clouds)
 
@@ -195,9 +170,7 @@ def test_hits_far_from_any_image_are_skipped(world, bench):
 def test_malformed_scans_are_refused_and_counted(world, bench):
     one = bench()
     one.until_hits(wall(2.1))
-    one.stamp += 3 * STEP
-    one.camera(one.stamp)
-    one.scan(one.stamp, wall(2.1), angle_increment=0.0)
+    one.scan(one.see(), wall(2.1), angle_increment=0.0)
     world.until(lambda: 'angle_increment' in one.status().message, 'the complaint')
     assert one.value('/scan rejected') == '1'
     one.until_hits(wall(2.1))
@@ -213,15 +186,8 @@ def test_it_goes_on_after_the_clock_jumped_back(bench):
 
 def test_a_scan_without_beams_gives_an_image_without_hits(world, bench):
     one = bench()
-
-    def shoot_and_ask():
-        one.stamp += 3 * STEP
-        one.camera(one.stamp)
-        one.scans.publish(LaserScan(header=codecs.make_header(one.stamp, 'laser'), range_min=0.1, range_max=10.0))
-        return one.images
-
-    world.until(shoot_and_ask, 'a sparse depth image')
-    assert not codecs.depth_array(one.images[0], '')[1].any() and one.status().level != DiagnosticStatus.ERROR
+    _, valid = one.until_image(lambda: one.scans.publish(LaserScan(header=codecs.make_header(one.see(), 'laser'), range_min=0.1, range_max=10.0)))
+    assert not valid.any() and one.status().level != DiagnosticStatus.ERROR
 
 
 def test_a_camera_that_changes_its_size_takes_its_hits_along(world, bench):
@@ -229,16 +195,11 @@ def test_a_camera_that_changes_its_size_takes_its_hits_along(world, bench):
     one.until_hits(wall(2.1))
     half = np.array([[50.0, 0.0, 39.5], [0.0, 50.0, 29.5], [0.0, 0.0, 1.0]])
 
-    due = 0.0
+    def shoot():
+        one.stamp += 3 * STEP
+        one.infos.publish(codecs.camera_info(half, (80, 60), codecs.make_header(one.stamp, 'lens')))
+        one.scan(one.stamp, wall(2.1))
 
-    def shoot_and_ask():
-        nonlocal due
-        if time.monotonic() >= due:     # as fast as the node can follow: what its queues lose would never meet
-            due, one.stamp = time.monotonic() + 0.05, one.stamp + 3 * STEP
-            one.infos.publish(codecs.camera_info(half, (80, 60), codecs.make_header(one.stamp, 'lens')))
-            one.scan(one.stamp, wall(2.1))
-        return [m for m in one.images if m.width == 80]
-
-    depth, valid = codecs.depth_array(world.until(shoot_and_ask, 'an image of the new size')[0], '')
+    depth, valid = one.until_image(shoot, lambda m: m.width == 80)
     assert valid.any()
     np.testing.assert_allclose(depth[valid], 2.0, atol=1e-5)

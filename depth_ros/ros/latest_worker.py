@@ -26,7 +26,6 @@ class LatestWorker(Generic[Item]):
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
         self._changed = threading.Condition()
         self._slot: tuple[float, Item] | None = None
-        self._busy = False
         self._stopping = False
         self._abandoned = False
         self._thread: threading.Thread | None = None
@@ -73,11 +72,6 @@ class LatestWorker(Generic[Item]):
             self._slot = (time.monotonic(), item)
             self._changed.notify_all()
 
-    def wait_idle(self, timeout: float) -> bool:
-        """Wait until nothing waits and nothing is in work; False after the timeout [s]."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._slot is None and not self._busy, timeout)
-
     def latency(self, percentile: float) -> float:
         """Percentile in [0, 100] of the last times from put to done [s]; 0 before the first."""
         with self._changed:
@@ -90,7 +84,7 @@ class LatestWorker(Generic[Item]):
                 self._changed.wait_for(lambda: self._slot is not None or self._stopping)
                 if self._stopping:
                     return
-                (since, item), self._slot, self._busy = self._slot, None, True
+                (since, item), self._slot = self._slot, None
             try:
                 self._work(item)
             except Exception as error:      # the thread must outlive a bad frame; the owner reports it
@@ -100,5 +94,3 @@ class LatestWorker(Generic[Item]):
             with self._changed:
                 self._latencies.append(time.monotonic() - since)
                 self.processed += 1
-                self._busy = False
-                self._changed.notify_all()
