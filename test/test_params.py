@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import ros_support
 import yaml
 from rcl_interfaces.msg import ParameterType
 from rclpy.node import Node
@@ -30,12 +29,6 @@ class Config:
     loop: bool = setting(False, 'again and again')
     engine: Engine = params.included(Engine, mode='good')
     other: Engine = params.included(Engine, prefix='other_')
-
-
-@pytest.fixture(scope='module')
-def world():
-    with ros_support.world() as made:
-        yield made
 
 
 @pytest.fixture
@@ -118,7 +111,8 @@ def test_two_parameters_of_one_name_are_an_error():
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / 'config').glob('*.yaml'))
 NODES = {'player': ('player_node', 'PlayerConfig'), 'flow': ('flow_node', 'FlowNodeConfig'), 'sparse_depth': ('sparse_depth_node', 'SparseDepthConfig'),
-         'deepv2d': ('deepv2d_node', 'DeepV2DNodeConfig'), 'global_local': ('global_local_node', 'GlobalLocalNodeConfig')}
+         'deepv2d': ('deepv2d_node', 'DeepV2DNodeConfig'), 'global_local': ('global_local_node', 'GlobalLocalNodeConfig'),
+         'online_learning': ('online_learning_node', 'OnlineLearningNodeConfig')}
 
 
 def test_there_are_configurations():
