@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -29,6 +28,7 @@ from depth_ros.engines.online_loss import log_error, robust
 from depth_ros.engines.online_settings import OnlineLearnerConfig, Progress, State
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.replay_buffer import Observation, ReplayBuffer, lengths, observation, pair_batch, stacked
+from depth_ros.engines.threads import give_way
 from depth_ros.engines.update_guard import Checked, Errors, Verdict, is_worse, judge
 from depth_ros.frames import DepthResult, FlowResult
 from depth_ros.learning.pairs import PairBatch
@@ -69,7 +69,7 @@ class OnlineLearner:
             self._memory = HitMemory(config.carry_seconds)
             self._agreement: list[float] = []
             self._size: tuple[int, int] | None = None
-            self._gate, self.reason = State.MOTION, 'no image pair has come yet'
+            self._gate, self._missing, self._why_back = State.MOTION, 'no image pair has come yet', ''
             self._fresh = self._moving = 0
             self._watched: deque[Observation] = deque(maxlen=config.watched)
             self._unlooked = self._serves_frozen = False
@@ -99,6 +99,13 @@ class OnlineLearner:
         return State.ROLLED_BACK if self._was_rolled_back else State.LEARNING
 
     @property
+    def reason(self) -> str:
+        """Why it does not learn, or was rolled back; '' while it learns."""
+        if self._gate is not State.LEARNING:
+            return self._missing
+        return self._why_back if self._was_rolled_back else ''
+
+    @property
     def buffered(self) -> dict[str, int]:
         """Observations that are remembered, by part."""
         (recent, reservoir), withheld = self._buffer.parts, len(self._withheld)
@@ -115,9 +122,7 @@ class OnlineLearner:
             gate, reason = self._gated(result, T_2_1)
             if gate is State.LEARNING:
                 gate, reason = self._admit(result, T_2_1, hits, T_odom_cam, guide)
-            self._gate = gate
-            if gate is not State.LEARNING or not self._was_rolled_back:
-                self.reason = reason
+            self._gate, self._missing = gate, reason
         if gate is State.LEARNING or self._unlooked:
             with self._there:
                 self._fresh = min(self._fresh + 1, self.config.recent)
@@ -176,12 +181,11 @@ class OnlineLearner:
         if not self._serves_frozen and is_worse(learned, frozen, self.config.harm):
             self._serves_frozen = self._was_rolled_back = True
             self.progress.rollbacks += 1
-            self.reason = f'on the newest pairs the learned error is {learned.total:.4f}, that of the frozen network {frozen.total:.4f}: the frozen one is back'
-            log.info('rolled back: %s', self.reason)
+            self._why_back = f'on the newest pairs the learned error is {learned.total:.4f}, that of the frozen network {frozen.total:.4f}: the frozen one is back'
+            log.info('rolled back: %s', self._why_back)
             self._hand_out()
         elif self._serves_frozen and learned.total < frozen.total:
             self._serves_frozen = self._was_rolled_back = False
-            self.reason = ''
             self._hand_out()
 
     def _hand_out(self) -> None:
@@ -311,7 +315,7 @@ class OnlineLearner:
         progress.updates += 1
         self._set_rate(min(self.config.rate, _RECOVERY * progress.rate))
         if not self._serves_frozen:
-            self._was_rolled_back, self.reason = False, ''
+            self._was_rolled_back = False
             self._hand_out()
 
     def _roll_back(self, reason: str) -> None:
@@ -320,8 +324,8 @@ class OnlineLearner:
         progress.rollbacks += 1
         progress.rate = max(_LEAST_SHARE * self.config.rate, progress.rate / 2)
         self._begin_at_good()
-        self._was_rolled_back, self.reason = True, f'{reason}; back at weights {progress.number} with a rate of {progress.rate:.1e}'
-        log.info('rolled back: %s', self.reason)
+        self._was_rolled_back, self._why_back = True, f'{reason}; back at weights {progress.number} with a rate of {progress.rate:.1e}'
+        log.info('rolled back: %s', self._why_back)
 
     def _set_rate(self, rate: float) -> None:
         self.progress.rate = rate
@@ -371,6 +375,11 @@ class OnlineLearner:
         with self._observing:
             self._memory.clear()
 
+    def miss(self, reason: str) -> None:
+        """Nothing comes to observe: wait for motion, and say why."""
+        with self._observing:
+            self._gate, self._missing = State.MOTION, reason
+
     def pause(self, paused: bool = True) -> None:
         """Learn nothing until told otherwise; observations are still taken in."""
         self._paused = paused
@@ -412,11 +421,3 @@ class OnlineLearner:
                     self._roll_back(f'a batch failed: {error}')
             used = time.thread_time() - before
             self._stopping.wait(used * (1 / self.config.share - 1))
-
-
-def give_way(niceness: int) -> None:
-    """Lower the priority of the calling thread alone, where the system has such a thing (Linux)."""
-    try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
-    except (AttributeError, OSError) as error:
-        log.warning('the learner cannot lower its priority: %s', error)

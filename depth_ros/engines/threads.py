@@ -1,10 +1,15 @@
-"""How many threads small tensor operations get."""
+"""How many threads small tensor operations get, and how a thread gives way to others."""
 from __future__ import annotations
 
+import logging
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -19,3 +24,11 @@ def single_threaded() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def give_way(niceness: int) -> None:
+    """Lower the priority of the calling thread alone, where the system has such a thing (Linux)."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+    except (AttributeError, OSError) as error:
+        log.warning('the priority of a thread cannot be lowered: %s', error)
