@@ -11,6 +11,8 @@ from depth_ros.engines.online_learner import OnlineLearner
 
 log = logging.getLogger(__name__)
 
+_MOST = 16      # learners of one kind on one machine
+
 
 class LearnerFile:
     """Holds the file until it is closed. Two learners would overwrite each other's weights."""
@@ -26,6 +28,16 @@ class LearnerFile:
             self._lock.close()
             raise ValueError(f'{self.path}: another process learns into this file') from None
         files.sweep(self.path)
+
+    @classmethod
+    def free(cls, folder: Path, name: str) -> LearnerFile:
+        """The first of the files NAME, NAME-2, NAME-3 ... in a folder that no other process holds. Raises OSError if the folder cannot be written."""
+        for number in range(1, _MOST + 1):
+            try:
+                return cls(folder / f'{name}{f"-{number}" if number > 1 else ""}.safetensors')
+            except ValueError as error:
+                log.info('%s', error)
+        raise OSError(f'{folder}: {_MOST} processes learn into files {name}* already')
 
     def restore(self, learner: OnlineLearner) -> bool:
         """Let a learner go on from the file; False if there is none. Raises ValueError, naming it, for one that does not fit."""

@@ -96,8 +96,8 @@ class OnlineLearningNode(ManagedNode):
         start = checkpoint.load(weights, NAME)
         if variant_of(start.model) != self.config.variant:
             raise ValueError(f'{weights}: expected weights of the {self.config.variant} variant, got {variant_of(start.model)}')
-        self._file = LearnerFile(self._state_file(weights))
         self._learner = OnlineLearner(start, self.config.learner, self._offer)
+        self._file = self._held_file(weights)
         self._restore()
         self._guide = FlowGuide()
         self._poses = PoseHistory(self)
@@ -105,17 +105,22 @@ class OnlineLearningNode(ManagedNode):
         self._metrics = LearningMetrics(self, self._learner)
         self._views = LearningViews(self, self._learner)
 
-    def _state_file(self, weights: Path) -> Path:
+    def _held_file(self, weights: Path) -> LearnerFile | None:
+        """The file that survives a restart. Where the cache cannot be written, learning goes on without, and says so."""
         if self.config.state_file:
-            return Path(self.config.state_file).expanduser().absolute()
+            return LearnerFile(Path(self.config.state_file).expanduser().absolute())
         # By what it began with: other weights must not go on from these, nor two robots on one machine from each other's.
         key = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
-        name = self.get_fully_qualified_name().strip('/').replace('/', '-')
-        return files.user_cache() / 'online_learning' / f'{name}-{self.config.variant}-{key}.safetensors'
+        name = f'{self.get_fully_qualified_name().strip("/").replace("/", "-")}-{self.config.variant}-{key}'
+        try:
+            return LearnerFile.free(files.user_cache() / 'online_learning', name)
+        except OSError as error:
+            self.diagnostics.hold('state file', diagnostics.ERROR, f'what is learned cannot be kept over a restart: {error}')
+            return None
 
     def _restore(self) -> None:
-        """Go on from the file. One of the cache that cannot be used is set aside: a robot must not stay without depth for it."""
-        if not self.config.resume:
+        """Go on from the file. One of the cache that cannot be used is set aside: a robot must not stay without learning for it."""
+        if self._file is None or not self.config.resume:
             return
         try:
             if self._file.restore(self._learner):
@@ -274,6 +279,8 @@ class OnlineLearningNode(ManagedNode):
         self.tell(self._weights, UInt8MultiArray(data=array('B', blob)))
 
     def _keep(self) -> None:
+        if self._file is None:
+            return      # which was told
         try:
             self._learner.save(self._file.path)
         except OSError as error:
@@ -284,7 +291,9 @@ class OnlineLearningNode(ManagedNode):
     # In the executor's thread again: what it tells, and services
 
     def _tell(self) -> None:
-        learner = self._learner
+        learner, age = self._learner, self._bundle.inputs['flow'].age()
+        if age > self.config.stale_after:
+            learner.miss(f'no image pair has come for {age:.0f} s')
         self._metrics.publish()
         state, reason = learner.state, learner.reason
         if state is State.LEARNING:
