@@ -3,11 +3,9 @@
 from launch import LaunchContext, LaunchDescription
 
 from depth_ros.ros import launching
-from depth_ros.ros.launching import Result
 
-RESULTS = Result('trajectory.txt', 'deepv2d/save_trajectory', 'trajectory_file'), Result('map.ply', 'deepv2d/save_map', 'map_file')
 ADVICE = 'The recording is over. To keep what was made of it, add out:=FOLDER; to watch for longer, loop:=true; ' \
-         'for figures, plots and the truth beside it: ros2 run depth_ros evaluate tracking --sequence {bag}'
+         'for figures, plots and the truth beside it: {ros2} run depth_ros evaluate tracking --sequence {bag}'
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -16,11 +14,11 @@ def generate_launch_description() -> LaunchDescription:
         *launching.common_arguments('deepv2d_slam.yaml'),
         launching.topic_argument('image_topic', 'camera/rgb/image_color', 'colour image'),
         launching.topic_argument('camera_info_topic', 'camera/rgb/camera_info', 'calibration of the colour image'),
-        launching.topic_argument('depth_topic', 'camera/depth/image', 'depth registered to the colour image; depth is estimated where nothing publishes it'),
+        launching.topic_argument('depth_topic', 'camera/depth/image', 'depth registered to the colour image; where nothing publishes it, and with "none", depth is estimated from colour'),
         launching.topic_argument('scan_topic', 'scan', 'scan of a 2D LiDAR, which gives estimated depth its metric scale'),
         launching.topic_argument('range_topic', 'range', 'readings of a single rangefinder, to the same end'),
         launching.topic_argument('points_topic', 'points', 'sparse points of a 3D sensor, to the same end'),
-        launching.output_argument(RESULTS),
+        launching.output_argument(launching.TRACKING_RESULTS),
     ], _graph)
 
 
@@ -31,7 +29,7 @@ def _graph(context: LaunchContext) -> list:
     return [
         *launching.node(context, 'flow', camera),
         *launching.node(context, 'sparse_depth', {'camera_info': camera['camera_info'], **ranges}),
-        *launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}, **launching.output_parameters(context, RESULTS)),
-        *launching.player(context, RESULTS, ADVICE),
+        *launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}, **launching.output_parameters(context, launching.TRACKING_RESULTS)),
+        *launching.player(context, launching.TRACKING_RESULTS, ADVICE),
         *launching.rviz(context, 'deepv2d_slam.rviz', {'camera/rgb/image_color': camera['image']}),
     ]

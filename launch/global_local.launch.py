@@ -8,7 +8,7 @@ from launch.actions import DeclareLaunchArgument
 from depth_ros.ros import launching
 
 ADVICE = 'The recording is over. To watch for longer, add loop:=true; for figures and plots: ' \
-         'ros2 run depth_ros evaluate depth --engine global_local --sequence {bag}'
+         '{ros2} run depth_ros evaluate depth --engine global_local --variant {variant} --sequence {bag}'
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -25,12 +25,13 @@ def generate_launch_description() -> LaunchDescription:
                                           'With a single rangefinder the published one needs it too'),
         launching.topic_argument('image_topic', 'camera/rgb/image_color', 'colour image'),
         launching.topic_argument('camera_info_topic', 'camera/rgb/camera_info', 'calibration of the colour image'),
-        launching.topic_argument('depth_topic', 'camera/depth/image', 'depth registered to the colour image, for tracking alone'),
+        launching.topic_argument('depth_topic', 'camera/depth/image', 'depth registered to the colour image, for tracking alone; "none" tracks by colour and range hits'),
         launching.topic_argument('odometry_topic', 'deepv2d/odometry', 'odometry, metric; tells the pose-aware network its poses, and the scale where no range hits do'),
         launching.topic_argument('scan_topic', 'scan', 'scan of a 2D LiDAR, which gives depth its metric scale'),
         launching.topic_argument('range_topic', 'range', 'readings of a single rangefinder, to the same end; so few that they tell it only where odometry, as of tracking:=true, '
                                                        'or another of odometry_topic, tells how the camera moved meanwhile'),
         launching.topic_argument('points_topic', 'points', 'sparse points of a 3D sensor, to the same end'),
+        launching.output_argument(launching.TRACKING_RESULTS, 'tracking'),
     ], _graph)
 
 
@@ -43,13 +44,15 @@ def _graph(context: LaunchContext) -> list:
         tracks = launching.value(context, 'variant') == 'pose_aware' and odometry == 'deepv2d/odometry'
     else:
         tracks = tracking == 'true'
+    if launching.output_folder(context) and not tracks:
+        raise RuntimeError('out: without tracking there is neither a trajectory nor a map to save; add tracking:=true, or leave out away')
     weights = launching.value(context, 'weights')
     network = {'variant': launching.value(context, 'variant')} | ({'weights': str(Path(weights).expanduser().absolute())} if weights else {})
     return [
         *launching.node(context, 'flow', camera),
         *launching.node(context, 'sparse_depth', {'camera_info': camera['camera_info'], **ranges}),
-        *(launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}) if tracks else ()),
+        *(launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}, **launching.output_parameters(context, launching.TRACKING_RESULTS)) if tracks else ()),
         *launching.node(context, 'global_local', {'deepv2d/odometry': odometry}, **network),
-        *launching.player(context, advice=ADVICE),
+        *launching.player(context, launching.TRACKING_RESULTS if tracks else (), ADVICE),
         *launching.rviz(context, 'global_local.rviz', {'camera/rgb/image_color': camera['image']}),
     ]

@@ -4,9 +4,8 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument
 
 from depth_ros.ros import launching, learning_graph
-from depth_ros.ros.launching import Result
 
-RESULTS = Result('trajectory.txt', 'deepv2d/save_trajectory', 'trajectory_file'), Result('map.ply', 'deepv2d/save_map', 'map_file')
+RESULTS = *launching.TRACKING_RESULTS, learning_graph.LEARNED
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -18,12 +17,12 @@ def generate_launch_description() -> LaunchDescription:
                                                                           'is; empty: they are of the camera'),
         DeclareLaunchArgument('publish_tf', default_value='auto', choices=launching.AUTO,
                               description='Have deepv2d publish TF from odom; auto: unless odometry_topic names another odometry, which is then taken to do so'),
-        launching.output_argument([*RESULTS, learning_graph.LEARNED]),
+        launching.output_argument(RESULTS),
     ], _graph)
 
 
 def _graph(context: LaunchContext) -> list:
     publishes = launching.value(context, 'publish_tf')
     tells = launching.value(context, 'odometry_topic') == learning_graph.TRACKED if publishes == 'auto' else publishes == 'true'
-    tracker = {'base_frame': launching.value(context, 'base_frame'), 'publish_tf': tells, **launching.output_parameters(context, RESULTS)}
-    return learning_graph.graph(context, 'robot.rviz', True, tracker, [*RESULTS, learning_graph.LEARNED])
+    tracker = {'base_frame': launching.value(context, 'base_frame'), 'publish_tf': tells, **launching.output_parameters(context, launching.TRACKING_RESULTS)}
+    return learning_graph.graph(context, 'robot.rviz', True, tracker, RESULTS)

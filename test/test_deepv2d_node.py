@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -326,6 +327,15 @@ def test_the_first_depth_message_settles_where_depth_comes_from(bench):
     one.node._take_depth(codecs.depth_image(depth, depth > 0.0, one.camera.header()))
     one.world.until(lambda: one.odometry, 'the pose of the first image')
     assert one.values()['depth from'] == 'sensor'
+
+
+def test_no_sensor_is_looked_for_on_a_topic_named_none(world):
+    node = world.add(DeepV2DNode(context=world.context, namespace='left', cli_args=['--ros-args', '-r', 'depth:=none']))
+    world.until(lambda: node.state == 'active', 'the node')
+    node._first_image = time.monotonic()        # discovery has had no time yet
+    node._look_for_depth()
+    assert node._depth.topic == '/left/none' and node._source == 'flow' and not node._depth.stalls
+    world.remove(node)
 
 
 def test_depth_may_be_chosen_between_a_reset_and_the_next_image(bench):

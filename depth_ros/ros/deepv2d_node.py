@@ -29,6 +29,7 @@ from depth_ros.settings import setting
 
 _REFERENCES = 64        # frames remembered as possible references of a flow bundle
 _HITS = 8               # messages of range hits that may wait for the next image
+_NO_TOPIC = 'none'      # what `depth` is remapped to where a sensor is not to be used
 _DISCOVERY = 1.0        # [s] after the first image in which a depth sensor must be found
 
 
@@ -120,7 +121,9 @@ class DeepV2DNode(ManagedNode):
     def _look_for_depth(self) -> None:
         """Settle where depth comes from: wait for the sensor until discovery has had its time."""
         topic, now = self._depth.topic, time.monotonic()
-        if self.count_publishers(topic) > 0:
+        if topic.rpartition('/')[2] == _NO_TOPIC:
+            self._settle('flow', 'no topic of a sensor is given')
+        elif self.count_publishers(topic) > 0:
             self._settle('sensor', f'{topic} is offered')
             self._expected = now
         elif now - self._first_image >= _DISCOVERY:

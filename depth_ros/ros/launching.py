@@ -39,9 +39,13 @@ class Result:
     parameter: str      # of the node, that holds the path
 
 
-def output_argument(results: Sequence[Result]) -> DeclareLaunchArgument:
-    """The argument that has results saved."""
-    files = ' and '.join(result.file for result in results)
+# What deepv2d saves.
+TRACKING_RESULTS = Result('trajectory.txt', 'deepv2d/save_trajectory', 'trajectory_file'), Result('map.ply', 'deepv2d/save_map', 'map_file')
+
+
+def output_argument(results: Sequence[Result], maker: str = '') -> DeclareLaunchArgument:
+    """The argument that has results saved; `maker` tells what makes them where that may be absent."""
+    files = ' and '.join(result.file for result in results) + (f' of {maker}' if maker else '')
     return DeclareLaunchArgument('out', default_value='', description=f'Folder that {files} are saved in when the recording ends; on live topics, when their services are called')
 
 
@@ -169,18 +173,23 @@ def sim_time(context: LaunchContext) -> bool:
     return bool(value(context, 'bag')) if wanted == 'auto' else wanted == 'true'
 
 
+def filled(context: LaunchContext, advice: str) -> str:
+    """Advice with the values of launch arguments where it has their names in braces, and for {ros2} how ros2 is called from where the user stands."""
+    return advice.format_map({**context.launch_configurations, 'ros2': './rosenv ros2' if 'ROSENV_ACTIVE' in os.environ else 'ros2'})
+
+
 def player(context: LaunchContext, results: Sequence[Result] = (), advice: str = '') -> list[Node | RegisterEventHandler]:
-    """The player, whose end ends the launch, once the results are saved where `out` asks for them; nothing when the topics are live."""
+    """The player, whose end ends the launch, once the results are saved where `out` asks for them, else with advice; nothing when the topics are live."""
     bag = value(context, 'bag')
     if not bag:
         return []
     path = bag if bag == 'sample' else str(Path(bag).expanduser().absolute())
-    began = time.time()
+    began, hint = time.time(), filled(context, advice)
 
     def on_end(event: ProcessExited, context: LaunchContext) -> list:
         if results and output_folder(context):
             return _save(context, list(results), began)
-        return [LogInfo(msg=advice.format(bag=bag)), *_shut_down(event, context)] if advice else _shut_down(event, context)
+        return [*([LogInfo(msg=hint)] if hint else ()), *_shut_down(event, context)]
 
     return node(context, 'player', on_end=on_end, bag=path, rate=number(context, 'rate'), loop=value(context, 'loop') == 'true')
 
