@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import global_local_support as support
 import numpy as np
@@ -77,6 +75,16 @@ class Bench:
         self.send(result)
         return self.depth_at(result.pair.current.stamp)
 
+    def begun(self):
+        """Send the pose of the next pair's reference, and the pair, which then waits for the other pose."""
+        result = self.result()
+        self.send_pose(result.pair.reference.stamp, 0.0)
+        self.world.until(lambda: self.count('deepv2d/odometry') == 1, 'the odometry')
+        self.send(result)
+        self.world.until(lambda: self.node._waiting.newest == result.pair.current.stamp, 'the bundle')
+        assert not self.depths
+        return result
+
     def count(self, topic):
         return int(self.values().get(f'/{topic} received', 0))
 
@@ -106,10 +114,7 @@ class Bench:
 
     def close(self):
         self.world.remove(self.node)
-        for publisher in (self.hits, self.odometry, self.weights, *self.bundle.values()):
-            self.world.tester.destroy_publisher(publisher)
-        for subscription in list(self.world.tester.subscriptions):
-            self.world.tester.destroy_subscription(subscription)
+        self.world.forget(self.hits, self.odometry, self.weights, *self.bundle.values())
 
 
 class _Mute:
@@ -117,19 +122,3 @@ class _Mute:
 
     def get_subscription_count(self):
         return 0
-
-
-@contextmanager
-def benches(world: ros_support.World) -> Iterator[Callable[..., Bench]]:
-    """Makes nodes with parameters, and takes all of them away at the end."""
-    made: list[Bench] = []
-
-    def make(**parameters) -> Bench:
-        made.append(Bench(world, **parameters))
-        return made[-1]
-
-    try:
-        yield make
-    finally:
-        for one in made:
-            one.close()

@@ -80,12 +80,6 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(beginning, tmp_path, cap
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.fixture(scope='module')
-def untrained(tmp_path_factory):
-    """Checkpoints whose pose-aware network starts at triangulation."""
-    return support.write(tmp_path_factory.mktemp('weights'))
-
-
 def global_local(beginning, kitchen, variant, untrained, *words):
     return ['depth', '--engine', 'global_local', '--variant', variant, '--weights', str(untrained / support.FILES[variant]), '--backend', 'torch',
             '--sequence', str(beginning), '--poses', str(kitchen / 'groundtruth_refined.txt'), *words]

@@ -18,16 +18,7 @@ from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineC
 from depth_ros.frames import Scale
 
 SIZE, BASELINE, T_REF_CUR = support.SIZE, support.BASELINE, support.T_REF_CUR
-
-
-@pytest.fixture(scope='module')
-def shipped(tmp_path_factory):
-    return support.write(tmp_path_factory.mktemp('weights'))
-
-
-@pytest.fixture(autouse=True)
-def as_shipped(shipped, monkeypatch):
-    monkeypatch.setattr(depth_networks, 'shipped', lambda variant: shipped / support.FILES[variant])
+pytestmark = pytest.mark.usefixtures('as_shipped')
 
 
 @pytest.fixture(scope='module')
@@ -212,9 +203,9 @@ def test_without_a_pose_the_published_network_stands_in_and_says_so(scene, motio
     np.testing.assert_allclose(depth.depth, expected, rtol=1e-5)
 
 
-def test_without_a_pose_and_without_a_stand_in_there_is_no_depth(scene, shipped, tmp_path, monkeypatch):
+def test_without_a_pose_and_without_a_stand_in_there_is_no_depth(scene, untrained, tmp_path, monkeypatch):
     name = support.FILES['pose_aware']
-    (tmp_path / name).write_bytes((shipped / name).read_bytes())
+    (tmp_path / name).write_bytes((untrained / name).read_bytes())
     monkeypatch.setattr(depth_networks, 'shipped', lambda variant: tmp_path / support.FILES[variant])
     engine = made()
     assert engine.step(scene[0], None, support.hits_on(scene[1])).depth is None
@@ -343,15 +334,15 @@ def test_weights_that_overflow_on_the_last_pair_are_refused(scene):
     assert not offer.accepted and 'not finite' in offer.reason
 
 
-def test_bad_weights_fail_the_making_and_the_file_is_named(shipped, tmp_path):
+def test_bad_weights_fail_the_making_and_the_file_is_named(untrained, tmp_path):
     broken = tmp_path / 'broken.safetensors'
-    broken.write_bytes((shipped / support.FILES['published']).read_bytes()[:5000])
+    broken.write_bytes((untrained / support.FILES['published']).read_bytes()[:5000])
     with pytest.raises(ValueError, match='broken.safetensors.*not a safetensors file'):
         made('published', weights=str(broken))
     depth_networks.checkpoint.save(broken, 'global_local', support.network('published'), 'no record')
     with pytest.raises(ValueError, match='broken.safetensors.*expected a record of keys and values'):
         made('published', weights=str(broken))
     with pytest.raises(ValueError, match='expected weights of the pose_aware variant, got published'):
-        made('pose_aware', weights=str(shipped / support.FILES['published']))
+        made('pose_aware', weights=str(untrained / support.FILES['published']))
     with pytest.raises(OSError, match='absent.safetensors'):
         made('published', weights=str(tmp_path / 'absent.safetensors'))

@@ -8,32 +8,29 @@ from dataclasses import replace
 import global_local_support as support
 import numpy as np
 import pytest
+import ros_support
 from diagnostic_msgs.msg import DiagnosticStatus
-from global_local_bench import PAIR, SIZE, benches
+from global_local_bench import PAIR, SIZE, Bench
 from lifecycle_msgs.msg import Transition
 from tf2_ros import StaticTransformBroadcaster
 
-from depth_ros.engines import depth_networks
-from depth_ros.ros import cloud, codecs, poses
+from depth_ros.ros import cloud, codecs, global_local_node, poses
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
 
 BASELINE = support.BASELINE
-
-
-@pytest.fixture(scope='module')
-def shipped(tmp_path_factory):
-    return support.write(tmp_path_factory.mktemp('weights'))
-
-
-@pytest.fixture(autouse=True)
-def as_shipped(shipped, monkeypatch):
-    monkeypatch.setattr(depth_networks, 'shipped', lambda variant: shipped / support.FILES[variant])
+pytestmark = pytest.mark.usefixtures('as_shipped')
 
 
 @pytest.fixture
 def bench(world):
-    with benches(world) as make:
+    with ros_support.benches(Bench, world) as make:
         yield make
+
+
+@pytest.fixture
+def never_silent(monkeypatch):
+    """However slowly this test's own messages follow each other, the odometry counts as heard just now."""
+    monkeypatch.setattr(global_local_node, '_SILENCE', 1e9)
 
 
 def test_depth_its_calibration_its_cloud_and_the_parameters_belong_to_the_image(bench):
@@ -51,14 +48,9 @@ def test_depth_its_calibration_its_cloud_and_the_parameters_belong_to_the_image(
     assert len(one.parameters[0].data) == 6 and one.parameters[0].layout.dim[0].size == 6 and np.isfinite(one.parameters[0].data).all()
 
 
-def test_the_odometry_of_both_stamps_makes_metres_and_is_waited_for(bench):
+def test_the_odometry_of_both_stamps_makes_metres_and_is_waited_for(bench, never_silent):
     one = bench(variant='pose_aware', odometry_patience=2.0)
-    result = one.result()
-    one.send_pose(result.pair.reference.stamp, 0.0)
-    one.world.until(lambda: one.count('deepv2d/odometry') == 1, 'the odometry')
-    one.send(result)
-    one.world.until(lambda: one.node._waiting.newest == result.pair.current.stamp, 'the bundle')
-    assert not one.depths
+    result = one.begun()
     one.send_pose(result.pair.current.stamp, BASELINE)
     np.testing.assert_allclose(np.median(one.depth_at(result.pair.current.stamp) / one.truth), 1.0, rtol=0.02)
     assert one.values()['network'] == 'pose_aware' and one.values()['scale from'] == 'odometry' and one.message() == 'active'
@@ -87,10 +79,10 @@ def test_odometry_of_the_robot_is_brought_to_its_camera_by_tf(bench):
         result = one.result()
         one.send_pose(result.pair.reference.stamp, 0.0, child='base')
         one.send_pose(result.pair.current.stamp, 0.0, child='base', T=T_base_cur.copy())
-        seen = one.count('deepv2d/odometry')
+        seen, done = one.count('deepv2d/odometry'), int(one.values()['processed'])
         one.world.until(lambda: one.node._poses.newest == result.pair.current.stamp or one.count('deepv2d/odometry') > seen + 1, 'the odometry')
         one.send(result)
-        one.world.until(lambda: not len(one.node._waiting) and one.node._newest.wait_idle(0.0), 'the pair')
+        one.world.until(lambda: not len(one.node._waiting) and int(one.values()['processed']) > done, 'the pair')
         return one.depths
 
     one.world.until(sent, 'depth')        # TF may need a moment to be heard
@@ -106,15 +98,9 @@ def test_a_silent_odometry_is_not_waited_for_and_the_published_network_stands_in
     assert 'published one stands in' in one.message() and one.node.diagnostics.status().level == DiagnosticStatus.WARN
 
 
-def test_an_odometry_that_lags_is_waited_for_only_so_long(bench):
+def test_an_odometry_that_lags_is_waited_for_only_so_long(bench, never_silent):
     one = bench(variant='pose_aware', odometry_patience=0.05)
-    result = one.result()
-    one.send_pose(result.pair.reference.stamp, 0.0)
-    one.world.until(lambda: one.count('deepv2d/odometry') == 1, 'the odometry')
-    one.send(result)
-    one.world.until(lambda: one.node._waiting.newest == result.pair.current.stamp, 'the bundle')
-    assert not one.depths
-
+    result = one.begun()
     began = one.node._waiting.get(result.pair.current.stamp)[1]
     one.world.until(lambda: time.monotonic() - began > 0.05, 'the end of patience')
     one.send_hits(result.pair.current.stamp)

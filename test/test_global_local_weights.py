@@ -9,12 +9,11 @@ import global_local_support as support
 import numpy as np
 import pytest
 import ros_support
-from global_local_bench import benches
+from global_local_bench import Bench
 from lifecycle_msgs.msg import Transition
 from rclpy.parameter import Parameter
 from std_msgs.msg import UInt8MultiArray
 
-from depth_ros.engines import depth_networks
 from depth_ros.engines.global_local import GlobalLocalEngine
 from depth_ros.models import checkpoint
 from depth_ros.ros import global_local_node
@@ -22,19 +21,12 @@ from depth_ros.ros.global_local_node import GlobalLocalNode
 from depth_ros.ros.managed_node import LATCHED_QOS
 
 
-@pytest.fixture(scope='module')
-def shipped(tmp_path_factory):
-    return support.write(tmp_path_factory.mktemp('weights'))
-
-
-@pytest.fixture(autouse=True)
-def as_shipped(shipped, monkeypatch):
-    monkeypatch.setattr(depth_networks, 'shipped', lambda variant: shipped / support.FILES[variant])
+pytestmark = pytest.mark.usefixtures('as_shipped')
 
 
 @pytest.fixture
 def bench(world):
-    with benches(world) as make:
+    with ros_support.benches(Bench, world) as make:
         yield make
 
 
