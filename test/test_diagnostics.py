@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
 from wait_support import until
 
 from depth_ros.ros.diagnostics import Diagnostics
@@ -72,6 +75,39 @@ def test_a_recording_that_has_not_begun_is_given_time(world):
     assert bench.diagnostics.status().message == 'no message on /recorded yet, though it has been offered for 10.5 s, and no time on /clock'
     world.tester.destroy_publisher(publisher)
     bench.node.destroy_node()
+
+
+def test_silence_is_logged_only_while_time_runs(world, monkeypatch):
+    """A recording that is being made ready, pauses or is over is silent without trouble; /diagnostics tells of it all the same."""
+    bench, said = Bench(world, use_sim_time=True), []
+    monkeypatch.setattr(bench.diagnostics, '_warn', lambda name, reason: said.append(reason))
+    world.add(bench.node).destroy_timer(bench.diagnostics._timer)      # looks at the time when the test does not expect it
+    bench.diagnostics.input('/image')
+    bench.diagnostics.publish()
+    bench.time += 20.0
+    bench.diagnostics.publish()
+    assert said == ['nothing publishes /image (20.0 s)']    # nobody offers /clock: was the player forgotten?
+    clock = world.publisher(Clock, '/clock')
+    world.until(lambda: bench.node.count_publishers('/clock'), 'the clock to be offered')
+    assert bench.diagnostics.status().level == DiagnosticStatus.STALE
+    bench.diagnostics.publish()
+    assert len(said) == 1
+
+    def tell(second):
+        message = Clock()
+        message.clock.sec = second
+        world.repeat(lambda: clock.publish(message), lambda: bench.node.get_clock().now().nanoseconds == second * 10 ** 9, 'the time')
+        bench.diagnostics.publish()
+
+    tell(5)
+    tell(6)
+    assert len(said) == 3       # it runs, and nothing comes
+    bench.diagnostics.publish()
+    world.tester.destroy_publisher(clock)
+    world.until(lambda: not bench.node.count_publishers('/clock'), 'the clock to end')
+    bench.diagnostics.publish()
+    assert len(said) == 3
+    world.remove(bench.node)
 
 
 def test_an_input_goes_stale_by_name_and_age_and_recovers(bench):
@@ -157,7 +193,7 @@ def test_what_was_done_is_told_in_one_line(bench):
     bench.diagnostics.output('/silent')
     for _ in range(3):
         bench.diagnostics.output('/depth').tick()
-    assert bench.diagnostics.summary() == 'map: 1 times at work for 0 ms, 0 overtaken by newer ones; published 3 on /depth'
+    assert re.fullmatch(r'map: 1 times at work for \d+ ms, 0 overtaken by newer ones; published 3 on /depth', bench.diagnostics.summary())
 
 
 def test_the_status_is_published_every_second_on_diagnostics(world):

@@ -76,6 +76,7 @@ class Diagnostics:
         self._warned: dict[str, float] = {}
         self._values: dict[str, str] = {}
         self._last_error = ''
+        self._time_told: int | None = None      # [ns] on /clock, when last looked at
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # A steady timer: under use_sim_time a paused clock must not silence the node.
         self._timer = node.create_timer(1.0, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -151,11 +152,19 @@ class Diagnostics:
     def publish(self) -> None:
         """Publish the status now; the timer does so every second."""
         status = self.status()
-        if status.level == STALE:
+        if not self._time_stands() and status.level == STALE:
             self._warn('stale', status.message)
         message = DiagnosticArray(status=[status])
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
+
+    def _time_stands(self) -> bool:
+        """Whether time on /clock has stood since last looked at: a recording is being made ready, pauses or is over, and its silence is no trouble to log."""
+        clock = self._node.get_clock()
+        if not clock.ros_time_is_active:
+            return False
+        before, self._time_told = self._time_told, clock.now().nanoseconds
+        return self._time_told == before and (before > 0 or self._node.count_publishers('/clock') > 0)
 
     def status(self) -> DiagnosticStatus:
         """The node's state in one message: the worst trouble's level, and every reason."""

@@ -58,6 +58,8 @@ class PlayerNode(ManagedNode):
 
     def setup(self) -> None:
         """Open the recording and begin to read ahead."""
+        # First of all: who sees it offered knows that a recording is being made ready, which may take a minute.
+        self._time_out = self.publisher(ClockMessage, '/clock') if self.config.publish_clock else None
         self._sequence = open_sequence(self.config.bag)
         self._image = self.publisher(Image, 'camera/rgb/image_color')
         self._image_info = self.publisher(CameraInfo, 'camera/rgb/camera_info')
@@ -70,7 +72,6 @@ class PlayerNode(ManagedNode):
             self._scan = self.publisher(LaserScan, 'scan')
         if self._sequence.poses is not None:
             self._truth = self.publisher(PoseStamped, 'ground_truth/pose')
-        self._time_out = self.publisher(ClockMessage, '/clock') if self.config.publish_clock else None
         self._static_tf = StaticTransformBroadcaster(self)
         self._last_cut = -1
         self._begun = False
