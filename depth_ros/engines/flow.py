@@ -35,7 +35,6 @@ class FlowConfig:
     patch_stride: int = setting(4, 'distance between DIS patches (8 px wide)', 'px', 1, 8)
     descent_iterations: int = setting(12, 'descent steps a patch', '', 1, 100)
     refinement_iterations: int = setting(0, 'variational refinement steps a level', '', 0, 20)
-    consistency: float = setting(1.0, 'largest forward-backward error of a valid pixel', 'px', 0.01, 20.0)
 
 
 class FlowEngine:
@@ -55,7 +54,7 @@ class FlowEngine:
         if pair.current.size != pair.reference.size:
             raise ValueError(f'expected two images of one size, got {pair.current.size} and {pair.reference.size}')
         forward, backward = self._estimate(pair.current.image, pair.reference.image, initial)
-        return FlowResult(pair, forward, backward, self.config.consistency)
+        return FlowResult(pair, forward, backward)
 
 
 class _Dis:

@@ -61,14 +61,14 @@ class BundleInput:
         """Stamp [ns] of the image that the current one was compared with."""
         return codecs.stamp_ns(parts['reference'].time_ref)
 
-    def whole_result(self, parts: Mapping[str, Any], consistency: float) -> FlowResult:
+    def whole_result(self, parts: Mapping[str, Any]) -> FlowResult:
         """The FlowResult of a bundle that has its images. Raises BadMessage."""
         current, reference = (codecs.camera_frame(parts[name], parts['camera_info'], topics=Topics(self.inputs[name].topic, self.inputs['camera_info'].topic))
                               for name in ('image', 'reference_image'))
-        return self.result(parts, current, replace(reference, stamp=self.reference_stamp(parts)), consistency)
+        return self.result(parts, current, replace(reference, stamp=self.reference_stamp(parts)))
 
-    def result(self, parts: Mapping[str, Any], current: CameraFrame, reference: CameraFrame, consistency: float) -> FlowResult:
-        """The FlowResult of a bundle, with the two frames it belongs to at any size; pixels within `consistency` [px] are valid. Raises BadMessage."""
+    def result(self, parts: Mapping[str, Any], current: CameraFrame, reference: CameraFrame) -> FlowResult:
+        """The FlowResult of a bundle, with the two frames it belongs to at any size. Raises BadMessage."""
         flow, backward = (codecs.flow_array(parts[name], self.inputs[name].topic) for name in ('flow', 'backward'))
         if flow.shape != backward.shape:
             raise BadMessage(self.inputs['backward'].topic, f'flow of {backward.shape[1]} x {backward.shape[0]} pixels',
@@ -77,4 +77,4 @@ class BundleInput:
             if not np.isfinite(values).all():
                 raise BadMessage(self.inputs[name].topic, 'flow with NaN or inf', 'finite flow')
         size = flow.shape[1], flow.shape[0]
-        return FlowResult(ImagePair(current.resized(*size), reference.resized(*size)), flow, backward, consistency)
+        return FlowResult(ImagePair(current.resized(*size), reference.resized(*size)), flow, backward)

@@ -15,7 +15,6 @@ from std_srvs.srv import Trigger
 
 from depth_ros import files
 from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine
-from depth_ros.engines.flow import FlowConfig
 from depth_ros.frames import CameraFrame, FlowResult, Scale, TrackResult, TrackStatus
 from depth_ros.learning.trajectory import Trajectory, write_trajectory
 from depth_ros.ros import bundle, codecs, diagnostics, params
@@ -251,7 +250,7 @@ class DeepV2DNode(ManagedNode):
         if reference is None:
             return None     # it was dropped here: overload, or just started
         try:
-            result = self._bundle.result(matched.flow, frame, reference, FlowConfig.consistency)
+            result = self._bundle.result(matched.flow, frame, reference)
         except BadMessage as error:
             self.diagnostics.complain('flow', str(error))
             return None

@@ -13,7 +13,6 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float32MultiArray, MultiArrayDimension, MultiArrayLayout, UInt8MultiArray
 
-from depth_ros.engines.flow import FlowConfig
 from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig
 from depth_ros.ros import bundle, codecs, diagnostics, params
 from depth_ros.ros.codecs import BadMessage
@@ -177,7 +176,7 @@ class GlobalLocalNode(ManagedNode):
             engine.reset()
             self._lap_at_work = job.lap
         try:
-            result = self._bundle.whole_result(job.parts, FlowConfig.consistency)
+            result = self._bundle.whole_result(job.parts)
             hits = None if job.hits is None else codecs.depth_array(job.hits, self._hits_input.topic)[0]
         except BadMessage as error:
             self._refuse(error)

@@ -20,7 +20,6 @@ from std_srvs.srv import SetBool, Trigger
 
 from depth_ros import files
 from depth_ros.engines.depth_networks import NAME, VARIANTS, shipped, variant_of
-from depth_ros.engines.flow import FlowConfig
 from depth_ros.engines.flow_guide import FlowGuide
 from depth_ros.engines.global_local import resized
 from depth_ros.engines.hit_memory import HitMemory
@@ -226,7 +225,7 @@ class OnlineLearningNode(ManagedNode):
             self._learner.forget_places()
             self._epoch_at_work = job.epoch
         try:
-            result = self._bundle.whole_result(job.pair.parts, FlowConfig.consistency)
+            result = self._bundle.whole_result(job.pair.parts)
             hits = self._hits_of(job, result)
         except BadMessage as error:
             self._refuse(error)
