@@ -7,14 +7,13 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 
 import depth_ros
 from depth_ros.apps import options
-from depth_ros.engines.flow import FlowConfig, FlowEngine
-from depth_ros.frames import CameraFrame, ImagePair
+from depth_ros.engines import flow as flows
+from depth_ros.engines.flow import FlowConfig
 from depth_ros.learning import ranks, recipe, train_state
 from depth_ros.learning.pairs import FlowFunction, PairData, PairStore, open_store
 from depth_ros.learning.recipe import Recipe
@@ -108,12 +107,7 @@ def flow_function(name: str) -> FlowFunction:
     """The estimator that a pair store names. Raises ValueError for an unknown one, listing the known ones."""
     if name not in FLOWS:
         raise ValueError(f'data.flow: expected one of {", ".join(FLOWS)}, got {name!r}')
-    engine = FlowEngine(FLOWS[name])
-
-    def flow(*images: np.ndarray) -> np.ndarray:
-        return engine.step(ImagePair(*(CameraFrame(0, '', image, np.eye(3)) for image in images))).flow
-
-    return flow
+    return flows.flow_function(FLOWS[name])
 
 
 def _changes(texts: list[str]) -> dict[str, object]:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from depth_ros import settings
-from depth_ros.frames import FlowResult, ImagePair
+from depth_ros.frames import CameraFrame, FlowResult, ImagePair
 from depth_ros.settings import setting
 
 PRESETS = {'ultrafast': cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, 'fast': cv2.DISOPTICAL_FLOW_PRESET_FAST, 'medium': cv2.DISOPTICAL_FLOW_PRESET_MEDIUM}
@@ -55,6 +55,16 @@ class FlowEngine:
             raise ValueError(f'expected two images of one size, got {pair.current.size} and {pair.reference.size}')
         forward, backward = self._estimate(pair.current.image, pair.reference.image, initial)
         return FlowResult(pair, forward, backward)
+
+
+def flow_function(config: FlowConfig = FlowConfig()) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """(rgb1, rgb2), (H, W, 3) uint8 each -> flow (H, W, 2) float32 [px] from 1 to 2, as stores of pairs want it."""
+    engine = FlowEngine(config)
+
+    def flow(*images: np.ndarray) -> np.ndarray:
+        return engine.step(ImagePair(*(CameraFrame(0, '', image, np.eye(3)) for image in images))).flow
+
+    return flow
 
 
 class _Dis:

@@ -22,12 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from depth_ros import settings
-from depth_ros.engines.global_local import network_pair, parallax_of
+from depth_ros.engines.global_local import network_pair
 from depth_ros.engines.hit_memory import HitMemory
-from depth_ros.engines.online_loss import log_error, robust
+from depth_ros.engines.observation_gate import ObservationGate, weight_of
+from depth_ros.engines.online_loss import observed_loss, rehearsed_error, robust
 from depth_ros.engines.online_settings import OnlineLearnerConfig, Progress, State
 from depth_ros.engines.range_projection import resize_hits
-from depth_ros.engines.replay_buffer import Observation, ReplayBuffer, lengths, observation, pair_batch, stacked
+from depth_ros.engines.rehearsal import Rehearsal
+from depth_ros.engines.replay_buffer import Observation, ReplayBuffer, observation
 from depth_ros.engines.threads import give_way
 from depth_ros.engines.update_guard import Checked, Errors, Verdict, is_worse, judge
 from depth_ros.frames import DepthResult, FlowResult
@@ -39,8 +41,6 @@ log = logging.getLogger(__name__)
 _LEAST_SHARE = 1 / 64       # of the configured rate, below which rolling back does not bring it
 _RECOVERY = 1.3             # by which the rate recovers with every good round
 _RUNAWAY = 4.0              # times the usual loss, at which a round is broken off
-_LEAST_WEIGHT = 0.1         # of an observation whose hits all contradict depth from flow: the flow may be what is wrong
-_GATHERED = 20              # hits on confident depth from flow that tell whether both speak of the same metre
 
 
 class OnlineLearner:
@@ -48,11 +48,10 @@ class OnlineLearner:
 
     def __init__(self, start: checkpoint.Loaded, config: OnlineLearnerConfig = OnlineLearnerConfig(), offer: Callable[[bytes], object] | None = None,
                  rehearsal: PairBatch | None = None) -> None:
-        """`start`: the shipped network. `offer` is given new weights as bytes of a checkpoint. `rehearsal`: synthetic pairs, a half to learn and a half to check by."""
+        """`start`: the shipped network. `offer` is given new weights as bytes of a checkpoint. `rehearsal`: synthetic pairs, most to learn from and some to check by (rehearsal.py)."""
         settings.check(config)
         self.config, self._start, self._offer = config, start, offer
-        half = 0 if rehearsal is None else len(rehearsal) // 2
-        self._rehearsal, self._unrehearsed = (rehearsal.pick(slice(0, half)), rehearsal.pick(slice(half, None))) if half else (None, None)
+        self._rehearsal = None if rehearsal is None else Rehearsal(rehearsal, config.seed)
         self._frozen = Checked(copy.deepcopy(start.model))
         self._observing, self._learning, self._there = threading.Lock(), threading.RLock(), threading.Condition()
         self._thread: threading.Thread | None = None
@@ -67,13 +66,12 @@ class OnlineLearner:
             checks = max(1, round(config.withheld_share * config.recent)), round(config.withheld_share * config.reservoir)
             self._buffer, self._withheld = ReplayBuffer(config.recent, config.reservoir, config.seed), ReplayBuffer(*checks, config.seed)
             self._memory = HitMemory(config.carry_seconds)
-            self._agreement: list[float] = []
+            self._entry = ObservationGate()
             self._size: tuple[int, int] | None = None
             self._gate, self._missing, self._why_back = State.MOTION, 'no image pair has come yet', ''
             self._fresh = self._moving = 0
             self._watched: deque[Observation] = deque(maxlen=config.watched)
             self._unlooked = self._serves_frozen = False
-            self._random = np.random.default_rng(config.seed)
             self.progress = Progress(rate=config.rate)
             self._take(copy.deepcopy(self._start.model))
 
@@ -119,8 +117,8 @@ class OnlineLearner:
         later images. `guide`: metric depth of image 1 from flow, at any size.
         """
         with self._observing:
-            gate, reason = self._gated(result, T_2_1)
-            if gate is State.LEARNING:
+            gate, reason = State.MOTION, self._entry.missing(result, T_2_1, T_odom_cam, self.config)
+            if not reason:
                 gate, reason = self._admit(result, T_2_1, hits, T_odom_cam, guide)
             self._gate, self._missing = gate, reason
         if gate is State.LEARNING or self._unlooked:
@@ -128,17 +126,6 @@ class OnlineLearner:
                 self._fresh = min(self._fresh + 1, self.config.recent)
                 self._there.notify()
         return gate is State.LEARNING
-
-    def _gated(self, result: FlowResult, T_2_1: np.ndarray | None) -> tuple[State, str]:
-        if T_2_1 is None or not np.isfinite(T_2_1).all():
-            return State.MOTION, 'the motion of the pair is not known'
-        step = float(np.linalg.norm(T_2_1[:3, 3]))
-        if step < self.config.min_step:
-            return State.MOTION, f'the camera moved by {step:.4f} m, less than min_step {self.config.min_step}'
-        moved = float(np.median(parallax_of(result, T_2_1))) / result.flow.shape[1]
-        if not moved >= self.config.min_displacement:
-            return State.MOTION, f'the image moved by {moved:.4f} of its width beyond what its rotation makes, less than min_displacement {self.config.min_displacement}'
-        return State.LEARNING, ''
 
     def _admit(self, result: FlowResult, T_2_1: np.ndarray, hits: np.ndarray | None, T_odom_cam: np.ndarray | None, guide: DepthResult | None) -> tuple[State, str]:
         """Remember a pair that moves, if its hits are enough and believed."""
@@ -153,12 +140,12 @@ class OnlineLearner:
         trail = T_odom_cam is not None and not withheld and self.config.carry_seconds > 0
         carried = self._memory.seen(frame.stamp, frame.K, frame.size, T_odom_cam) if trail else None
         new = observation(result, T_2_1, small, carried, guide)
-        reason = self._contradiction(new)
+        reason = self._entry.contradiction(new, self.config)
         if reason:
             return State.HITS, reason
         if trail:
             self._memory.add(frame.stamp, small, frame.K, T_odom_cam)
-        (self._withheld if withheld else self._buffer).add(replace(new, weight=self._weight(new)))
+        (self._withheld if withheld else self._buffer).add(replace(new, weight=weight_of(new, self.config)))
         self.progress.observed += 1
         self.progress.hits += count
         self.progress.withheld += count * withheld
@@ -210,23 +197,6 @@ class OnlineLearner:
         every = max(2, round(1 / self.config.withheld_share))
         return run % every == every - 1 or (run % every == 1 and not len(self._withheld))
 
-    def _contradiction(self, new: Observation) -> str:
-        """Why the hits are not believed: they and depth from flow speak of different metres. '' if they do not, or cannot be compared."""
-        both = (new.hits > 0) & (new.guide > 0)
-        self._agreement = [*self._agreement, *np.log(new.hits[both] / new.guide[both]).tolist()][-max(_GATHERED, int(both.sum())):]
-        if len(self._agreement) < min(_GATHERED, 5 * self.config.min_hits):
-            return ''
-        if float(np.median(np.abs(self._agreement))) <= self.config.max_contradiction:
-            return ''
-        return f'the hits contradict what flow and motion tell: half of them lie at {np.exp(np.median(self._agreement)):.2f} times that depth or beyond'
-
-    def _weight(self, new: Observation) -> float:
-        """Of an observation in the loss: the share of its hits that confident depth from flow agrees with, as far as they can be compared."""
-        both = (new.hits > 0) & (new.guide > 0)
-        if not both.any():
-            return 1.0
-        return max(_LEAST_WEIGHT, float(np.mean(np.abs(np.log(new.hits[both] / new.guide[both])) <= self.config.max_contradiction)))
-
     def learn(self, batches: int) -> State:
         """Learn from so many batches now, checking the weights after every round of them, or from none if the state is not one to learn in."""
         if self._unlooked and not self._paused:
@@ -266,18 +236,11 @@ class OnlineLearner:
             self._check()
 
     def _loss(self, some: list[Observation]) -> Tensor:
-        config = self.config
-        z = self._model(*self._model.inputs(pair_batch(some)))
-        weights = torch.tensor([o.weight for o in some]).view(-1, 1, 1, 1)
-        terms = [(config.hit_weight, 'hits'), (config.carried_weight, 'carried'), (config.guide_weight, 'guide')]
-        total = sum(weight * robust(log_error(z, observed, lengths(some)), (observed > 0) * weights)
-                    for weight, observed in ((w, stacked(some, plane)) for w, plane in terms) if weight > 0)
-        if self._rehearsal is not None and config.rehearsal_weight > 0:
-            pairs = self._rehearsal.pick(self._random.integers(0, len(self._rehearsal), len(some)).tolist())
-            truth = torch.where(pairs.valid, 1 / torch.where(pairs.valid, pairs.inverse_depth, 1.0), 0.0)
-            error = log_error(self._model(*self._model.inputs(pairs)), truth, torch.ones(len(some), 1, 1, 1))
-            total = total + config.rehearsal_weight * robust(error, (truth > 0).float())
-        return total
+        loss = observed_loss(self._model, some, self.config)
+        if self._rehearsal is not None and self.config.rehearsal_weight > 0:
+            error, known = rehearsed_error(self._model, self._rehearsal.draw(len(some)))
+            loss = loss + self.config.rehearsal_weight * robust(error, known.float())
+        return loss
 
     @torch.no_grad()
     def _draw_back(self) -> None:
@@ -292,8 +255,9 @@ class OnlineLearner:
     def _check(self) -> None:
         with self._observing:
             checks = self._withheld.spread(self.config.checks)
+        unlearned = None if self._rehearsal is None else self._rehearsal.checks
         new = Checked(copy.deepcopy(self._model))
-        errors, good, frozen = (network.errors(checks, self._unrehearsed) for network in (new, self._good, self._frozen))
+        errors, good, frozen = (network.errors(checks, unlearned) for network in (new, self._good, self._frozen))
         judgement = judge(errors, good, frozen, self.config.tolerance, self.config.forgetting)
         self._losses = []
         self._note(frozen, errors if judgement.verdict is Verdict.BETTER else good)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from depth_ros.engines.online_loss import NEAREST, log_error
+from depth_ros.engines.online_loss import log_error, rehearsed_error
 from depth_ros.engines.replay_buffer import Observation, lengths, pair_batch, stacked
 from depth_ros.learning.losses import masked_mean
 from depth_ros.learning.pairs import PairBatch
@@ -67,18 +67,15 @@ class Checked:
             some = unknown[first:first + _AT_ONCE]
             self._known |= zip((o.stamp for o in some), self._look(some))
         if rehearsal is not None and self._rehearsed is None:
-            truth = torch.where(rehearsal.valid, 1 / rehearsal.inverse_depth.clamp(min=NEAREST), 0.0)
-            self._rehearsed = _mean(_each(log_error(self._predict(rehearsal), truth, torch.ones(len(rehearsal), 1, 1, 1)), truth > 0))
+            with torch.no_grad():
+                self._rehearsed = _mean(_each(*rehearsed_error(self.network, rehearsal)))
         hits, guide = zip(*(self._known[o.stamp] for o in checks)) if checks else ((), ())
         return Errors(_mean(hits), _mean(guide), self._rehearsed)
 
-    def _look(self, some: Sequence[Observation]) -> list[tuple[float | None, float | None]]:
-        z, planes = self._predict(pair_batch(some)), [stacked(some, name) for name in ('hits', 'guide')]
-        return list(zip(*(_each(log_error(z, observed, lengths(some)), observed > 0) for observed in planes)))
-
     @torch.no_grad()
-    def _predict(self, pairs: PairBatch) -> Tensor:
-        return self.network(*self.network.inputs(pairs))
+    def _look(self, some: Sequence[Observation]) -> list[tuple[float | None, float | None]]:
+        z, planes = self.network(*self.network.inputs(pair_batch(some))), [stacked(some, name) for name in ('hits', 'guide')]
+        return list(zip(*(_each(log_error(z, observed, lengths(some)), observed > 0) for observed in planes)))
 
 
 def _each(error: Tensor, known: Tensor) -> list[float | None]:

@@ -1,0 +1,63 @@
+"""Whether an image pair and its range hits may teach: the camera must have moved, its images must be alive, and hits must speak of the same metre as flow and motion."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from depth_ros.engines.global_local import parallax_of
+from depth_ros.engines.online_settings import OnlineLearnerConfig, State
+from depth_ros.engines.replay_buffer import Observation
+from depth_ros.frames import FlowResult
+
+_GATHERED = 20              # hits on confident depth from flow that tell whether both speak of the same metre
+_LEAST_WEIGHT = 0.1         # of an observation whose hits all contradict depth from flow: the flow may be what is wrong
+_SAME_PLACE = 1e-3          # [m], [rad] by which poses differ that are of one place
+
+
+class ObservationGate:
+    """Remembers what it needs of earlier pairs. One camera, one thread at a time."""
+
+    def __init__(self) -> None:
+        self._agreement: list[float] = []
+        self._before: tuple[np.ndarray, np.ndarray] | None = None       # the image that came last, and its pose
+
+    def missing(self, result: FlowResult, T_2_1: np.ndarray | None, T_odom_cam: np.ndarray | None, config: OnlineLearnerConfig) -> str:
+        """Why the pair of motion T_2_1 (4, 4) [m], at the pose T_odom_cam (4, 4) [m], shows no parallax to learn from; '' if it does."""
+        if T_2_1 is None or not np.isfinite(T_2_1).all():
+            return 'the motion of the pair is not known'
+        step = float(np.linalg.norm(T_2_1[:3, 3]))
+        if step < config.min_step:
+            return f'the camera moved by {step:.4f} m, less than min_step {config.min_step}'
+        if self._hangs(result, T_odom_cam):
+            return 'the camera moves but its image stays the same: does it hang?'
+        moved = float(np.median(parallax_of(result, T_2_1))) / result.flow.shape[1]
+        if not moved >= config.min_displacement:
+            return f'the image moved by {moved:.4f} of its width beyond what its rotation makes, less than min_displacement {config.min_displacement}'
+        return ''
+
+    def _hangs(self, result: FlowResult, T_odom_cam: np.ndarray | None) -> bool:
+        """Whether a pair that moved shows one image twice, or the image of the pair before from another place. No real sensor repeats its noise."""
+        image, before = result.pair.current.image, self._before
+        if T_odom_cam is not None:
+            self._before = image, T_odom_cam
+            if before is not None and np.array_equal(image, before[0]) and not np.allclose(T_odom_cam, before[1], atol=_SAME_PLACE):
+                return True
+        return np.array_equal(image, result.pair.reference.image)
+
+    def contradiction(self, new: Observation, config: OnlineLearnerConfig) -> str:
+        """Why the hits are not believed: they and depth from flow speak of different metres. '' if they do not, or cannot be compared."""
+        both = (new.hits > 0) & (new.guide > 0)
+        self._agreement = [*self._agreement, *np.log(new.hits[both] / new.guide[both]).tolist()][-max(_GATHERED, int(both.sum())):]
+        if len(self._agreement) < min(_GATHERED, 5 * config.min_hits):
+            return ''
+        if float(np.median(np.abs(self._agreement))) <= config.max_contradiction:
+            return ''
+        return f'the hits contradict what flow and motion tell: half of them lie at {np.exp(np.median(self._agreement)):.2f} times that depth or beyond'
+
+
+def weight_of(new: Observation, config: OnlineLearnerConfig) -> float:
+    """Of an observation in the loss: the share of its hits that confident depth from flow agrees with, as far as they can be compared."""
+    both = (new.hits > 0) & (new.guide > 0)
+    if not both.any():
+        return 1.0
+    return max(_LEAST_WEIGHT, float(np.mean(np.abs(np.log(new.hits[both] / new.guide[both])) <= config.max_contradiction)))

@@ -1,0 +1,42 @@
+"""Synthetic pairs that an online learner goes back to between those of its own camera, so that it does not forget what it came with.
+
+After A. Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal", Connection Science 1995. A few pairs last long, for each is seen with new motions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from depth_ros.engines.flow import FlowConfig, flow_function
+from depth_ros.learning import augmentation, new_motion
+from depth_ros.learning.pairs import PairBatch, PairData, open_store
+
+PAIRS = 256             # that are rendered into the user's cache, once; the first ones of the training split
+_CHECKED = 32           # of them at most are never learned from, but tell what was forgotten
+_NEW_MOTION = 0.75      # share of the pairs that get another motion each time
+
+
+def rehearsal_pairs(width: int, count: int = PAIRS) -> PairBatch:
+    """So many pairs of about that width [px]; the first call on a machine takes some ten seconds."""
+    spec = PairData(train=count)
+    pairs = open_store(spec, 'train', flow_function(FlowConfig())).batch(np.arange(count))
+    factor = max((f for f in (1, 2, 4, 8) if spec.width >= f * width), default=1)
+    return augmentation.reduce(pairs, factor) if factor > 1 else pairs
+
+
+class Rehearsal:
+    """Draws batches of synthetic pairs, and keeps some to judge by."""
+
+    def __init__(self, pairs: PairBatch, seed: int = 0) -> None:
+        """Raises ValueError for fewer than two pairs."""
+        if len(pairs) < 2:
+            raise ValueError(f'rehearsal: expected at least 2 pairs, got {len(pairs)}')
+        checked = min(_CHECKED, len(pairs) // 2)
+        self.checks, self._pairs = pairs.pick(slice(0, checked)), pairs.pick(slice(checked, None))
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def draw(self, count: int) -> PairBatch:
+        """Some pairs, most of them with a motion that they never had."""
+        chosen = torch.randint(len(self._pairs), (count,), generator=self._generator)
+        return new_motion.change(self._pairs.pick(chosen), [new_motion.draw(_NEW_MOTION, self._generator) for _ in range(count)])
