@@ -67,6 +67,29 @@ def test_scores_of_another_length_of_training_are_not_taken(bench):
     assert calls
 
 
+def test_what_is_said_of_our_network_is_not_said_of_its_rivals(bench, tmp_path):
+    ours = Bench(bench._data, bench._test, replace(COMMON, model_config={'constant': True}), 1, tmp_path / 'ours')
+    assert ours.train('without_flow', 0, model_config={'flow': False}).recipe.model_config == {'constant': True, 'flow': False}
+    assert ours.train('small_enc_dec', 0, model='small_enc_dec').recipe.model_config == {}
+
+
+def test_a_comparison_at_a_constant_rate_is_prolonged_as_if_it_had_been_longer_from_the_start(bench, tmp_path):
+    def network(steps: int, out: str) -> dict[str, torch.Tensor]:
+        common = replace(COMMON, steps=steps, ema=0.9, checkpoint_every=2)
+        return Bench(bench._data, bench._test, common, 1, tmp_path / out).train('global_local', 0).network.state_dict()
+
+    network(2, 'prolonged')
+    prolonged, direct = network(4, 'prolonged'), network(4, 'direct')
+    assert all(torch.equal(prolonged[name], direct[name]) for name in direct)
+
+
+def test_only_the_networks_that_are_asked_for_take_part(bench, tmp_path):
+    few = Bench(bench._data, bench._test, COMMON, 1, tmp_path / 'few', networks=('small_enc_dec',))
+    assert {'Global-Local', 'Small Enc-Dec', 'dataset mean'} <= studies.main_comparison(few).rows.keys()
+    assert {path.name for path in (tmp_path / 'few' / 'runs').iterdir()} == {'global_local-0', 'small_enc_dec-0', 'pose_scratch_full-0'}
+    assert set(studies.density(few).curves) == {'Global-Local'}
+
+
 @pytest.mark.parametrize('name', list(studies.STUDIES))
 def test_every_study_fills_its_table_and_files(bench, name, tmp_path):
     table = studies.STUDIES[name](bench)
@@ -102,19 +125,43 @@ def test_help_says_how_long_it_takes(capsys):
     assert 'how long it takes' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('words, warns', [([], False), (['--size', '64x48'], True)])
-def test_no_network_learns_from_depth_that_is_not_told_and_a_size_that_is_too_small_is_noted(tmp_path, monkeypatch, words, warns):
+@pytest.fixture
+def compared(tmp_path, monkeypatch):
+    """Runs the command without training anything: what all networks would share."""
     made = []
     monkeypatch.setattr(compare, 'open_store', lambda *_: MemoryStore(wavy_pairs(4)))
     monkeypatch.setattr(compare, 'Bench', lambda *parts: made.append(parts[2]))
     monkeypatch.setitem(compare.STUDIES, 'main', lambda bench: Table('main', 'Main', 'Note.', {'a': [{'abs_rel': 0.1}]}))
     parser = argparse.ArgumentParser()
     compare.register(parser.add_subparsers())
-    args = parser.parse_args(['compare', '--studies', 'main', '--device', 'cpu', '--out', str(tmp_path), *words])
-    args.score(args)
-    assert made[0].new_motion == 0.0 and made[0].supervised_pixels == 1         # a new motion's flow would come from depth at every pixel
-    assert (made[0].data['width'], made[0].data['height'], made[0].reduce) == (128, 96, 2 if warns else 1)
+
+    def run(*words: str) -> Recipe:
+        args = parser.parse_args(['compare', '--studies', 'main', '--device', 'cpu', '--out', str(tmp_path), *words])
+        args.score(args)
+        return made[-1]
+
+    return run
+
+
+@pytest.mark.parametrize('words, warns', [([], False), (['--size', '64x48'], True)])
+def test_a_size_that_is_too_small_for_some_is_noted(compared, tmp_path, words, warns):
+    common = compared(*words)
+    assert (common.data['width'], common.data['height'], common.reduce) == (128, 96, 2 if warns else 1)
     assert ('1 x 1' in (tmp_path / 'main.md').read_text()) == warns
+
+
+@pytest.mark.parametrize('name', ['compare', 'compare_small'])
+def test_the_shipped_comparisons_tell_one_pixel_an_image_and_the_same_to_all(compared, tmp_path, name):
+    common = compared('--recipe', name)
+    assert (common.model, common.supervised_pixels, common.start_from) == ('global_local', 1, '')
+    assert f'{common.steps} steps of {common.batch}' in (tmp_path / 'README.md').read_text()
+
+
+def test_the_command_line_wins_over_the_recipe(compared):
+    common = compared('--recipe', 'compare_small', '--steps', '30', '--rate', '0.01', '--pairs', '8', '--size', '128x96')
+    assert (common.steps, common.rate, common.reduce, common.data['train']) == (30, 0.01, 1, 8)
+    assert common.warm_up < 30 and common.validate_every < 30
+    assert common.l1_of == 'log_depth'      # what is not changed stays
 
 
 def test_unknown_studies_and_no_seeds_are_refused(capsys):

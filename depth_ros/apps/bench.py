@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from depth_ros import files
 from depth_ros.learning import augmentation, batches, metrics, objectives
 from depth_ros.learning.classical import DatasetMean
 from depth_ros.learning.objectives import depth_scores
-from depth_ros.learning.pairs import PairBatch, PairStore
+from depth_ros.learning.pairs import PairBatch, PairStore, locked
 from depth_ros.learning.ranks import Ranks
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.trainer import Data, Trainer
@@ -39,10 +39,15 @@ class Trained:
 
 
 class Bench:
-    """The pairs, the recipe that all networks share, and the folder with what is finished."""
+    """The pairs, the recipe that all networks share, which of them take part, and the folder with what is finished."""
 
-    def __init__(self, data: Data, test: PairStore, common: Recipe, seeds: int, out: Path, ranks: Ranks = Ranks()) -> None:
-        self._data, self._test, self.common, self.seeds, self._out, self._ranks = data, test, common, range(seeds), out, ranks
+    def __init__(self, data: Data, test: PairStore, common: Recipe, seeds: int, out: Path, ranks: Ranks = Ranks(), networks: Collection[str] = ()) -> None:
+        """networks: names of those that take part besides Global-Local; all if none are named."""
+        self._data, self._test, self.common, self.seeds, self._out, self._ranks, self._networks = data, test, common, range(seeds), out, ranks, networks
+
+    def chosen(self, titles: dict[str, str]) -> dict[str, str]:
+        """Those networks (name: title) that take part."""
+        return {name: title for name, title in titles.items() if not self._networks or name in self._networks}
 
     @cached_property
     def dataset_mean(self) -> DatasetMean:
@@ -58,14 +63,17 @@ class Bench:
         return height * width // self.common.reduce ** 2
 
     def train(self, name: str, seed: int, **changes: object) -> Trained:
-        """The network of the common recipe with some keys changed, after all of its steps."""
-        recipe = replace(self.common, seed=seed, **changes)
-        folder = f'{name}-{seed}'
-        trainer = Trainer(recipe, self._data, self._out / 'runs' / folder, self._ranks)
-        if trainer.progress.step < recipe.steps:
-            _LOG.info('training %s', folder)
-            trainer.run()
-        return Trained(folder, trainer.result.eval(), recipe)
+        """The network of the common recipe with some keys changed, after all of its steps. The common model_config is that of the common network alone."""
+        shared = self.common.model_config if changes.get('model', self.common.model) == self.common.model else {}
+        recipe = replace(self.common, seed=seed, **changes | {'model_config': shared | changes.get('model_config', {})})
+        folder = self._out / 'runs' / f'{name}-{seed}'
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder, wait=self._ranks.first):        # so that two processes with one --out share the studies
+            trainer = Trainer(recipe, self._data, folder, self._ranks)
+            if trainer.progress.step < recipe.steps:
+                _LOG.info('training %s', folder.name)
+                trainer.run()
+        return Trained(folder.name, trainer.result.eval(), recipe)
 
     def checkpoint(self, name: str, seed: int) -> str:
         """The file with a finished network of that name."""

@@ -1,12 +1,13 @@
 """`evaluate compare`: train Global-Local and its rivals on the same pairs, score them on the test split, and leave the paper's tables and plots.
 
-Every network gets the same pairs in the same order, the same number of steps and the same rate. Studies and networks that are finished in --out are not
-repeated, and one that was stopped goes on where it was.
+Every network gets the same pairs in the same order, the same number of steps, the same rate and loss: those of a recipe. Studies and networks that are finished in
+--out are not repeated, and one that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,8 +15,8 @@ import torch
 from depth_ros import files
 from depth_ros.apps import train
 from depth_ros.apps.bench import Bench
-from depth_ros.apps.studies import STUDIES
-from depth_ros.learning import ranks
+from depth_ros.apps.studies import OTHERS, RIVALS, STUDIES
+from depth_ros.learning import ranks, recipe
 from depth_ros.learning.pairs import PairData, open_store
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.trainer import Data
@@ -29,19 +30,25 @@ The pairs are rendered first if they are not in the user's cache: some ten a sec
 
 _TOO_SMALL = 'below 128x96 the encoders of DispNet and the like narrow to 1 x 1, which speaks against them, not for the others'
 _SIZES = {'32x24': (128, 96, 4), '64x48': (128, 96, 2), '128x96': (128, 96, 1), '256x192': (256, 192, 1)}      # of the store, and what it is reduced by
+_ENOUGH = 128       # [px] of width
+_CHANGES = {'steps': 'of every training', 'batch': 'pairs a step', 'rate': "Adam's highest learning rate, for every network"}
+_VALIDATIONS, _STATES = 10, 4       # of each training
 
 
 def register(tasks: argparse._SubParsersAction) -> None:
     """Add the subcommand to those of `evaluate`."""
     task = tasks.add_parser('compare', help='Global-Local against its rivals, and the studies of its paper', description=__doc__, epilog=_DURATION,
                             formatter_class=argparse.RawDescriptionHelpFormatter)
+    task.add_argument('--recipe', default='compare', help='what the trainings share: a YAML file, or one that comes with the package; compare_small is for one CPU core '
+                      '(default: %(default)s)')
     task.add_argument('--out', type=Path, default=Path('evaluation/compare'), help='folder for tables, plots and trained networks (default: %(default)s)')
     task.add_argument('--studies', nargs='+', choices=tuple(STUDIES), default=list(STUDIES), help='which ones (default: all)')
-    task.add_argument('--steps', type=int, default=4000, help='of every training (default: %(default)s)')
-    task.add_argument('--size', choices=tuple(_SIZES), default='128x96', help='of the pairs; ' + _TOO_SMALL + ' (default: %(default)s)')
+    task.add_argument('--networks', nargs='+', choices=(*RIVALS, *OTHERS), default=[], help='which ones besides Global-Local (default: all)')
+    task.add_argument('--size', choices=tuple(_SIZES), help="of the pairs; " + _TOO_SMALL + " (default: the recipe's)")
+    for key, text in _CHANGES.items():
+        task.add_argument(f'--{key}', type=type(getattr(Recipe, key)), help=f"{text} (default: the recipe's)")
+    task.add_argument('--pairs', type=int, help="of the training split (default: the recipe's)")
     task.add_argument('--seeds', type=int, default=1, help='trainings of each network, whose mean is reported (default: %(default)s)')
-    task.add_argument('--pairs', type=int, default=PairData.train, help='of the training split (default: %(default)s)')
-    task.add_argument('--rate', type=float, default=1e-3, help="Adam's highest learning rate, for every network (default: %(default)s)")
     task.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto', help='where to compute (default: %(default)s)')
     task.add_argument('--threads', type=int, default=1, help='of torch, on the CPU (default: %(default)s)')
     task.set_defaults(score=_compare)
@@ -51,27 +58,47 @@ def _compare(args: argparse.Namespace) -> None:
     if args.seeds < 1:
         raise ValueError(f'--seeds: expected at least 1, got {args.seeds}')
     torch.set_num_threads(args.threads)
-    width, height, factor = _SIZES[args.size]
-    data = {'width': width, 'height': height, 'train': args.pairs}
-    common = Recipe(data=data, reduce=factor, steps=args.steps, rate=args.rate, schedule='cosine', warm_up=min(200, args.steps // 10), clip=1.0, best_by='abs_inv',
-                    validate_every=max(args.steps // 10, 1), checkpoint_every=max(args.steps // 4, 250), device=args.device, threads=args.threads)
+    common = _common(args)
+    spec = recipe.configured(PairData, common.data)
     with ranks.joined(args.device) as joined:
-        spec = PairData(**data)
         stores = {split: open_store(spec, split, train.flow_function(spec.flow)) for split in ('train', 'validation', 'test')}
-        bench = Bench(Data(stores['train'], stores['validation']), stores['test'], common, args.seeds, args.out, joined)
+        bench = Bench(Data(stores['train'], stores['validation']), stores['test'], common, args.seeds, args.out, joined, args.networks)
         for name in args.studies:
             table = STUDIES[name](bench)
-            table.note += f' At {args.size}: {_TOO_SMALL}.' if factor > 1 else ''
+            table.note += f' At {_size(common, spec)}: {_TOO_SMALL}.' if spec.width // common.reduce < _ENOUGH else ''
             table.save(args.out)
             print(table.terminal() + '\n' + table.note + '\n', flush=True)
-            _gather(args, len(stores['test']))
+            _gather(args, _heading(common, spec, args.seeds))
     print(f'written to {args.out}')
 
 
-def _gather(args: argparse.Namespace, test_pairs: int) -> None:
+def _common(args: argparse.Namespace) -> Recipe:
+    """What the trainings share: the recipe, with what the command line changes."""
+    given = recipe.read(train.find_recipe(args.recipe))
+    changes = {key: getattr(args, key) for key in _CHANGES if getattr(args, key) is not None}
+    data = given.data | ({'train': args.pairs} if args.pairs is not None else {})
+    if args.size is not None:
+        width, height, changes['reduce'] = _SIZES[args.size]
+        data |= {'width': width, 'height': height}
+    steps = changes.get('steps', given.steps)
+    rhythm = {'warm_up': min(given.warm_up, steps // 10), 'validate_every': max(steps // _VALIDATIONS, 1), 'checkpoint_every': max(steps // _STATES, 250)}
+    return recipe.configured(Recipe, asdict(given) | changes | rhythm | {'data': data, 'device': args.device, 'threads': args.threads})
+
+
+def _size(common: Recipe, spec: PairData) -> str:
+    return f'{spec.width // common.reduce}x{spec.height // common.reduce}'
+
+
+def _heading(common: Recipe, spec: PairData, seeds: int) -> str:
+    """What the tables have in common."""
+    moved = f', of which {100 * common.new_motion:.0f} % are given another motion at each visit' if common.new_motion else ''
+    ours = f' Global-Local with {common.model_config}.' if common.model_config else ''
+    return (f'# Comparison\n\n{spec.train} training pairs{moved}, and {spec.test} unseen test pairs of {_size(common, spec)}; {common.steps} steps of {common.batch}, '
+            f'rate {common.rate:g}, L1 of {common.l1_of.replace("_", " ")}; {seeds} seed{"s" if seeds > 1 else ""}.{ours}\n')
+
+
+def _gather(args: argparse.Namespace, heading: str) -> None:
     """README.md with the tables of all studies that are finished."""
     sections = [(args.out / f'{name}.md').read_text() for name in STUDIES if (args.out / f'{name}.md').exists()]
-    head = (f'# Comparison\n\n{args.pairs} training pairs and {test_pairs} unseen test pairs of {args.size}, {args.steps} steps of 16, rate {args.rate:g}, '
-            f'{args.seeds} seed{"s" if args.seeds > 1 else ""}.\n')
     with files.whole(args.out / 'README.md') as partial:
-        partial.write_text('\n'.join([head, *sections]))
+        partial.write_text('\n'.join([heading, *sections]))

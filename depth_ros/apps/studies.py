@@ -9,17 +9,25 @@ from depth_ros.apps.study_report import Table
 from depth_ros.learning.classical import SfmFlow, Triangulation
 
 RIVALS = {'eigen': 'Eigen et al.', 'dispnet': 'DispNet', 'fcrn': 'FCRN', 'small_enc_dec': 'Small Enc-Dec'}
+OTHERS = {'unsupervised': 'unsupervised (known K)', 'pose_aware': 'pose-aware (ours), true pose'}
 OURS = 'Global-Local'
 ABLATIONS = {'no image pair': 'image_pair', 'no coordinates': 'coordinates', 'no global module': 'global_module', 'no flow': 'flow'}
 DENSITIES = {**{count: str(count) for count in (1, 2, 5, 10, 50, 100, 1000)}, 0: 'dense'}       # supervised pixels per image: title
+RIVAL_DENSITIES = (1, 0)        # of DispNet, a hundred times as dear: what is asked is how much it loses from one end to the other
 FLOW_SHARES = (0.0, 0.5, 1.0, 1.5, 2.0)
 FLOW_SHARE = 0.25       # of PWC-Net's width, in the study of flow fine-tuning
 SPREAD = 0.2            # of the focal lengths, in the study of varying intrinsics
+_HOW = {'unsupervised': {'model': 'unsupervised', 'objective': 'photometric', 'smooth_weight': 0.1, 'l1_weight': 1.0}, 'pose_aware': {'model_config': {'pose_aware': True}}}
 _HEAD_WIDTH = 256       # of the pose head, as in the paper's main part
 
 
 def _predict(trained: Trained) -> Predict:
     return lambda pairs: trained.network(*trained.network.inputs(pairs))
+
+
+def _with_dispnet(bench: Bench) -> dict[str, str]:
+    """The two networks that some studies are about, or ours alone if the other does not take part."""
+    return {'global_local': OURS} | bench.chosen({'dispnet': RIVALS['dispnet']})
 
 
 def _pose_head(bench: Bench, seed: int, full: bool, pretrained: bool) -> Trained:
@@ -35,16 +43,15 @@ def main_comparison(bench: Bench) -> Table:
     """Every network and every way without one."""
     table = Table('main', 'Main comparison', f'One supervised pixel per image, {bench.common.steps} steps of {bench.common.batch} pairs for every network.')
     table.rows[OURS] = [bench.score(bench.train('global_local', seed)) for seed in bench.seeds]
-    for model, title in RIVALS.items():
+    for model, title in bench.chosen(RIVALS).items():
         table.rows[title] = [bench.score(bench.train(model, seed, model=model)) for seed in bench.seeds]
-    table.rows['unsupervised (known K)'] = [bench.score(bench.train('unsupervised', seed, model='unsupervised', objective='photometric', smooth_weight=0.1, l1_weight=1.0))
-                                            for seed in bench.seeds]
     table.rows['dataset mean'] = [bench.score_prediction('dataset_mean', bench.dataset_mean)]
     table.rows['SfM-Flow'] = [bench.score_prediction('sfm_flow', SfmFlow())]
     heads = [_pose_head(bench, seed, full=True, pretrained=False) for seed in bench.seeds]
     table.rows['triangulation, predicted pose'] = [bench.score_prediction(f'triangulation_{head.name}', Triangulation.by(head.network)) for head in heads]
     table.rows['triangulation, true pose'] = [bench.score_prediction('triangulation_true_pose', Triangulation())]
-    table.rows['pose-aware (ours), true pose'] = [bench.score(bench.train('pose_aware', seed, model_config={'pose_aware': True})) for seed in bench.seeds]
+    for model, title in bench.chosen(OTHERS).items():
+        table.rows[title] = [bench.score(bench.train(model, seed, **_HOW[model])) for seed in bench.seeds]
     return table
 
 
@@ -52,8 +59,9 @@ def density(bench: Bench) -> Table:
     """How the error grows as fewer pixels are supervised."""
     table = Table('density', 'Density of supervision', 'Supervised pixels per image, the same at every visit.', abscissa_title='supervised pixels per image', is_logarithmic=True)
     all_pixels = bench.pixels
-    for model, title in (('global_local', OURS), ('dispnet', RIVALS['dispnet'])):
-        for count, text in DENSITIES.items():
+    for model, title in _with_dispnet(bench).items():
+        for count in DENSITIES if title == OURS else RIVAL_DENSITIES:
+            text = DENSITIES[count]
             row = f'{title}, {text}'
             name = model if count == 1 else f'{model}_{text}'
             table.rows[row] = [bench.score(bench.train(name, seed, model=model, supervised_pixels=count)) for seed in bench.seeds]
@@ -111,7 +119,7 @@ def flow_error(bench: Bench) -> Table:
     table = Table('flow_error', 'Error against flow error', 'The error of the test pairs\' flow is scaled; the networks are those of the main comparison.',
                   abscissa_title='mean flow error where visible [px]')
     ends = {share: bench.flow_error(share) for share in FLOW_SHARES}
-    trained = {title: [bench.train(model, seed, model=model) for seed in bench.seeds] for model, title in (('global_local', OURS), ('dispnet', RIVALS['dispnet']))}
+    trained = {title: [bench.train(model, seed, model=model) for seed in bench.seeds] for model, title in _with_dispnet(bench).items()}
     ways: dict[str, list[tuple[str, Predict]]] = {title: [(one.name, _predict(one)) for one in many] for title, many in trained.items()}
     ways['triangulation, true pose'] = [('triangulation_true_pose', Triangulation())]
     for title, predictions in ways.items():
