@@ -205,6 +205,16 @@ def test_without_a_depth_sensor_depth_comes_from_flow_and_the_scale_is_free(worl
     assert all(m.pose.covariance[0] >= UNKNOWN_VARIANCE for m in one.odometry[:1])      # before the second view
 
 
+def test_what_has_no_metre_is_withheld_where_that_is_asked_for(world, bench):
+    images = world.record(Image, 'deepv2d/depth/image')
+    one = bench(depth=None, free_scale=False)
+    one.camera.run(lambda: 'free_scale: false' in one.node.diagnostics.status().message, 'the scale to be found free', every=0.1)
+    one.track(5, every=0.1)
+    assert all(m.pose.covariance[0] >= UNKNOWN_VARIANCE for m in one.odometry) and not one.tf and not images
+    assert one.node.set_parameters([ros_support.Parameter('free_scale', value=True)])[0].successful
+    one.camera.run(lambda: one.tf and images, 'poses and depth in a free unit', every=0.1)
+
+
 def test_range_hits_make_it_metric_however_late_they_come(world, bench):
     sparse = world.publisher(Image, 'sparse_depth/image')
     one = bench(depth=None)

@@ -40,6 +40,8 @@ class DeepV2DNodeConfig(CameraConfig):
                                    read_only=True)
     depth_offset: float = setting(0.02, 'longest time between an image and the depth that belongs to it', 's', low=0.0, high=1.0, read_only=True)
     flow_patience: float = setting(1.0, 'silence of the flow bundle after which images are tracked without it', 's', low=0.05, high=60.0, read_only=True)
+    free_scale: bool = setting(True, 'give poses and depth also while nothing tells their metre; false: until range hits do, poses are not trusted (large covariance, no TF) and '
+                               'there is no depth')
     trajectory_file: str = setting('trajectory.txt', 'where save_trajectory writes (TUM text)')
     map_file: str = setting('map.ply', 'where save_map writes (PLY)')
     engine: DeepV2DConfig = params.included(DeepV2DConfig)
@@ -201,7 +203,10 @@ class DeepV2DNode(ManagedNode):
         self._put_hits(engine)
         track, depth = engine.step(frame, self._flow_of(matched, frame))
         self._frames.put(frame.stamp, frame)
-        self._tell_state(track, engine.reason)
+        reason = engine.reason
+        if track.scale is Scale.FREE and track.status is TrackStatus.OK and not self.config.free_scale:
+            track, depth, reason = replace(track, status=TrackStatus.INITIALISING), None, f'{reason}; poses and depth wait for them, as free_scale: false asks for'
+        self._tell_state(track, reason)
         self._heed_unit(track, engine)
         T_odom_cam = self._odometry.publish(track, frame.frame_id)
         if depth is None:
