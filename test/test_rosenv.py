@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -263,3 +264,17 @@ def test_the_launch_folder_does_not_hide_the_launch_package(monkeypatch: pytest.
     found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout
     assert Path(found.strip()).name == "__init__.py"
     assert importlib.import_module("launch.actions").__name__ == "launch.actions"
+
+
+def test_progress_goes_on_showing_what_is_installed_while_pip_throws_out_the_old() -> None:
+    said = ["Installing collected packages: torch, setuptools", "  Attempting uninstall: setuptools", "    Found existing installation: setuptools 65.5.1",
+            "    Uninstalling setuptools-65.5.1:", "      Successfully uninstalled setuptools-65.5.1"]
+    master, slave = pty.openpty()
+    try:
+        code = 'source <(sed -n "/^show_progress()/,/^}/p" "$1"); show_progress'
+        subprocess.run(["bash", "-c", code, "bash", str(ROOT / "rosenv")], input="\n".join(said) + "\n", stderr=slave, text=True, timeout=60, check=True)
+        os.close(slave)
+        shown = os.read(master, 1 << 16).decode()
+    finally:
+        os.close(master)
+    assert shown.count(said[0]) == len(said) and "ninstall" not in shown.replace(said[0], "") and "existing" not in shown
