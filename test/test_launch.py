@@ -2,64 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
 import signal
 import subprocess
-from pathlib import Path
 
 import launch_pytest
+import launch_support
 import numpy as np
 import pytest
-import yaml
 from diagnostic_msgs.msg import DiagnosticArray
-from launch import LaunchDescription
-from launch.actions import IncludeLaunchDescription
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch_pytest.actions import ReadyToTest
 from nav_msgs.msg import Odometry, Path as PathMessage
+from ros_support import LIMIT
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from sequence_support import head_of
+from sequence_support import BEGINNING
 from tf2_msgs.msg import TFMessage
 
+from depth_ros.learning.tum import open_sequence
 from depth_ros.ros import codecs, launching
 
 FILE = 'deepv2d_slam.launch.py'
-FRAMES = 60
-LIMIT = 120     # [s] for a launch to start and end on a busy machine
-
-
-@pytest.fixture(scope='module')
-def beginning(kitchen, tmp_path_factory):
-    """The first two seconds of the real sequence."""
-    return head_of(kitchen, tmp_path_factory.mktemp('launch') / 'kitchen', FRAMES)
 
 
 @launch_pytest.fixture
 def looping(world, beginning):
-    arguments = {'bag': str(beginning), 'loop': 'true', 'rviz': 'false'}
-    source = PythonLaunchDescriptionSource(launching.share('launch', FILE))
-    return LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments.items()), ReadyToTest()])
+    return launch_support.looping(FILE, beginning)
 
 
 @pytest.mark.launch(fixture=looping)
-def test_the_graph_tracks_and_survives_two_wraps(world):
+def test_the_graph_tracks_and_survives_two_wraps(world, beginning):
     odometry = world.record(Odometry, '/deepv2d/odometry')
     infos = world.record(CameraInfo, '/deepv2d/depth/camera_info')
     depths = world.record(Image, '/deepv2d/depth/image')
     clouds = world.record(PointCloud2, '/deepv2d/points')
     paths = world.record(PathMessage, '/deepv2d/path')
     transforms = world.record(TFMessage, '/tf')
-    truth = world.record(CameraInfo, '/camera/rgb/camera_info')
-
-    def wraps():
-        stamps = [codecs.stamp_ns(o.header.stamp) for o in odometry]
-        return sum(b < a for a, b in zip(stamps, stamps[1:]))
-
-    world.until(lambda: wraps() >= 2 and clouds and paths, 'odometry after two wraps', LIMIT)
-    recorded = {codecs.stamp_ns(i.header.stamp) for i in truth}
-    assert {codecs.stamp_ns(o.header.stamp) for o in odometry[5:-5]} <= recorded
+    world.until(lambda: launch_support.wraps(odometry) >= 2 and all((infos, depths, clouds, paths, transforms)), 'everything, and odometry after two wraps', LIMIT)
+    assert {codecs.stamp_ns(o.header.stamp) for o in odometry} <= set(open_sequence(beginning).colour_stamps.tolist())
     assert all(o.header.frame_id == 'odom' and np.isfinite([*o.pose.covariance]).all() for o in odometry)
     tracked = [o for o in odometry if o.pose.covariance[0] < 1.0]
     assert len(tracked) > 0.9 * len(odometry)
@@ -74,58 +55,41 @@ def test_the_graph_tracks_and_survives_two_wraps(world):
 
 @pytest.mark.launch(fixture=looping)
 def test_rviz_shows_topics_and_frames_of_the_graph(world):
-    view = yaml.safe_load(Path(launching.share('rviz', 'deepv2d_slam.rviz')).read_text())['Visualization Manager']
-    shown = {'/' + d['Topic']['Value']: d['Class'].split('/')[1] for d in view['Displays'] if 'Topic' in d}
-    kinds = {'Image': 'sensor_msgs/msg/Image', 'PointCloud2': 'sensor_msgs/msg/PointCloud2', 'Path': 'nav_msgs/msg/Path', 'Odometry': 'nav_msgs/msg/Odometry'}
-    assert {'Image', 'PointCloud2', 'Path', 'Odometry'} == set(shown.values())
-
-    def offered():
-        return {name: types for name, types in world.tester.get_topic_names_and_types() if world.tester.count_publishers(name)}
-
-    world.until(lambda: set(shown) <= set(offered()), f'publishers of {sorted(shown)}', LIMIT)
-    assert {topic: [kinds[display]] for topic, display in shown.items()} == {topic: offered()[topic] for topic in shown}
+    options = launch_support.view_of(world, 'deepv2d_slam.rviz', 'Image', 'PointCloud2', 'Path', 'Odometry')
     odometry = world.record(Odometry, '/deepv2d/odometry')
     world.until(lambda: odometry, 'odometry', LIMIT)
-    assert view['Global Options']['Fixed Frame'] == odometry[0].header.frame_id
+    assert options['Fixed Frame'] == odometry[0].header.frame_id
 
 
 @pytest.mark.launch(fixture=looping)
 def test_every_node_reports_on_diagnostics(world):
     reports = world.record(DiagnosticArray, '/diagnostics')
     wanted = {'player', 'flow', 'deepv2d', 'sparse_depth'}
-    world.until(lambda: wanted <= {s.name.strip('/').split(':')[0].split('/')[0] for r in reports for s in r.status}, f'diagnostics of {wanted}', LIMIT)
-
-
-def ros2_launch(*arguments: str) -> list[str]:
-    return ['ros2', 'launch', 'depth_ros', FILE, *arguments]
+    world.until(lambda: wanted <= launch_support.reporting(reports), f'diagnostics of {wanted}', LIMIT)
 
 
 def test_every_argument_is_described():
-    shown = subprocess.run(ros2_launch('--show-args'), capture_output=True, text=True, timeout=LIMIT, check=True).stdout
-    names = re.findall(r"^\s+'(\w+)':", shown, re.MULTILINE)
-    assert {'bag', 'rate', 'loop', 'use_sim_time', 'params_file', 'namespace', 'rviz', 'log_level', 'image_topic', 'camera_info_topic',
-            'depth_topic', 'scan_topic', 'range_topic', 'points_topic'} <= set(names)
-    assert 'no description' not in shown.lower()
+    assert launch_support.COMMON <= launch_support.described(FILE)
 
 
 def launched(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(ros2_launch('rviz:=false', *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+    return launch_support.launched(FILE, 'rviz:=false', *arguments)
 
 
 def test_a_launch_ends_with_its_recording_and_tells_what_came_of_it(world, beginning):
-    done = launched(f'bag:={beginning}', 'rate:=4.0')
+    done = launched(f'bag:={beginning}')
     assert done.returncode == 0, done.stdout
     assert 'Traceback' not in done.stdout and 'process has died' not in done.stdout
-    assert f'played to its end, {FRAMES} images in' in done.stdout and re.search(r'deepv2d\]: .*published .*on /deepv2d/odometry', done.stdout)
+    assert f'played to its end, {BEGINNING} images in' in done.stdout and re.search(r'deepv2d\]: .*published .*on /deepv2d/odometry', done.stdout)
     assert 'out:=FOLDER' in done.stdout and f'--sequence {beginning}' in done.stdout
 
 
 def test_what_was_made_of_a_recording_is_saved_where_asked_for(world, beginning, tmp_path):
-    done = launched(f'bag:={beginning}', 'rate:=2.0', f'out:={tmp_path}/results')
+    done = launched(f'bag:={beginning}', f'out:={tmp_path}/results')
     assert done.returncode == 0, done.stdout
     for name in ('trajectory.txt', 'map.ply'):
         assert f'saved {tmp_path}/results/{name}' in done.stdout
-    rows = np.loadtxt(tmp_path / 'results/trajectory.txt')
+    rows = np.loadtxt(tmp_path / 'results/trajectory.txt', ndmin=2)
     assert rows.shape[1] == 8 and np.isfinite(rows).all() and (tmp_path / 'results/map.ply').read_bytes()[:3] == b'ply'
 
 
@@ -164,41 +128,41 @@ def generate_launch_description():
     return LaunchDescription([IncludeLaunchDescription(PythonLaunchDescriptionSource({launching.share('launch', FILE)!r}),
                                                        launch_arguments={{'bag': {str(beginning)!r}, 'rate': '8.0', 'rviz': 'false'}}.items())])
 """)
-    done = subprocess.run(['ros2', 'launch', str(outer), 'wheels:=4'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+    done = launch_support.launched(str(outer), 'wheels:=4')
     assert done.returncode == 0, done.stdout
 
 
 def test_a_node_that_cannot_start_fails_the_replay_and_says_why(world, beginning, tmp_path):
     parameters = tmp_path / 'bad.yaml'
     parameters.write_text('/**/deepv2d:\n  ros__parameters:\n    width: 3\n')
-    done = subprocess.run(ros2_launch(f'bag:={beginning}', 'rviz:=false', f'params_file:={parameters}'),
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+    done = launched(f'bag:={beginning}', f'params_file:={parameters}')
     assert done.returncode != 0
     assert 'width: expected at least 64 px, got 3' in done.stdout
 
 
-def test_ctrl_c_ends_a_launch_within_5_seconds(world, beginning):
+def test_ctrl_c_ends_a_launch_with_all_its_nodes(world, beginning):
     master, slave = pty.openpty()
-    job = subprocess.Popen(ros2_launch(f'bag:={beginning}', 'loop:=true', 'rviz:=false'), stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    job = subprocess.Popen(launch_support.command(FILE, f'bag:={beginning}', 'loop:=true', 'rviz:=false'), stdin=slave, stdout=slave, stderr=slave,
+                           start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     os.close(slave)
+    os.set_blocking(master, False)
+
+    def read_on():      # a full terminal would block the launch
+        with contextlib.suppress(OSError):
+            os.read(master, 1 << 16)
+
     try:
         odometry = world.record(Odometry, '/deepv2d/odometry')
-        drain = os.fdopen(master, 'rb', buffering=0)
-        os.set_blocking(master, False)
-
-        def tracking():
-            drain.read(1 << 16)      # a full terminal would block the launch
-            return odometry
-
-        world.until(tracking, 'odometry', LIMIT)
+        world.repeat(read_on, lambda: odometry, 'odometry', timeout=LIMIT)
         os.killpg(job.pid, signal.SIGINT)
-        os.set_blocking(master, True)
-        assert job.wait(timeout=5.0) == 0
+        world.repeat(read_on, lambda: job.poll() is not None, 'the end of the launch')
+        assert job.returncode == 0
+        with pytest.raises(ProcessLookupError):     # nobody of it is left
+            os.killpg(job.pid, 0)
     finally:
-        if job.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)
-            job.wait()
+        job.wait()
         os.close(master)
 
 
