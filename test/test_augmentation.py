@@ -58,9 +58,10 @@ def test_half_of_the_pairs_are_mirrored_and_half_turned():
     assert all(abs(share - 0.25) < 0.03 for share in shares)
 
 
-def test_the_flow_of_zoomed_pairs_is_still_the_projection_of_their_depth_and_motion():
+@pytest.mark.parametrize('offsets', [None, torch.tensor([[0.0, 0.0], [0.1, -0.04], [-0.15, 0.16]])])
+def test_the_flow_of_zoomed_pairs_is_still_the_projection_of_their_depth_and_motion(offsets):
     pairs = wavy_pairs(3, 48, 64)
-    zoomed = augmentation.zoom(pairs, torch.tensor([[1.0, 1.0], [1.3, 1.1], [1.5, 1.5]]))
+    zoomed = augmentation.zoom(pairs, torch.tensor([[1.0, 1.0], [1.3, 1.1], [1.5, 1.5]]), offsets)
     # Interpolating between pixels errs by the curvature of depth and flow.
     assert flow_error(zoomed) < 0.15 < 1.0 < (zoomed.flow - pairs.flow).abs().amax()
     assert torch.allclose(zoomed.flow[0], pairs.flow[0], atol=1e-4) and torch.equal(zoomed.valid[0], pairs.valid[0])
@@ -74,9 +75,26 @@ def test_a_zoom_keeps_the_centre_and_magnifies_about_it():
     assert zoomed.valid.dtype is torch.bool
 
 
-def test_a_zoom_that_would_look_outside_is_refused():
-    with pytest.raises(ValueError, match='at least 1'):
-        augmentation.zoom(wavy_pairs(1), torch.tensor([[0.9, 1.0]]))
+def test_a_window_off_the_centre_shows_what_is_there_and_moves_the_principal_point():
+    pairs = wavy_pairs(1, 25, 33)
+    middle, aside = (augmentation.zoom(pairs, torch.tensor([[2.0, 2.0]]), torch.tensor([[x, 0.0]])) for x in (0.0, 0.25))
+    assert torch.allclose(aside.image1[..., 12, 16], pairs.image1[..., 12, 24], atol=1e-5)
+    assert torch.allclose(aside.K - middle.K, torch.tensor([[[0.0, 0.0, -16.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]), atol=1e-4)
+
+
+@pytest.mark.parametrize('factor, offset, complaint', [(0.9, 0.0, 'at least 1'), (1.25, 0.11, 'inside the image')])
+def test_a_zoom_that_would_look_outside_is_refused(factor, offset, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        augmentation.zoom(wavy_pairs(1), torch.tensor([[factor, 1.0]]), torch.tensor([[offset, 0.0]]))
+
+
+def test_principal_points_vary_as_far_as_there_is_image():
+    random = torch.Generator().manual_seed(0)
+    factors = torch.tensor([1.0, 1.25])
+    offsets = torch.stack([augmentation.draw_offset(0.2, factors, random) for _ in range(500)])
+    assert (offsets[:, 0] == 0).all()                   # nothing was magnified: there is no other window
+    moved = offsets[:, 1] * factors[1]                  # in heights of the magnified image, half of which is the middle's
+    assert -0.1 <= moved.min() < -0.095 and 0.095 < moved.max() <= 0.1
 
 
 def test_focal_lengths_vary_within_the_spread_of_the_common_one():

@@ -18,6 +18,7 @@ from depth_ros.geometry.warp import sample
 from depth_ros.learning.pairs import PairBatch
 
 PROBABILITY = 0.5
+_ROUNDING = 1e-3     # [px]
 _ALL = 1 - 1e-4      # a mask interpolated to more than this was true all around
 
 
@@ -30,6 +31,12 @@ def draw_flips(generator: torch.Generator) -> tuple[bool, bool]:
 def draw_zoom(magnify: float, spread: float, generator: torch.Generator) -> Tensor:
     """Factors (2,) on a pair's focal lengths, each drawn evenly within +-spread of the common factor."""
     return magnify * (1 + spread * (2 * torch.rand(2, generator=generator) - 1))
+
+
+def draw_offset(spread: float, factors: Tensor, generator: torch.Generator) -> Tensor:
+    """Place (2,) of a magnified window's centre, in widths and heights from the image's: principal points move evenly within +-spread of the middle's, if there is image."""
+    room = torch.minimum(0.5 * spread / factors, 0.5 - 0.5 / factors)
+    return room * (2 * torch.rand(2, generator=generator) - 1)
 
 
 def flip(batch: PairBatch, x: Tensor, y: Tensor) -> PairBatch:
@@ -53,20 +60,23 @@ def flip_map(values: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.where(y[:, None, None, None], values.flip(-2), values)
 
 
-def zoom(batch: PairBatch, factors: Tensor) -> PairBatch:
-    """The pairs as cameras with focal lengths factors (B, 2) >= 1 times theirs in x and y would see them: a window around the centre, magnified.
+def zoom(batch: PairBatch, factors: Tensor, offsets: Tensor | None = None) -> PairBatch:
+    """The pairs as cameras with focal lengths factors (B, 2) >= 1 times theirs in x and y would see them: a window, magnified.
 
-    Everything is interpolated linearly; a pixel is valid where all that it is made of was.
+    Its centre is the image's, or offsets (B, 2) widths and heights from there. Everything is interpolated linearly; a pixel is valid where all that it is made of was.
     """
-    if not (factors >= 1).all():
-        raise ValueError(f'zoom: expected factors of at least 1, got {factors.min().item():.3f}: there is nothing outside the image')
     height, width = batch.image1.shape[-2:]
     centre = factors.new_tensor([(width - 1) / 2, (height - 1) / 2])
-    pixels = centre + (pinhole.pixel_grid(height, width, like=batch.image1) - centre) / factors[:, None, None, :]
+    offset = torch.zeros_like(factors) if offsets is None else offsets * 2 * centre
+    if not (factors >= 1).all():
+        raise ValueError(f'zoom: expected factors of at least 1, got {factors.min().item():.3f}: there is nothing outside the image')
+    if not (offset.abs() <= centre * (1 - 1 / factors) + _ROUNDING).all():
+        raise ValueError('zoom: expected windows inside the image, got offsets that reach beyond it')
+    pixels = centre + offset[:, None, None, :] + (pinhole.pixel_grid(height, width, like=batch.image1) - centre) / factors[:, None, None, :]
     K = batch.K.clone()
     K[:, 0] *= factors[:, :1]
     K[:, 1] *= factors[:, 1:]
-    K[:, :2, 2] += centre * (1 - factors)
+    K[:, :2, 2] += centre * (1 - factors) - factors * offset
     changed = {'K': K}
     for name, values in _images(batch).items():
         seen, _ = sample(values.to(batch.image1.dtype), pixels)

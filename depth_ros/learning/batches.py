@@ -101,7 +101,9 @@ def unseen(store: PairStore, recipe: Recipe, first: int, factor: int) -> PairBat
 def _fitted(pairs: PairBatch, recipe: Recipe, factor: int, generators: list[torch.Generator]) -> PairBatch:
     """Pairs with the recipe's intrinsics, at 1 / factor of their size."""
     if recipe.magnify > 1.0:
-        pairs = augmentation.zoom(pairs, torch.stack([augmentation.draw_zoom(recipe.magnify, recipe.zoom, g) for g in generators]))
+        factors = torch.stack([augmentation.draw_zoom(recipe.magnify, recipe.zoom, g) for g in generators])
+        offsets = torch.stack([augmentation.draw_offset(recipe.shift, *drawn) for drawn in zip(factors, generators)]) if recipe.shift > 0.0 else None
+        pairs = augmentation.zoom(pairs, factors, offsets)
     return augmentation.reduce(pairs, factor) if factor > 1 else pairs
 
 

@@ -36,6 +36,7 @@ class Recipe:
     magnify: float = setting(1.0, 'factor on all focal lengths: a window around the centre of each image', low=1.0, high=4.0)
     new_motion: float = setting(0.0, 'share of pairs that get another motion, flow and second image to fit their depth', low=0.0, high=1.0)
     zoom: float = setting(0.0, "spread of a pair's focal lengths around that; magnify * (1 - zoom) has to be at least 1", low=0.0, high=0.5)
+    shift: float = setting(0.0, "spread of a pair's principal point around the image's middle, as a share of half its size, as far as magnify leaves room", low=0.0, high=1.0)
     rotation_error: float = setting(0.0, "deviation of an error of the pair's rotation, an axis, as a tracker would make", 'deg', low=0.0, high=5.0)
     direction_error: float = setting(0.0, "deviation of an error of the pair's translation, an axis, as a share of the baseline", low=0.0, high=1.0)
     reduce: int = setting(1, 'begin on pairs of 1 / reduce of the size that the data has', low=1, high=8)
