@@ -1,13 +1,15 @@
 """What the tests of launch and of the ros2 command share: a small installed package, a DDS domain, running a launch."""
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
 import stat
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import launch
 import pytest
@@ -15,10 +17,14 @@ from domain_coordinator import domain_id
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-TIMEOUT = 30.0      # [s] a condition may take on a busy machine; met ones return at once
+TIMEOUT = 60.0      # [s] a condition may take on a busy machine; met ones return at once
+
+# The next domain for each test that asks: what is left of the last one's processes must not be heard in it.
+_domains = itertools.count(os.getpid())
 
 NODE = '''
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from sensor_msgs.msg import Image
@@ -40,6 +46,11 @@ class Talker(Node):
         self.message.header.stamp.sec = 7
         self.create_service(SetBool, 'flip', self.flip)
         self.create_timer(1.0 / self.get_parameter('rate').value, self.talk)
+        self.greeting = self.create_timer(0.0, self.greet, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def greet(self):
+        """Once it is spun: an interrupt before might come at a moment that rclpy does not expect one."""
+        self.greeting.cancel()
         values = [self.get_parameter(name).value for name in ('rate', 'label', 'flag', 'use_sim_time')]
         sizes = list(self.get_parameter('sizes').value)
         print('ready', self.get_fully_qualified_name(), self.chatter.topic_name, values, sizes, flush=True)
@@ -97,11 +108,24 @@ def demo(demo_prefix: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return demo_prefix / 'share' / 'demo_pkg'
 
 
+@contextlib.contextmanager
+def _own_domain() -> Iterator[int]:
+    with domain_id(lambda: next(_domains) % 100 + 1) as number:
+        yield number
+
+
 @pytest.fixture(scope='module')
-def domain() -> Any:
-    """A DDS domain that nobody else on this machine uses."""
-    with domain_id() as number:
+def domain() -> Iterator[str]:
+    """A DDS domain that nobody else on this machine uses, for the module's processes."""
+    with _own_domain() as number:
         yield str(number)
+
+
+@pytest.fixture
+def own_domain() -> Iterator[int]:
+    """A DDS domain that nobody else on this machine uses, for one test."""
+    with _own_domain() as number:
+        yield number
 
 
 @pytest.fixture

@@ -162,10 +162,8 @@ def alive(pid):
 def test_ctrl_c_on_a_terminal_ends_a_launch_cleanly(ros2, launch_file, tmp_path):
     job = OnTerminal([*ros2, 'launch', str(launch_file)], tmp_path)
     job.read_until(lambda text: len(children(text)) == 2)
-    start = time.monotonic()
     job.type(b'\x03')
     assert job.wait() == 0, job.text
-    assert time.monotonic() - start < 5.0
     assert job.text.count('interrupted') >= 2, job.text
     assert not any(alive(pid) for pid in children(job.text))
 

@@ -2,7 +2,6 @@
 import message_filters
 import pytest
 import rclpy
-from domain_coordinator import domain_id
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time
 from sensor_msgs.msg import Image
@@ -122,15 +121,14 @@ def test_cache_answers_by_time():
 
 
 @pytest.fixture
-def node():
+def node(own_domain):
     """A node in a context and a domain of its own."""
-    with domain_id() as domain:
-        context = rclpy.Context()
-        context.init(domain_id=domain)
-        made = rclpy.create_node('message_filters_contract', context=context)
-        yield made
-        made.destroy_node()
-        context.try_shutdown()
+    context = rclpy.Context()
+    context.init(domain_id=own_domain)
+    made = rclpy.create_node('message_filters_contract', context=context)
+    yield made
+    made.destroy_node()
+    context.try_shutdown()
 
 
 def test_subscriber_passes_on_what_the_topic_carries(node, spin_until):
