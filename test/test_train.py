@@ -56,6 +56,34 @@ def test_the_exported_network_is_the_best_one_and_says_how_it_came_about(tmp_pat
     assert target.stat().st_size < 0.6 * (tmp_path / BEST).stat().st_size
 
 
+def test_a_training_on_endless_pairs_goes_on_to_the_bit_and_shows_each_once(tmp_path, monkeypatch):
+    """Rendered ones would take longer: these are made of their index."""
+    shown = []
+
+    class Endless(MemoryStore):
+        def __init__(self, data, make_flow, count):
+            super().__init__(wavy_pairs(16))
+            assert (data.round, count) == (8, 16)
+
+        def batch(self, indices):
+            shown.extend(indices)
+            return super().batch(indices)
+
+    monkeypatch.setattr(train, 'SyntheticPairs', lambda *parts: contextlib.nullcontext(Endless(*parts)))
+    command = ['global_local_small', *SMALL, '--set', 'endless=true', '--set', 'data.round=8']
+    assert train.main([*command, '--out', str(tmp_path / 'once')]) == 0
+    assert shown[:16] == list(range(16))
+    assert train.main([*command, '--out', str(tmp_path / 'twice'), '--until', '2']) == 0
+    assert train.main([*command, '--out', str(tmp_path / 'twice')]) == 0
+    once, twice = (checkpoint.load(tmp_path / out / BEST).model.state_dict() for out in ('once', 'twice'))
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+
+
+def test_endless_pairs_of_a_sequence_are_refused(capsys):
+    assert train.main(['global_local_finetune', '--set', 'endless=true']) == 1
+    assert 'endless' in capsys.readouterr().err
+
+
 def test_another_recipe_does_not_go_on_with_the_state_but_may_begin_anew(tmp_path, capsys):
     command = ['global_local_small', '--out', str(tmp_path), *SMALL]
     assert train.main([*command, '--until', '2']) == 0

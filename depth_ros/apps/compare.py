@@ -75,6 +75,8 @@ def _compare(args: argparse.Namespace) -> None:
 def _common(args: argparse.Namespace) -> Recipe:
     """What the trainings share: the recipe, with what the command line changes."""
     given = recipe.read(train.find_recipe(args.recipe))
+    if given.endless:
+        raise ValueError(f'endless: expected False, as all networks of a comparison get the same pairs, got True from {args.recipe}')
     changes = {key: getattr(args, key) for key in _CHANGES if getattr(args, key) is not None}
     data = given.data | ({'train': args.pairs} if args.pairs is not None else {})
     if args.size is not None:

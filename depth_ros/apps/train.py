@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +22,7 @@ from depth_ros.learning import ranks, recipe, train_state
 from depth_ros.learning.pairs import FlowFunction, PairData, PairStore, open_store
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.sequence_pairs import open_sequence_store, sequence_splits
+from depth_ros.learning.synthetic_pairs import EndlessData, SyntheticPairs
 from depth_ros.learning.trainer import BEST, STATE, Data, Trainer
 from depth_ros.models import checkpoint
 
@@ -50,8 +55,8 @@ def _main(argv: list[str]) -> None:
     with ranks.joined(chosen.device) as joined:
         if not args.fresh and (out / STATE).exists():
             _refuse_another(chosen, out / STATE)
-        data = open_data(chosen)
-        progress = Trainer(chosen, data, out, joined, resume=not args.fresh).run(args.until)
+        with opened_data(chosen) as data:
+            progress = Trainer(chosen, data, out, joined, resume=not args.fresh).run(args.until)
         if joined.first:
             _report(progress, out)
             if args.export is not None:
@@ -93,14 +98,23 @@ def find_recipe(name: str) -> Path:
     return known[name]
 
 
-def open_data(chosen: Recipe) -> Data:
+@contextlib.contextmanager
+def opened_data(chosen: Recipe) -> Iterator[Data]:
     """The splits that a recipe trains and validates on, rendered now if they are not there; the processes of one training share the work."""
     if 'sequence' in chosen.data:
+        if chosen.endless:
+            raise ValueError('endless: expected False with a sequence, which ends')
         splits = sequence_splits(chosen.data)
-        return Data(**{name: open_sequence_store(spec, flow_function(spec.flow)) for name, spec in splits.items()})
-    pairs = recipe.configured(PairData, chosen.data)
+        yield Data(**{name: open_sequence_store(spec, flow_function(spec.flow)) for name, spec in splits.items()})
+        return
+    given = recipe.configured(EndlessData if chosen.endless else PairData, chosen.data)
+    pairs = PairData(**{f.name: getattr(given, f.name) for f in fields(PairData)})
     flow = flow_function(pairs.flow)
-    return Data(*(open_store(pairs, split, flow) for split in ('train', 'validation')))
+    if not chosen.endless:
+        yield Data(*(open_store(pairs, split, flow) for split in ('train', 'validation')))
+        return
+    with SyntheticPairs(given, partial(flow_function, pairs.flow), chosen.steps * chosen.batch) as endless:
+        yield Data(endless, open_store(pairs, 'validation', flow))
 
 
 def flow_function(name: str) -> FlowFunction:

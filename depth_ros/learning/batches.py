@@ -30,7 +30,7 @@ class Drawn:
 
 
 class Batches:
-    """Draws the batches of a recipe from a store, each pair once an epoch."""
+    """Draws the batches of a recipe from a store, each pair once an epoch, or once at all if there is no end of them."""
 
     def __init__(self, store: PairStore, recipe: Recipe, ranks: Ranks = Ranks()) -> None:
         if len(store) == 0:
@@ -42,6 +42,8 @@ class Batches:
         """Indices (batch,) into the store of a step's pairs, of all processes."""
         batch, size = self._recipe.batch, len(self._store)
         places = np.arange(step * batch, (step + 1) * batch)
+        if self._recipe.endless:
+            return places       # each pair is shown once
         return np.array([_order(self._recipe.seed, int(epoch), size)[place] for epoch, place in zip(places // size, places % size)])
 
     def of_step(self, step: int) -> Drawn:
@@ -70,7 +72,7 @@ class Batches:
 
     def _pairs(self, indices: np.ndarray, factor: int, generators: list[torch.Generator]) -> PairBatch:
         """Pairs of the store with the recipe's intrinsics, at 1 / factor of their size."""
-        if factor == 1 or self._recipe.magnify > 1.0 or _bytes(self._store, factor) > _KEPT:
+        if factor == 1 or self._recipe.endless or self._recipe.magnify > 1.0 or _bytes(self._store, factor) > _KEPT:
             return _fitted(self._store.batch(indices), self._recipe, factor, generators)
         if self._reduced is None or self._reduced[0] != factor:
             self._reduced = factor, _reduced(self._store, factor)

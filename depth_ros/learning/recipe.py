@@ -27,6 +27,7 @@ class Recipe:
     model: str = setting('global_local', 'name of the network')
     model_config: dict = field(default_factory=dict)
     data: dict = field(default_factory=dict)
+    endless: bool = setting(False, 'render new pairs as long as the training lasts, each seen once; `data` may say by how many processes or on what (learning/synthetic_pairs.py)')
     objective: str = setting('inverse_depth', 'what the loss compares: inverse depth with range, or something that a network of another kind gives')
     supervised_pixels: int = setting(1, 'pixels of an image whose depth the loss is told, the same at every visit; 0: all', low=0)
     l1_of: str = setting('inverse_depth', 'what is compared at them: inverse depth, or the log of depth', choices=('inverse_depth', 'log_depth'))

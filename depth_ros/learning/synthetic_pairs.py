@@ -1,7 +1,7 @@
 """Pairs without an end, rendered while a training goes on: on a GPU or on spare cores, by processes of their own, a few rounds ahead.
 
-A round is a shard of fresh scenes, shuffled; a step's batch is a function of the seed and the step alone, so that a training that was broken off goes on
-as if it had not been.
+A round is a shard of fresh scenes, shuffled; a pair is a function of the seed and its index alone, so that a training that was broken off goes on
+as if it had not been. Several processes of one training each render all rounds.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import multiprocessing
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 
@@ -22,16 +22,15 @@ import numpy as np
 import torch
 
 from depth_ros import settings
-from depth_ros.learning.pairs import FlowFunction, PairBatch, PairStore, write_shard
-from depth_ros.learning.scenes import SPLITS, SceneData, scene_pairs
+from depth_ros.learning.pairs import FlowFunction, PairBatch, PairData, PairStore, write_shard
+from depth_ros.learning.scenes import SPLITS, scene_pairs
 from depth_ros.settings import setting
 
 
 @dataclass(frozen=True)
-class EndlessData(SceneData):
-    """Pairs that are made as they are needed."""
+class EndlessData(PairData):
+    """Pairs to train on that are made as they are needed, whatever `train` says; the other splits are stores."""
 
-    batch: int = setting(16, 'pairs a batch', 'pairs', 1, 4096)
     round: int = setting(256, 'pairs that are rendered and shuffled at a time', 'pairs', 1, 65536)
     device: str = setting('cpu', 'what renders: cpu, or a GPU such as cuda')
     together: int = setting(1, 'paths that are rendered at once; some tens suit a GPU', '', 1, 256)
@@ -40,15 +39,14 @@ class EndlessData(SceneData):
 
 
 class SyntheticPairs(contextlib.AbstractContextManager):
-    """Batches of pairs that nobody has seen before. Leave the context (or close) to end the processes and remove what they wrote."""
+    """A store of pairs that nobody has seen before. Leave the context (or close) to end the processes and remove what they wrote."""
 
-    def __init__(self, data: EndlessData, make_flow: Callable[[], FlowFunction], split: str = 'train') -> None:
+    def __init__(self, data: EndlessData, make_flow: Callable[[], FlowFunction], count: int, split: str = 'train') -> None:
         """make_flow: called once in each process, so it must be importable there; what it returns makes the flow. Raises ValueError for settings out of range."""
         settings.check(data)
         if split not in SPLITS:
             raise ValueError(f'expected a split of {", ".join(SPLITS)}, got {split!r}')
-        if data.round % data.batch:
-            raise ValueError(f'round: expected a multiple of the batch of {data.batch}, got {data.round}')
+        self._count = count
         self._data, self._split = data, split
         self._folder = tempfile.TemporaryDirectory(prefix='depth_ros-pairs-')
         self._pool: Executor
@@ -59,14 +57,26 @@ class SyntheticPairs(contextlib.AbstractContextManager):
         self._rounds: dict[int, Future[None]] = {}
         self._open: tuple[int, PairStore] | None = None
 
-    def of_step(self, step: int) -> PairBatch:
-        """The batch of a step. Steps may be taken in any order; on from the last one is fast."""
-        each = self._data.round // self._data.batch
-        number, place = divmod(step, each)
+    def __len__(self) -> int:
+        """How many are wanted; there are always more."""
+        return self._count
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) [px]."""
+        return self._data.height, self._data.width
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> PairBatch:
+        """The pairs of these indices, in rising order of their rounds. Any may be asked for; on from the last ones is fast."""
+        numbers, places = np.divmod(np.asarray(indices, np.int64), self._data.round)
+        parts = [self._of_round(int(number), places[numbers == number]) for number in np.unique(numbers)]
+        return parts[0] if len(parts) == 1 else PairBatch(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(PairBatch)})
+
+    def _of_round(self, number: int, places: np.ndarray) -> PairBatch:
         if self._open is None or self._open[0] != number:
             self._open = number, self._rendered(number)
         order = np.random.default_rng([self._data.seed, number, 2]).permutation(self._data.round)
-        return self._open[1].batch(order[place * self._data.batch:(place + 1) * self._data.batch])
+        return self._open[1].batch(order[places])
 
     def close(self) -> None:
         """End the processes; what is being rendered is thrown away."""
