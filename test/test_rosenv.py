@@ -44,7 +44,7 @@ class Tree:
 
     def call(self, *command: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(self.folder / "rosenv"), *command], cwd=cwd, env=self.environment | variables, capture_output=True, text=True, timeout=60
+            [str(self.folder / "rosenv"), *command], cwd=cwd, env=self.environment | variables, capture_output=True, text=True, timeout=120
         )
 
     def calls(self) -> list[str]:
@@ -181,7 +181,7 @@ def test_ctrl_c_leaves_what_the_next_call_repairs(tree: Tree, tmp_path: Path) ->
     )  # fmt: skip
     waiting.read_text()     # returns when the set-up has come to the venv
     os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=120)
     assert process.returncode != 0 and "interrupted while installing the pinned wheels" in told
     _program(tmp_path / "bin/python3", PYTHON % {"python": BASE})
     tree.calls()
@@ -224,7 +224,7 @@ def test_a_change_repeats_only_the_steps_that_depend_on_it(tree: Tree, changed: 
 
 def test_two_calls_at_once_set_up_once(tree: Tree) -> None:
     both = [subprocess.Popen([tree.folder / "rosenv", "true"], env=tree.environment, stderr=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
     assert tree.calls() == FRESH
 
 
@@ -272,7 +272,7 @@ def test_progress_goes_on_showing_what_is_installed_while_pip_throws_out_the_old
     master, slave = pty.openpty()
     try:
         code = 'source <(sed -n "/^show_progress()/,/^}/p" "$1"); show_progress'
-        subprocess.run(["bash", "-c", code, "bash", str(ROOT / "rosenv")], input="\n".join(said) + "\n", stderr=slave, text=True, timeout=60, check=True)
+        subprocess.run(["bash", "-c", code, "bash", str(ROOT / "rosenv")], input="\n".join(said) + "\n", stderr=slave, text=True, timeout=120, check=True)
         os.close(slave)
         shown = os.read(master, 1 << 16).decode()
     finally:

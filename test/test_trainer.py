@@ -342,13 +342,13 @@ def uneven_data() -> Data:
 def test_two_processes_learn_what_one_learns_from_the_joint_batch(tmp_path, monkeypatch):
     monkeypatch.setitem(registry.MODELS, 'tiny', (TinyConfig, Calm))
     Trainer(JOINT, uneven_data(), tmp_path / 'one').run()
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     code = WORKER.format(test=str(Path(__file__).parent), out=str(tmp_path / 'two'))
-    environment = {**os.environ, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'WORLD_SIZE': '2', 'OMP_NUM_THREADS': '1'}
-    workers = [subprocess.Popen([sys.executable, '-c', code], env={**environment, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}) for rank in range(2)]
-    assert [worker.wait(120) for worker in workers] == [0, 0]
+    with socket.socket() as held:       # until the workers listen on its port beside it, nobody else is given it
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(('127.0.0.1', 0))
+        environment = {**os.environ, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(held.getsockname()[1]), 'WORLD_SIZE': '2', 'OMP_NUM_THREADS': '1'}
+        workers = [subprocess.Popen([sys.executable, '-c', code], env={**environment, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}) for rank in range(2)]
+        assert [worker.wait(240) for worker in workers] == [0, 0]
     one, two = tensors(tmp_path / 'one'), tensors(tmp_path / 'two')
     assert one.keys() == two.keys()
     assert max((one[name] - two[name]).abs().max().item() for name in one if name.startswith('model/')) < 1e-6
