@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -100,6 +101,9 @@ def spin(node_class: type) -> int:
         rclpy.logging.get_logger(node_class.__name__).fatal(str(error))
         return 1
     status = _run(node)
+    # Fast DDS takes its shared memory back, 64 MB a node, only with the last that holds on to the node.
+    del node
+    gc.collect()
     rclpy.try_shutdown()
     return status
 
@@ -132,7 +136,8 @@ def _run(node: ManagedNode) -> int:
         signal.signal(number, leave)
     log = logging.getLogger('depth_ros')
     log.setLevel(logging.INFO)
-    log.addHandler(_ToRos(node))
+    to_ros = _ToRos(node)
+    log.addHandler(to_ros)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
@@ -140,6 +145,10 @@ def _run(node: ManagedNode) -> int:
             executor.spin_once(timeout_sec=_POLL)
     except SystemExit:
         return 0
+    finally:
+        log.removeHandler(to_ros)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)       # it ends already
     node.trigger_shutdown()
     executor.shutdown(timeout_sec=1.0)
     node.destroy_node()
