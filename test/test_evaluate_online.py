@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from sequence_support import head_of
 
-from depth_ros.apps import evaluate, online
+from depth_ros.apps import evaluate, online_course, online_report
 from depth_ros.frames import CameraFrame, DepthResult, Scale
 from depth_ros.models import checkpoint
 
-WANTED = {'abs_rel_frozen_scaled', 'abs_rel_triangulated', 'abs_rel_learned', 'updates', 'rollbacks'}
+WANTED = {'abs_rel_frozen_scaled', 'abs_rel_triangulated', 'abs_rel_learned', 'abs_rel_dense', 'updates', 'rollbacks', 'learner_seconds', 'memory_mb'}
 
 
 @pytest.fixture(scope='module')
@@ -24,7 +24,8 @@ def ran(kitchen, tmp_path_factory):
     beginning, out = head_of(kitchen, folder / 'kitchen', 60), folder / 'out'
     weights = support.write(folder / 'weights') / support.FILES['pose_aware']
     assert evaluate.main(['online', '--sequence', str(beginning), '--poses', str(kitchen / 'groundtruth_refined.txt'), '--weights', str(weights), '--size', '128x96',
-                          '--every', '4', '--passes', '2', '--batches', '3', '--hold-out-last', '12', '--withheld-run', '2', '--round', '4', '--out', str(out)]) == 0
+                          '--every', '4', '--passes', '2', '--batches', '3', '--hold-out-last', '12', '--withheld-run', '2', '--round', '4', '--dense', '--rehearse', '0',
+                          '--synthetic', '0', '--out', str(out)]) == 0
     return out
 
 
@@ -33,6 +34,7 @@ def test_it_reports_what_was_learned_beside_what_it_is_compared_with(ran):
     assert WANTED <= set(figures)
     assert figures['held_out'] == [48, 52, 56] and figures['frames_scored'] == 11 and len(figures['abs_rel_learned_by_pass']) == 2
     assert figures['updates'] > 0 and figures['abs_rel_learned_all'] < 1.05 * figures['abs_rel_frozen_scaled_all']
+    assert figures['worst_to_frozen'] >= figures['learned_to_frozen_all'] > 0
     assert figures['states']['waiting for hits'] >= 6 and sum(figures['states'].values()) == 24
     assert all(0.01 < figures[f'abs_rel_{name}'] < 0.6 for name in ('frozen_scaled', 'triangulated', 'learned'))
 
@@ -54,7 +56,7 @@ def frame():
 
 
 def cut(frame, kind='row', fault='none', seed=0, first=0):
-    return online.cut_hits(frame, kind, fault, np.random.default_rng(seed), first)
+    return online_course.cut_hits(frame, kind, fault, np.random.default_rng(seed), first)
 
 
 def test_hits_lie_on_one_row_where_depth_is_known_with_a_hundredth_of_noise(frame):
@@ -75,26 +77,34 @@ def test_faults_spoil_the_hits_as_they_say(frame):
     assert 0.1 < wild < 0.5
     assert 0.1 < np.isnan(spoilt['nan'][good > 0]).mean() < 0.5
     np.testing.assert_allclose(spoilt['tenfold'], 10 * good, rtol=1e-6)
-    np.testing.assert_array_equal(cut(frame, fault='tenfold', first=-online.TENFOLD), good)
+    np.testing.assert_array_equal(cut(frame, fault='tenfold', first=-online_course.LASTS), good)
     assert set(np.nonzero(spoilt['tilt'])[0]) == {48 + 19}
 
 
 def test_a_score_counts_what_has_no_prediction_as_far(frame):
     depth = frame.depth.copy()
     sure = np.ones_like(depth)
-    assert online.score(DepthResult(frame, np.where(frame.depth_valid, depth, 1.0), frame.depth_valid, sure, Scale.METRIC), frame) == 0.0
+    assert online_course.score(DepthResult(frame, np.where(frame.depth_valid, depth, 1.0), frame.depth_valid, sure, Scale.METRIC), frame) == 0.0
     nothing = DepthResult(frame, depth, np.zeros_like(frame.depth_valid), sure, Scale.METRIC)
-    assert online.score(nothing, frame) == pytest.approx(float(np.mean(8.0 / depth[frame.depth_valid] - 1)), rel=1e-5)
-    assert online.score(None, frame) is None
+    assert online_course.score(nothing, frame) == pytest.approx(float(np.mean(8.0 / depth[frame.depth_valid] - 1)), rel=1e-5)
+    assert online_course.score(None, frame) is None
 
 
 def test_frames_are_compared_only_where_all_have_depth():
     lines = {'frozen_scaled': [{1: None, 2: 0.4, 3: 0.2}], 'triangulated': [{1: 0.1, 2: 0.1, 3: 0.1}], 'learned': [{1: 0.9, 2: 0.2, 3: 0.1}]}
-    figures = online.summary(lines, [3])
+    figures = online_report.summary(lines, [3])
     assert figures['abs_rel_learned'] == 0.1 and figures['abs_rel_learned_all'] == pytest.approx(0.15) and figures['frames_scored'] == 2
-    assert figures['learned_to_frozen'] == pytest.approx(0.5) and online.summary(lines, [])['abs_rel_frozen_scaled'] == pytest.approx(0.3)
+    assert figures['learned_to_frozen_scaled'] == pytest.approx(0.5) and online_report.summary(lines, [])['abs_rel_frozen_scaled'] == pytest.approx(0.3)
+    assert figures['worst_to_frozen_scaled'] == pytest.approx(0.5)
     with pytest.raises(ValueError, match='no frame has depth'):
-        online.summary({'learned': [{1: None}]}, [])
+        online_report.summary({'learned': [{1: None}]}, [])
+
+
+def test_the_worst_second_is_found_in_any_pass():
+    frozen = dict.fromkeys(range(100), 0.1)
+    bad = {i: 0.3 if 40 <= i < 70 else 0.05 for i in range(100)}
+    assert online_report.worst([frozen, bad], [frozen, frozen], list(range(100))) == pytest.approx(3.0)
+    assert online_report.worst([frozen], [frozen], list(range(0, 9, 3))) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize('words, complaint', [

@@ -344,6 +344,10 @@ class OnlineLearner:
         with self._observing:
             self._gate, self._missing = State.MOTION, reason
 
+    def offer_to(self, offer: Callable[[bytes], object] | None) -> None:
+        """Give new weights to this from now on."""
+        self._offer = offer
+
     def pause(self, paused: bool = True) -> None:
         """Learn nothing until told otherwise; observations are still taken in."""
         self._paused = paused
