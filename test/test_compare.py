@@ -10,7 +10,7 @@ import pytest
 import torch
 from pair_support import MemoryStore, wavy_pairs
 
-from depth_ros.apps import compare, studies
+from depth_ros.apps import compare, learning_curves, studies
 from depth_ros.apps.bench import Bench, with_flow_error
 from depth_ros.apps.study_report import Table
 from depth_ros.learning.recipe import Recipe
@@ -90,6 +90,11 @@ def test_only_the_networks_that_are_asked_for_take_part(bench, tmp_path):
     assert set(studies.density(few).curves) == {'Global-Local'}
 
 
+def test_the_ends_of_the_density_sweep_are_always_there_and_of_the_rest_what_is_asked_for(bench, tmp_path):
+    few = Bench(bench._data, bench._test, COMMON, 1, tmp_path / 'few', densities=(10,))
+    assert studies.density(few).curves == {'Global-Local': [f'Global-Local, {text}' for text in ('1', '10', 'dense')], 'DispNet': ['DispNet, 1', 'DispNet, dense']}
+
+
 @pytest.mark.parametrize('name', list(studies.STUDIES))
 def test_every_study_fills_its_table_and_files(bench, name, tmp_path):
     table = studies.STUDIES[name](bench)
@@ -109,6 +114,21 @@ def test_the_pretrained_heads_begin_with_the_depth_network_of_their_seed(bench):
         assert torch.equal(ours, theirs)
 
 
+# ---------------------------------------------------------------- courses
+
+def test_a_course_that_falls_as_a_power_of_the_steps_is_drawn_out_along_it():
+    history = [{'step': step, 'abs_rel': 3.0 * step ** -0.25} for step in range(100, 1100, 100)]
+    assert learning_curves.drawn_out(history, 'abs_rel') == pytest.approx(3.0 * 10000 ** -0.25, rel=1e-6)
+    assert learning_curves.drawn_out(history[:2], 'abs_rel') == history[1]['abs_rel']      # too short to say
+
+
+def test_the_courses_are_those_of_every_network_that_scores_depth(bench, tmp_path):
+    studies.pose(bench)
+    table = studies.curves(bench)
+    assert set(table.courses) == {'global_local-0'}     # pose heads have other scores
+    assert [entry['step'] for entry in table.courses['global_local-0']] == [2]
+
+
 # ---------------------------------------------------------------- tables and options
 
 def test_a_table_says_mean_and_spread_over_seeds():
@@ -119,9 +139,9 @@ def test_a_table_says_mean_and_spread_over_seeds():
 
 def test_help_says_how_long_it_takes(capsys):
     parser = argparse.ArgumentParser()
-    compare.register(parser.add_subparsers())
+    compare.add_options(parser)
     with pytest.raises(SystemExit):
-        parser.parse_args(['compare', '--help'])
+        parser.parse_args(['--help'])
     assert 'how long it takes' in capsys.readouterr().out
 
 
@@ -133,10 +153,10 @@ def compared(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, 'Bench', lambda *parts: made.append(parts[2]))
     monkeypatch.setitem(compare.STUDIES, 'main', lambda bench: Table('main', 'Main', 'Note.', {'a': [{'abs_rel': 0.1}]}))
     parser = argparse.ArgumentParser()
-    compare.register(parser.add_subparsers())
+    compare.add_options(parser)
 
     def run(*words: str) -> Recipe:
-        args = parser.parse_args(['compare', '--studies', 'main', '--device', 'cpu', '--out', str(tmp_path), *words])
+        args = parser.parse_args(['--studies', 'main', '--device', 'cpu', '--out', str(tmp_path), *words])
         args.score(args)
         return made[-1]
 
@@ -166,10 +186,10 @@ def test_the_command_line_wins_over_the_recipe(compared):
 
 def test_unknown_studies_and_no_seeds_are_refused(capsys):
     parser = argparse.ArgumentParser()
-    compare.register(parser.add_subparsers())
+    compare.add_options(parser)
     with pytest.raises(SystemExit):
-        parser.parse_args(['compare', '--studies', 'magic'])
+        parser.parse_args(['--studies', 'magic'])
     assert 'density' in capsys.readouterr().err
-    args = parser.parse_args(['compare', '--seeds', '0'])
+    args = parser.parse_args(['--seeds', '0'])
     with pytest.raises(ValueError, match='--seeds'):
         args.score(args)

@@ -41,13 +41,20 @@ class Trained:
 class Bench:
     """The pairs, the recipe that all networks share, which of them take part, and the folder with what is finished."""
 
-    def __init__(self, data: Data, test: PairStore, common: Recipe, seeds: int, out: Path, ranks: Ranks = Ranks(), networks: Collection[str] = ()) -> None:
-        """networks: names of those that take part besides Global-Local; all if none are named."""
+    def __init__(self, data: Data, test: PairStore, common: Recipe, seeds: int, out: Path, ranks: Ranks = Ranks(), networks: Collection[str] = (),
+                 densities: Collection[int] = ()) -> None:
+        """networks: names of those that take part besides Global-Local; all if none are named. densities: supervised pixels to sweep over; all if there are none."""
         self._data, self._test, self.common, self.seeds, self._out, self._ranks, self._networks = data, test, common, range(seeds), out, ranks, networks
+        self.densities = densities
 
     def chosen(self, titles: dict[str, str]) -> dict[str, str]:
         """Those networks (name: title) that take part."""
         return {name: title for name, title in titles.items() if not self._networks or name in self._networks}
+
+    @property
+    def runs(self) -> Path:
+        """The folder with a folder of each training."""
+        return self._out / 'runs'
 
     @cached_property
     def dataset_mean(self) -> DatasetMean:
@@ -66,7 +73,7 @@ class Bench:
         """The network of the common recipe with some keys changed, after all of its steps. The common model_config is that of the common network alone."""
         shared = self.common.model_config if changes.get('model', self.common.model) == self.common.model else {}
         recipe = replace(self.common, seed=seed, **changes | {'model_config': shared | changes.get('model_config', {})})
-        folder = self._out / 'runs' / f'{name}-{seed}'
+        folder = self.runs / f'{name}-{seed}'
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder, wait=self._ranks.first):        # so that two processes with one --out share the studies
             trainer = Trainer(recipe, self._data, folder, self._ranks)
@@ -77,7 +84,7 @@ class Bench:
 
     def checkpoint(self, name: str, seed: int) -> str:
         """The file with a finished network of that name."""
-        return str(self._out / 'runs' / f'{name}-{seed}' / 'best.safetensors')
+        return str(self.runs / f'{name}-{seed}' / 'best.safetensors')
 
     def score(self, trained: Trained) -> Scores:
         """A network on the test split, with the intrinsics that it was trained with."""

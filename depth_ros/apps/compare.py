@@ -15,7 +15,7 @@ import torch
 from depth_ros import files
 from depth_ros.apps import train
 from depth_ros.apps.bench import Bench
-from depth_ros.apps.studies import OTHERS, RIVALS, STUDIES
+from depth_ros.apps.studies import DENSITIES, OTHERS, RIVALS, STUDIES
 from depth_ros.learning import ranks, recipe
 from depth_ros.learning.pairs import PairData, open_store
 from depth_ros.learning.recipe import Recipe
@@ -23,8 +23,10 @@ from depth_ros.learning.trainer import Data
 
 _DURATION = """
 how long it takes: a step of 16 pairs of 128x96 takes one CPU core 0.3 s (Global-Local), 0.4 s (Small Enc-Dec), 0.7 s (Eigen), 0.9 s (unsupervised), 1.9 s (DispNet)
-or 3.5 s (FCRN); at 32x24 0.04 to 0.9 s. `main` trains 8 networks, `density` 14 more, `intrinsics` 2, `ablations` 4, `pose` 3, `flow_tuning` 3, `flow_error` none; each
-once for every seed. By these figures 4000 steps of `main` at 128x96 with one seed are some ten hours of one core, of everything thirty. An accelerator is used if there is one.
+or 3.5 s (FCRN); at 32x24 0.03 to 0.7 s. `main` trains 8 networks, `density` 8 more, `intrinsics` 2, `ablations` 4, `pose` 3, `flow_tuning` 3, `flow_error` and `curves` none; each
+once for every seed. By these figures 4000 steps of `main` at 128x96 with one seed are some ten hours of one core, of everything twenty. An accelerator is used if there is one.
+MALLOC_MMAP_THRESHOLD_=4294967295 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment saves the large networks a quarter of their time on a CPU: their gradients' memory is kept.
+Several processes may share one --out, each with studies of its own: a network is trained by one of them, and the others wait for it if they need it.
 The pairs are rendered first if they are not in the user's cache: some ten a second.
 """
 
@@ -35,15 +37,16 @@ _CHANGES = {'steps': 'of every training', 'batch': 'pairs a step', 'rate': "Adam
 _VALIDATIONS, _STATES = 10, 4       # of each training
 
 
-def register(tasks: argparse._SubParsersAction) -> None:
-    """Add the subcommand to those of `evaluate`."""
-    task = tasks.add_parser('compare', help='Global-Local against its rivals, and the studies of its paper', description=__doc__, epilog=_DURATION,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(task: argparse.ArgumentParser) -> None:
+    """What `evaluate compare` takes."""
+    task.description, task.epilog, task.formatter_class = __doc__, _DURATION, argparse.RawDescriptionHelpFormatter
     task.add_argument('--recipe', default='compare', help='what the trainings share: a YAML file, or one that comes with the package; compare_small is for one CPU core '
                       '(default: %(default)s)')
     task.add_argument('--out', type=Path, default=Path('evaluation/compare'), help='folder for tables, plots and trained networks (default: %(default)s)')
     task.add_argument('--studies', nargs='+', choices=tuple(STUDIES), default=list(STUDIES), help='which ones (default: all)')
     task.add_argument('--networks', nargs='+', choices=(*RIVALS, *OTHERS), default=[], help='which ones besides Global-Local (default: all)')
+    task.add_argument('--densities', nargs='+', type=int, choices=tuple(DENSITIES), default=[], help='pixels an image that `density` tells Global-Local besides 1 and 0, which is all '
+                      '(default: all of these)')
     task.add_argument('--size', choices=tuple(_SIZES), help="of the pairs; " + _TOO_SMALL + " (default: the recipe's)")
     for key, text in _CHANGES.items():
         task.add_argument(f'--{key}', type=type(getattr(Recipe, key)), help=f"{text} (default: the recipe's)")
@@ -62,7 +65,7 @@ def _compare(args: argparse.Namespace) -> None:
     spec = recipe.configured(PairData, common.data)
     with ranks.joined(args.device) as joined:
         stores = {split: open_store(spec, split, train.flow_function(spec.flow)) for split in ('train', 'validation', 'test')}
-        bench = Bench(Data(stores['train'], stores['validation']), stores['test'], common, args.seeds, args.out, joined, args.networks)
+        bench = Bench(Data(stores['train'], stores['validation']), stores['test'], common, args.seeds, args.out, joined, args.networks, args.densities)
         for name in args.studies:
             table = STUDIES[name](bench)
             table.note += f' At {_size(common, spec)}: {_TOO_SMALL}.' if spec.width // common.reduce < _ENOUGH else ''

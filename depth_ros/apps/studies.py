@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from depth_ros.apps.bench import Bench, Predict, Trained, with_flow_error
+from depth_ros.apps.learning_curves import LONGER, Courses, histories
 from depth_ros.apps.study_report import Table
 from depth_ros.learning.classical import SfmFlow, Triangulation
 
@@ -13,7 +14,7 @@ OTHERS = {'unsupervised': 'unsupervised (known K)', 'pose_aware': 'pose-aware (o
 OURS = 'Global-Local'
 ABLATIONS = {'no image pair': 'image_pair', 'no coordinates': 'coordinates', 'no global module': 'global_module', 'no flow': 'flow'}
 DENSITIES = {**{count: str(count) for count in (1, 2, 5, 10, 50, 100, 1000)}, 0: 'dense'}       # supervised pixels per image: title
-RIVAL_DENSITIES = (1, 0)        # of DispNet, a hundred times as dear: what is asked is how much it loses from one end to the other
+ENDS = (1, 0)           # all that DispNet, ten times as dear, is trained at: what is asked is how much it loses from one end to the other
 FLOW_SHARES = (0.0, 0.5, 1.0, 1.5, 2.0)
 FLOW_SHARE = 0.25       # of PWC-Net's width, in the study of flow fine-tuning
 SPREAD = 0.2            # of focal lengths and principal points, in the study of varying intrinsics
@@ -60,8 +61,9 @@ def density(bench: Bench) -> Table:
     table = Table('density', 'Density of supervision', 'Supervised pixels per image, the same at every visit.', abscissa_title='supervised pixels per image', is_logarithmic=True)
     all_pixels = bench.pixels
     for model, title in _with_dispnet(bench).items():
-        for count in DENSITIES if title == OURS else RIVAL_DENSITIES:
-            text = DENSITIES[count]
+        for count, text in DENSITIES.items():
+            if count not in ENDS and (title != OURS or bench.densities and count not in bench.densities):
+                continue
             row = f'{title}, {text}'
             name = model if count == 1 else f'{model}_{text}'
             table.rows[row] = [bench.score(bench.train(name, seed, model=model, supervised_pixels=count)) for seed in bench.seeds]
@@ -131,9 +133,20 @@ def flow_error(bench: Bench) -> Table:
     return table
 
 
+def curves(bench: Bench) -> Table:
+    """How every network that was trained here so far, for whatever study, came to where it is."""
+    table = Courses('curves', 'Learning curves', f'Validation split. What {LONGER} times the steps would give is an extrapolation: the power of the number of steps that fits the '
+                    'last four fifths of the course, as if it had no floor.')
+    for seed in bench.seeds:
+        bench.train('global_local', seed)
+    for label, history in histories(bench.runs).items():
+        table.add(label, history)
+    return table
+
+
 def _with_flow(predict: Predict, share: float) -> Predict:
     return lambda pairs: predict(with_flow_error(pairs, share))
 
 
 STUDIES: dict[str, Callable[[Bench], Table]] = {'main': main_comparison, 'density': density, 'intrinsics': intrinsics, 'ablations': ablations, 'pose': pose,
-                                                'flow_tuning': flow_tuning, 'flow_error': flow_error}
+                                                'flow_tuning': flow_tuning, 'flow_error': flow_error, 'curves': curves}

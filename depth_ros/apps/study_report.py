@@ -15,7 +15,8 @@ import numpy as np  # noqa: E402
 
 from depth_ros import files  # noqa: E402
 
-TITLES = {'abs_inv': 'Abs-Inv', 'abs_rel': 'Abs-Rel', 'sc_inv': 'S-RMSE', 'rotation': 'rotation [deg]', 'direction': 'translation direction [deg]'}
+TITLES = {'abs_inv': 'Abs-Inv', 'abs_rel': 'Abs-Rel', 'sc_inv': 'S-RMSE', 'rotation': 'rotation [deg]', 'direction': 'translation direction [deg]',
+          'longer_abs_rel': 'Abs-Rel, ten times the steps', 'longer_sc_inv': 'S-RMSE, ten times the steps'}
 
 
 @dataclass
