@@ -41,10 +41,11 @@ class Bench:
         world.until(lambda: self.camera.images.get_subscription_count() == len(self.nodes), 'the subscribers')
         world.connected(self.camera.infos, *([] if depth is None else [self.camera.depths]), *[p for p in self.node.publishers if p.topic_name == '/deepv2d/odometry'])
 
-    def track(self, count, **options):
-        """Shoot until so many more results came."""
-        wanted = len(self.odometry) + count
-        self.camera.run(lambda: len(self.odometry) >= wanted, f'{count} results', **options)
+    def track(self, count, every=2.0, **options):
+        """Shoot until so many more results came: the next image with each, or after a while, so that a busy machine tracks the same motion as an idle one."""
+        for number in range(1, count + 1):
+            before = len(self.odometry)
+            self.camera.run(lambda: len(self.odometry) > before, f'result {number} of {count}', every, **options)
 
     def moved(self, message):
         """How far the camera was to the right of its first place when the image of a message was taken [m]."""
