@@ -49,6 +49,6 @@ def graph(context: LaunchContext, view: str, tracks: bool, tracker: Mapping[str,
         *(launching.node(context, 'deepv2d', {**camera, 'depth': value('depth_topic')}, **tracker) if tracks else ()),
         *launching.node(context, 'global_local', odometry, **network),
         *launching.node(context, 'online_learning', odometry, **learner),
-        *launching.player(context, results, ADVICE.replace('{variant}', value('variant'))),
+        *launching.player(context, results, ADVICE),
         *launching.rviz(context, view, {'camera/rgb/image_color': camera['image']}),
     ]

@@ -19,7 +19,8 @@ from std_msgs.msg import UInt8MultiArray
 from std_srvs.srv import SetBool, Trigger
 
 from depth_ros import files
-from depth_ros.engines.depth_networks import NAME, VARIANTS, shipped, variant_of
+from depth_ros.engines import depth_networks
+from depth_ros.engines.depth_networks import NAME, VARIANTS, variant_of
 from depth_ros.engines.flow_guide import FlowGuide
 from depth_ros.engines.global_local import resized
 from depth_ros.engines.hit_memory import HitMemory
@@ -27,6 +28,7 @@ from depth_ros.engines.learner_file import LearnerFile
 from depth_ros.engines.online_learner import OnlineLearner
 from depth_ros.engines.online_settings import OnlineLearnerConfig, State
 from depth_ros.engines.range_projection import resize_hits
+from depth_ros.engines.rehearsal import PAIRS, rehearsal_pairs
 from depth_ros.frames import FlowResult
 from depth_ros.models import checkpoint
 from depth_ros.ros import bundle, codecs, diagnostics, params
@@ -48,8 +50,10 @@ class OnlineLearningNodeConfig(NodeConfig):
 
     variant: str = setting('pose_aware', 'the network that learns: the published one, or the pose-aware one', choices=VARIANTS, while_active=False)
     weights: str = setting('', 'checkpoint of the variant that learning begins with (safetensors); empty: the one that comes with the package', while_active=False)
-    width: int = setting(128, 'image width that is learned at; weights serve other sizes too', 'px', 32, 1920, while_active=False)
-    height: int = setting(96, 'image height that is learned at', 'px', 24, 1200, while_active=False)
+    width: int = setting(64, 'image width that is learned at; weights serve other sizes too', 'px', 32, 1920, while_active=False)
+    height: int = setting(48, 'image height that is learned at', 'px', 24, 1200, while_active=False)
+    rehearse: int = setting(PAIRS, "synthetic pairs that it goes back to, so that it does not forget what it came with; rendered into the user's cache once, in some ten seconds; "
+                                   '0: none, or at least 2', '', 0, 100000, while_active=False)
     state_file: str = setting('', "where what was learned survives a restart; empty: a file in the user's cache for this node, variant and these weights", while_active=False)
     resume: bool = setting(True, 'go on from that file; false: begin with the weights of the parameter, and write it anew', while_active=False)
     weights_file: str = setting('learned.safetensors', 'where the service `online_learning/save` writes: a checkpoint as `weights` takes it')
@@ -91,11 +95,12 @@ class OnlineLearningNode(ManagedNode):
 
     def setup(self) -> None:
         """Load the network, go on from what was learned before, and make the publishers."""
-        weights = Path(self.config.weights).expanduser() if self.config.weights else shipped(self.config.variant)
+        weights = Path(self.config.weights).expanduser() if self.config.weights else depth_networks.shipped(self.config.variant)
         start = checkpoint.load(weights, NAME)
         if variant_of(start.model) != self.config.variant:
             raise ValueError(f'{weights}: expected weights of the {self.config.variant} variant, got {variant_of(start.model)}')
-        self._learner = OnlineLearner(start, self.config.learner, self._offer)
+        rehearsal = rehearsal_pairs(self.config.width, self.config.rehearse) if self.config.rehearse else None
+        self._learner = OnlineLearner(start, self.config.learner, self._offer, rehearsal)
         self._file = self._held_file(weights)
         self._restore()
         self._guide = FlowGuide()

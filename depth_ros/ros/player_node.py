@@ -40,6 +40,7 @@ class PlayerConfig(NodeConfig):
     world_frame: str = setting('world', 'frame of the ground truth', read_only=True)
     wait_for_subscribers: int = setting(1, 'subscribers of the image that playing waits for', low=0, high=100, read_only=True)
     wait_for_topic: str = setting('', 'topic, besides the image, that must have a subscriber before playing begins: an input of the last node of a graph', read_only=True)
+    wait_for_listeners: int = setting(1, 'subscribers of that topic that playing waits for', low=1, high=100, read_only=True)
     wait_timeout: float = setting(20.0, 'longest wait for subscribers', 's', low=0.0, high=3600.0, read_only=True)
     linger: float = setting(1.0, 'time that the last images are given before the player ends', 's', low=0.0, high=60.0, read_only=True)
 
@@ -118,14 +119,14 @@ class PlayerNode(ManagedNode):
         if counts != self._seen[1]:
             self._seen = now, counts
         wanted, topic = self.config.wait_for_subscribers, self.config.wait_for_topic
-        complete = not topic or self.count_subscribers(topic) > 0
+        complete = not topic or self.count_subscribers(topic) >= self.config.wait_for_listeners
         heard = complete and counts[0] >= wanted and now - self._seen[0] >= _SETTLED
         late = now - self._waiting_since >= self.config.wait_timeout
         if not (self._begun or heard or late):
-            self.diagnostics.value('waiting for subscribers', f'{counts[0]} of {wanted}' + ('' if complete else f', none of {topic}'))
+            self.diagnostics.value('waiting for subscribers', f'{counts[0]} of {wanted}' + ('' if complete else f', too few of {topic}'))
             return
         if late and not heard and not self._begun:
-            missing = f'{counts[0]} of {wanted} subscribers' + ('' if complete else f', none of {topic},')
+            missing = f'{counts[0]} of {wanted} subscribers' + ('' if complete else f', too few of {topic},')
             self.get_logger().warning(f'{self._image.topic_name}: {missing} after {self.config.wait_timeout:.1f} s; playing all the same')
         self._stop_waiting()
         self.diagnostics.value('waiting for subscribers', 'no')
