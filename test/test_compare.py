@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,9 @@ from pair_support import MemoryStore, wavy_pairs
 from depth_ros.apps import compare, learning_curves, studies
 from depth_ros.apps.bench import Bench, with_flow_error
 from depth_ros.apps.study_report import Table
+from depth_ros.learning.pairs import locked
 from depth_ros.learning.recipe import Recipe
-from depth_ros.learning.trainer import Data
+from depth_ros.learning.trainer import HISTORY, Data
 from depth_ros.models import registry, unsupervised
 from depth_ros.models.baselines import BaselineConfig, SmallEncDec
 
@@ -81,6 +83,19 @@ def test_a_comparison_at_a_constant_rate_is_prolonged_as_if_it_had_been_longer_f
     network(2, 'prolonged')
     prolonged, direct = network(4, 'prolonged'), network(4, 'direct')
     assert all(torch.equal(prolonged[name], direct[name]) for name in direct)
+
+
+def test_a_network_that_another_command_trains_is_waited_for(bench):
+    folder = bench.runs / 'global_local-0'
+    folder.parent.mkdir(parents=True)
+    found = []
+    with locked(folder, wait=True):
+        other = threading.Thread(target=lambda: found.append(bench.train('global_local', 0)), daemon=True)
+        other.start()
+        other.join(0.5)
+        assert not folder.exists()      # nothing is written while it waits
+    other.join(60)
+    assert found and (folder / HISTORY).exists()
 
 
 def test_only_the_networks_that_are_asked_for_take_part(bench, tmp_path):

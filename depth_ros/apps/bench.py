@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Collection
@@ -75,7 +76,7 @@ class Bench:
         recipe = replace(self.common, seed=seed, **changes | {'model_config': shared | changes.get('model_config', {})})
         folder = self.runs / f'{name}-{seed}'
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder, wait=self._ranks.first):        # so that two processes with one --out share the studies
+        with locked(folder, wait=True) if self._ranks.first else contextlib.nullcontext():       # two commands with one --out share the studies
             trainer = Trainer(recipe, self._data, folder, self._ranks)
             if trainer.progress.step < recipe.steps:
                 _LOG.info('training %s', folder.name)
