@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import cv2
@@ -78,6 +80,28 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(beginning, tmp_path, cap
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith('error: ') and complaint.format(**places) in error
     assert not (tmp_path / 'out').exists()
+
+
+def test_help_is_there_at_once():
+    """Without what only the tasks need."""
+    script = """
+import sys
+from depth_ros.apps import evaluate
+try:
+    evaluate.main(['--help'])
+except SystemExit:
+    sys.exit(not {'torch', 'matplotlib', 'scipy'}.isdisjoint(sys.modules))
+"""
+    shown = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=120, check=True).stdout
+    assert all(task in shown for task in ('tracking', 'depth', 'compare', 'online'))
+
+
+@pytest.mark.parametrize('task', ['tracking', 'depth', 'compare', 'online'])
+def test_each_task_has_a_help_of_its_own(task, capsys):
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main([task, '--help'])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0 and f'usage: evaluate {task}' in shown and '--out' in shown
 
 
 def global_local(beginning, kitchen, variant, untrained, *words):

@@ -1,26 +1,15 @@
-"""`evaluate tracking|depth|compare|online`: score an engine on a recorded sequence, or networks on synthetic pairs; leave figures as JSON and plots."""
+"""`evaluate tracking|depth|compare|online`: score an engine on a recorded sequence, or networks on synthetic pairs; leave figures as JSON and plots.
+
+Each task loads what it needs only when it is chosen: torch and the plots take seconds.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
 
-from depth_ros import files
-from depth_ros.apps import compare, online, options, plots, runs, scoring
-from depth_ros.apps.depth_scores import MATCHES, DepthScores
-from depth_ros.engines.deepv2d import DeepV2DConfig
-from depth_ros.engines.flow import FlowConfig
-from depth_ros.engines.global_local import GlobalLocalEngineConfig
-from depth_ros.learning.sequences import Sequence
-from depth_ros.learning.trajectory import Trajectory, read_trajectory, write_trajectory
-from depth_ros.learning.tum import open_sequence
-from depth_ros.settings import settings_of
-
-ENGINES = {'deepv2d': DeepV2DConfig, 'global_local': GlobalLocalEngineConfig}
+from depth_ros.apps import options
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,134 +18,50 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> None:
-    args = _parser(_engine_named(argv)).parse_args(argv)
+    args = _parser(argv).parse_args(argv)
     args.score(args)
 
 
-def _engine_named(argv: list[str]) -> str:
-    """The engine that the words choose: its parameters are the options there are."""
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument('--engine', default='deepv2d')
-    name = first.parse_known_args(argv)[0].engine
-    return name if name in ENGINES else 'deepv2d'
-
-
-def _parser(engine: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='evaluate', description=__doc__)
-    tasks = parser.add_subparsers(required=True, metavar='tracking|depth|compare|online')
-    tracking = _task(tasks, 'tracking', _tracking, 'camera poses against a reference trajectory')
-    tracking.add_argument('--engine', choices=('deepv2d',), default='deepv2d', help='the engine to score')
-    options.add(tracking, DeepV2DConfig, 'engine parameters')
-    depth = _task(tasks, 'depth', _depth, 'dense depth against the depth sensor')
-    depth.add_argument('--engine', choices=tuple(ENGINES), default='deepv2d', help='the engine to score; its own parameters are shown with --engine ENGINE --help')
-    _add_depth_options(depth)
-    if engine == 'global_local':
-        depth.add_argument('--gap', type=int, default=10, help='frames from the reference image to the current one (default: %(default)s)')
-        depth.add_argument('--flow-preset', choices=settings_of(FlowConfig)['preset'].choices, default='depth', help='effort of the flow (default: %(default)s)')
-    options.add(depth, ENGINES[engine], f'parameters of {engine}')
-    compare.register(tasks)
-    online.register(tasks)
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='evaluate', description=__doc__.partition('\n')[0])
+    tasks = parser.add_subparsers(required=True, metavar='|'.join(_TASKS), help='each has a --help of its own')
+    for name, (text, add_options) in _TASKS.items():
+        task = tasks.add_parser(name, help=text, description=f'Score {text}.')
+        if argv[:1] == [name]:
+            add_options(task, argv)
     return parser
 
 
-def _task(tasks: argparse._SubParsersAction, name: str, score: object, text: str) -> argparse.ArgumentParser:
-    task = tasks.add_parser(name, help=text, description=f'Score {text}.')
-    task.set_defaults(score=score)
-    task.add_argument('--sequence', required=True, help='a TUM folder, a ROS 1 .bag, a rosbag2, or "sample"')
-    task.add_argument('--reference', type=Path, help="reference trajectory, TUM text, to score the tracked poses by; the sequence's ground truth if not given")
-    task.add_argument('--poses', type=Path, help='use these poses (TUM text) instead of tracking')
-    task.add_argument('--out', type=Path, default=Path(f'evaluation/{name}'), help='folder for metrics.json and plots (default: %(default)s)')
-    task.add_argument('--frames', type=int, help='stop after so many frames')
-    task.add_argument('--hits', choices=('none', 'scan'), default='none',
-                      help="scan: feed the sequence's scans as range hits, or scans cut from its depth if it has none (default: %(default)s)")
-    return task
+def _tracking(task: argparse.ArgumentParser, _words: list[str]) -> None:
+    from depth_ros.apps import sequence_scores
+
+    sequence_scores.add_tracking_options(task)
 
 
-def _add_depth_options(task: argparse.ArgumentParser) -> None:
-    task.add_argument('--first', type=int, default=40, help='first frame to score (default: %(default)s)')
-    task.add_argument('--last', type=int, default=None, help='last frame to score')
-    task.add_argument('--every', type=int, default=10, help='score every so many frames (default: %(default)s)')
-    task.add_argument('--align', choices=('auto', *MATCHES, 'metric'), default='auto',
-                      help='before scoring, match each frame by the ratio of medians (median) or the median of ratios (median_ratio), or score metres as they come (metric); '
-                           'auto: metric with a depth sensor or range hits, else median')
+def _depth(task: argparse.ArgumentParser, words: list[str]) -> None:
+    from depth_ros.apps import sequence_scores
+
+    sequence_scores.add_depth_options(task, words)
 
 
-def _course(args: argparse.Namespace, sequence: Sequence) -> runs.Course:
-    poses = read_trajectory(args.poses) if args.poses else None
-    return runs.Course(sequence, poses, str(args.poses), args.frames, args.hits == 'scan')
+def _compare(task: argparse.ArgumentParser, _words: list[str]) -> None:
+    from depth_ros.apps import compare
+
+    compare.add_options(task)
 
 
-def _reference(args: argparse.Namespace, sequence: Sequence) -> Trajectory:
-    if args.reference is not None:
-        return read_trajectory(args.reference)
-    if sequence.ground_truth is None:
-        raise ValueError(f'{args.sequence} has no ground truth: give --reference FILE')
-    return sequence.ground_truth
+def _online(task: argparse.ArgumentParser, _words: list[str]) -> None:
+    from depth_ros.apps import online
+
+    online.add_options(task)
 
 
-def _tracking(args: argparse.Namespace) -> None:
-    config, sequence = options.read(args, DeepV2DConfig), open_sequence(args.sequence)
-    reference, run = _reference(args, sequence), runs.Summary()
-    for step in runs.deepv2d(_course(args, sequence), config):
-        run.add(step)
-    score = scoring.tracking(run.trajectory, reference, run.scale)
-    _write(args.out, {**_errors(score), **run.report()})
-    with files.whole(args.out / 'trajectory.txt') as partial:
-        write_trajectory(partial, run.trajectory)
-    with files.whole(args.out / 'trajectory.png') as partial:
-        plots.trajectory(score, partial)
-
-
-def _errors(score: scoring.TrackingScore) -> dict[str, object]:
-    return {'rpe_1s_trans_rmse': score.rpe_1s_trans_rmse, 'rpe_1s_rot_rmse_deg': score.rpe_1s_rot_rmse, 'ate_rmse': score.ate_rmse,
-            'alignment': score.alignment, 'poses': score.poses}
-
-
-def _depth(args: argparse.Namespace) -> None:
-    sequence = open_sequence(args.sequence)
-    steps, align = _depth_run(args, sequence)
-    run, scores = runs.Summary(), DepthScores(align)
-    for step in steps:
-        run.add(step)
-        if _is_wanted(args, step.index) and step.frame.depth is not None:
-            scores.add(step.index, step.frame, step.depth)
-    report = {**scores.report(), **run.report()}
-    if args.reference is not None and len(run.trajectory):
-        report |= _errors(scoring.tracking(run.trajectory, read_trajectory(args.reference), run.scale))
-    _write(args.out, report)
-    with files.whole(args.out / 'depth.png') as partial:
-        plots.depth(scores.examples(), partial)
-
-
-def _depth_run(args: argparse.Namespace, sequence: Sequence) -> tuple[Iterator[runs.Step], str]:
-    """The engine's steps, and how depth is matched before it is scored."""
-    config, course = options.read(args, ENGINES[args.engine]), _course(args, sequence)
-    if args.engine == 'deepv2d':
-        if config.depth == 'auto':
-            config = replace(config, depth='flow')      # the sensor's depth is what is scored against: against itself it would be perfect
-        metric = config.depth == 'sensor' or course.hits
-        return runs.deepv2d(course, config), {'auto': 'metric' if metric else 'median'}.get(args.align, args.align)
-    if args.gap < 1:
-        raise ValueError(f'gap: expected at least 1 frame, got {args.gap}')
-    align = {'auto': 'metric' if course.hits else 'median'}.get(args.align, args.align)
-    if align in MATCHES and not course.hits and config.scale == 'auto':
-        config = replace(config, scale='none')      # the match tells it
-    flow = FlowConfig(width=config.width, height=config.height, preset=args.flow_preset)
-    return runs.global_local(course, config, args.gap, flow, lambda index: _is_wanted(args, index)), align
-
-
-def _is_wanted(args: argparse.Namespace, index: int) -> bool:
-    return index >= args.first and (index - args.first) % args.every == 0 and (args.last is None or index <= args.last)
-
-
-def _write(out: Path, report: dict[str, object]) -> None:
-    """metrics.json, and the same as a table on the terminal."""
-    with files.whole(out / 'metrics.json') as partial:
-        partial.write_text(json.dumps(report, indent=2) + '\n')
-    width = max(map(len, report))
-    for name, value in report.items():
-        print(f'{name:<{width}}  {value:.4f}' if isinstance(value, float) else f'{name:<{width}}  {value}')
-    print(f'written to {out}')
+_TASKS: dict[str, tuple[str, Callable[[argparse.ArgumentParser, list[str]], None]]] = {
+    'tracking': ('camera poses against a reference trajectory', _tracking),
+    'depth': ('dense depth against the depth sensor', _depth),
+    'compare': ('Global-Local against its rivals, and the studies of its paper', _compare),
+    'online': ('a network that learns from range hits along a sequence', _online),
+}
 
 
 if __name__ == '__main__':

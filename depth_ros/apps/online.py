@@ -8,7 +8,6 @@ depth from flow with the same poses; and, with --dense, the network that learns 
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from depth_ros import files
-from depth_ros.apps import online_curve, options
+from depth_ros.apps import online_curve, options, report
 from depth_ros.apps.online_course import FAULTS, MOST_HITS, CourseConfig, Moment, moments, score
 from depth_ros.apps.online_report import figures_of, summary
 from depth_ros.engines.depth_networks import NAME, VARIANTS, Offer, shipped
@@ -39,10 +38,9 @@ from depth_ros.models import checkpoint
 _AT_ONCE = 16           # synthetic pairs
 
 
-def register(tasks: argparse._SubParsersAction) -> None:
-    """Add the subcommand to those of `evaluate`."""
-    task = tasks.add_parser('online', help='a network that learns from range hits along a sequence', description=__doc__,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(task: argparse.ArgumentParser) -> None:
+    """What `evaluate online` takes."""
+    task.description, task.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     task.set_defaults(score=_online)
     task.add_argument('--sequence', required=True, help='a TUM folder, a ROS 1 .bag, a rosbag2, or "sample", with sensor depth')
     task.add_argument('--poses', type=Path, help="poses in metres, TUM text; the sequence's ground truth if not given")
@@ -87,10 +85,10 @@ def _online(args: argparse.Namespace) -> None:
     if args.dense:
         from_all = OnlineLearner(start, replace(config, carry_seconds=0.0, guide_weight=0.0), rehearsal=rehearsal)
         lines['dense'] = _learn(from_all, engine, [_with_all_depth(m) for m in course], args).scores
-    report = {**summary(lines, [m.index for m in course if m.hits is None]), **figures_of(learned.learner.progress), 'states': learned.states,
-              'refused_weights': len(learned.refused), 'learner_seconds': learned.seconds, 'memory_mb': learned.memory, **_forgetting(start, learned.learner, args.synthetic),
-              'variant': args.variant, 'hits': args.hits, 'fault': args.fault}
-    _write(args.out, report, lines, learned.learner)
+    figures = {**summary(lines, [m.index for m in course if m.hits is None]), **figures_of(learned.learner.progress), 'states': learned.states,
+               'refused_weights': len(learned.refused), 'learner_seconds': learned.seconds, 'memory_mb': learned.memory, **_forgetting(start, learned.learner, args.synthetic),
+               'variant': args.variant, 'hits': args.hits, 'fault': args.fault}
+    _write(args.out, figures, lines, learned.learner)
 
 
 def _size(text: str, option: str) -> tuple[int, int]:
@@ -165,13 +163,8 @@ def _synthetic_scores(model: torch.nn.Module, pairs: PairBatch) -> dict[str, flo
     return metrics.mean_metrics([scores for part in parts for scores in depth_scores(model(*model.inputs(part)), part)])
 
 
-def _write(out: Path, report: dict[str, object], lines: dict[str, list[dict[int, float | None]]], learner: OnlineLearner) -> None:
-    with files.whole(out / 'metrics.json') as partial:
-        partial.write_text(json.dumps(report, indent=2) + '\n')
+def _write(out: Path, figures: dict[str, object], lines: dict[str, list[dict[int, float | None]]], learner: OnlineLearner) -> None:
     with files.whole(out / 'online.png') as partial:
-        online_curve.draw(lines, report['held_out'], partial)
+        online_curve.draw(lines, figures['held_out'], partial)
     learner.save(out / 'learned.safetensors')
-    width = max(map(len, report))
-    for name, value in report.items():
-        print(f'{name:<{width}}  {value:.4f}' if isinstance(value, float) else f'{name:<{width}}  {value}')
-    print(f'written to {out}')
+    report.write(out, figures)
