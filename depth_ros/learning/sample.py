@@ -72,7 +72,7 @@ def sample_folder(settings: SampleSettings = SampleSettings()) -> Path:
             for partial in cache.glob('.sample-*'):
                 shutil.rmtree(partial, ignore_errors=True)
             if not folder.exists():
-                _LOG.info('rendering the sample sequence into %s', folder)
+                _LOG.info('rendering the sample sequence into %s: about a minute, this once', folder)
                 with files.whole(folder) as partial:
                     write_sample(partial, settings)
     return folder
