@@ -7,6 +7,8 @@ the engine, the options of the command line and the declaration of ROS parameter
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,3 +60,17 @@ def check(config: Any) -> None:
         reason = fact.reason_against(value)
         if reason:
             raise ValueError(f'{field.name}: {reason}')
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """`; did you mean a or b?`, for the end of a sentence about a name that is not known; empty where none is near."""
+    near = difflib.get_close_matches(str(name), list(known), n=3)
+    return f'; did you mean {" or ".join(near)}?' if near else ''
+
+
+def refuse_unknown(names: Iterable[object], known: Collection[str], what: str = 'unknown key') -> None:
+    """Raise ValueError for names that are not among the known ones, which it lists; the nearest last."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        near = ''.join(did_you_mean(name, known) for name in unknown)
+        raise ValueError(f'{what} {", ".join(map(repr, unknown))}: expected {", ".join(known) or "none at all"}{near}')

@@ -137,7 +137,7 @@ def test_a_store_grows_without_making_anything_again(store, cache):
     assert json.loads((pairs.store_folder(SPEC) / 'spec.json').read_text())['seed'] == SPEC.seed
 
 
-def test_a_broken_off_building_leaves_whole_files_only(cache):
+def test_a_broken_off_building_leaves_whole_files_only_and_says_what_is_kept(cache, caplog):
     calls = []
 
     def tiring(rgb1, rgb2):
@@ -150,6 +150,7 @@ def test_a_broken_off_building_leaves_whole_files_only(cache):
     with pytest.raises(KeyboardInterrupt):
         open_store(spec, 'train', tiring)
     assert [p.name for p in _files(spec, 'train')] == ['train-00000.npy']
+    assert f'6 of 12 of the train split are kept in {pairs.store_folder(spec)}, and the same command goes on' in caplog.text
     assert len(open_store(spec, 'train', no_flow)) == 12
     assert not [p for p in pairs.store_folder(spec).iterdir() if p.name.startswith('.')]
 

@@ -34,8 +34,17 @@ SMALL = [word for change in ('steps=4', 'batch=4', 'reduce=1', 'grow_at=1.0', 'v
 def test_the_recipes_that_come_along_are_found_by_name():
     assert {'global_local', 'global_local_small', 'global_local_pose_aware'} <= train.shipped_recipes().keys()
     assert train.find_recipe('global_local').name == 'global_local.yaml'
-    with pytest.raises(ValueError, match='neither a file nor one of the recipes .*global_local_small'):
-        train.find_recipe('glocal')
+    with pytest.raises(ValueError, match=r'neither a file nor one of the recipes .*global_local_small.*; did you mean pwc_net_small or pwc_net\?'):
+        train.find_recipe('pwc_net_smal')
+
+
+def test_a_list_says_what_each_recipe_is_for(capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '100')
+    assert train.main(['--list']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    begun = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if not line.startswith(' ')}
+    assert begun.keys() == train.shipped_recipes().keys() and max(map(len, lines)) <= 100
+    assert begun['global_local'].startswith('Global-Local as published') and all(text[0].isupper() for text in begun.values())
 
 
 def test_it_trains_stops_at_a_step_and_goes_on(tmp_path, capsys):
@@ -105,6 +114,8 @@ def test_every_process_opens_the_stores_so_that_they_share_the_rendering(tmp_pat
     ([], 'expected a recipe'),
     (['global_local_small', '--set', 'rate'], 'expected KEY=VALUE'),
     (['global_local_small', '--set', 'speed=3'], "unknown key 'speed'"),
+    (['global_local_small', '--set', 'warmup=3'], 'did you mean warm_up?'),
+    (['global_local_small', '--set', 'model_config.pose_awre=true'], 'did you mean pose_aware?'),
     (['global_local_small', '--set', 'model=tinny'], 'expected one of the models global_local'),
     (['global_local_small', '--set', 'data.widht=3'], "unknown key 'widht': expected seed, width"),
     (['global_local_small', '--set', 'data.flow=magic'], 'expected one of dis, dis_depth'),

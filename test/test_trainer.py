@@ -18,7 +18,7 @@ from pair_support import MemoryStore, wavy_pairs
 from safetensors.torch import load_file
 from torch import nn
 
-from depth_ros.learning import batches, train_state
+from depth_ros.learning import batches, train_state, trainer
 from depth_ros.learning.batches import Batches
 from depth_ros.learning.ranks import Ranks
 from depth_ros.learning.recipe import Recipe
@@ -118,7 +118,7 @@ def test_supervision_is_what_the_recipe_says():
     assert (drawn.supervised.flatten(1).sum(1) == 3).all()
 
 
-@pytest.mark.parametrize('change', [{}, {'new_motion': 0.75}, {'reduce': 2}])
+@pytest.mark.parametrize('change', [{}, {'new_motion': 0.75}, {'turn': 3.0}, {'reduce': 2}])
 def test_a_pair_is_told_the_same_pixels_at_every_visit_however_it_is_turned(change):
     drawing = Batches(MemoryStore(wavy_pairs(10)), replace(RECIPE, steps=20, **change))
     colours, places = ({index: set() for index in range(10)} for _ in range(2))
@@ -272,6 +272,17 @@ def test_ctrl_c_saves_a_state_from_which_going_on_is_bit_equal(data, tmp_path):
     Trainer(RECIPE, data, tmp_path / 'whole').run()
     assert_bit_equal(tensors(tmp_path / 'cut'), tensors(tmp_path / 'whole'))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_first_steps_tell_how_long_the_others_will_take(data, tmp_path, monkeypatch, caplog):
+    """A step on pairs of twice the size takes four times as long."""
+    monkeypatch.setattr(trainer, '_TIMED', 2)
+    with caplog.at_level('INFO'):
+        Trainer(RECIPE, data, tmp_path / 'short').run()
+    assert 'about 0 min to go' in caplog.text
+    growing = Trainer(replace(RECIPE, steps=10, reduce=2, grow_at=0.5), data, tmp_path / 'long')
+    growing.progress.step = 3
+    assert growing._duration(10, 3600.0) == f'{2 + 5 * 4:.1f} h' and growing._duration(4, 120.0) == '2 min'
 
 
 @pytest.mark.parametrize('objective, model, scores', [('photometric', 'unsupervised', {'abs_inv', 'abs_rel', 'sc_inv'}), ('motion', 'pose_head', {'rotation', 'direction'}),

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
@@ -25,6 +29,7 @@ from depth_ros.learning.sequence_pairs import open_sequence_store, sequence_spli
 from depth_ros.learning.synthetic_pairs import EndlessData, SyntheticPairs
 from depth_ros.learning.trainer import BEST, STATE, Data, Trainer
 from depth_ros.models import checkpoint
+from depth_ros.settings import did_you_mean
 
 FLOWS = {'dis': FlowConfig(), 'dis_depth': FlowConfig(preset='depth')}        # what made the flow of a pair store, by the name that its data give
 
@@ -32,6 +37,8 @@ _EPILOG = """
 OUT gets last.safetensors (everything needed to go on), best.safetensors (the network that did best on the validation split),
 history.json and curves for `tensorboard --logdir OUT`. Ctrl-C saves before it ends. The pairs are rendered into the user's cache first; or, where the
 recipe's data name a sequence, made from that: --set data.sequence=FOLDER --set data.poses=FILE.
+How long it takes: one CPU core renders 10 to 20 pairs a second, so that 8192 of them take some ten minutes, once; what is rendered is kept when it is stopped. Then the
+first steps tell how long the others will take: hours on a CPU for the recipes that are meant for one, days for the others.
 Several accelerators, or processes: torchrun --nproc-per-node 2 -m depth_ros.apps.train RECIPE.
 """
 
@@ -44,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if args.list:
-        print('\n'.join(sorted(shipped_recipes())))
+        print(_listed(shipped_recipes()))
         return
     if args.recipe is None:
         raise ValueError(f'expected a recipe: a YAML file, or one of {", ".join(sorted(shipped_recipes()))}')
@@ -72,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='change a key of the recipe, such as rate=3.0e-4 or model_config.pose_aware=true')
     parser.add_argument('--until', type=int, metavar='STEP', help='stop after this step, to go on later')
     parser.add_argument('--strict', action=argparse.BooleanOptionalAction, help='stop at an image of a recorded sequence that cannot be used, or go on without it (default: stop)')
-    parser.add_argument('--list', action='store_true', help='list the recipes that come with the package')
+    parser.add_argument('--list', action='store_true', help='list the recipes that come with the package, and what each is for')
     parser.add_argument('--export', type=Path, metavar='FILE', help='at the end, write the best network for use: half precision, with its record')
     again = parser.add_mutually_exclusive_group()
     again.add_argument('--resume', action='store_true', help='go on with the state in OUT (the default where there is one)')
@@ -87,6 +94,18 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for place in reversed(places) for path in (place / 'train').glob('*.yaml')}
 
 
+def _listed(recipes: dict[str, Path]) -> str:
+    """Names and what each is about, a terminal wide."""
+    indent, width = ' ' * (max(map(len, recipes)) + 2), shutil.get_terminal_size().columns
+    return '\n'.join(textwrap.fill(_summary(path), width, initial_indent=name.ljust(len(indent)), subsequent_indent=indent) for name, path in sorted(recipes.items()))
+
+
+def _summary(path: Path) -> str:
+    """The first sentence of the comment that a recipe begins with."""
+    comment = '\n'.join(line.lstrip('# ') for line in itertools.takewhile(lambda line: line.startswith('#'), path.read_text().splitlines()))
+    return ' '.join(re.split(r'(?<=\.)\s|:\n', comment, maxsplit=1)[0].split())
+
+
 def find_recipe(name: str) -> Path:
     """The file of a recipe given by path or by name. Raises ValueError, listing the known ones."""
     known = shipped_recipes()
@@ -94,7 +113,7 @@ def find_recipe(name: str) -> Path:
     if path.is_file():
         return path
     if name not in known:
-        raise ValueError(f'{name}: neither a file nor one of the recipes {", ".join(sorted(known))}')
+        raise ValueError(f'{name}: neither a file nor one of the recipes {", ".join(sorted(known))}{did_you_mean(name, known)}')
     return known[name]
 
 

@@ -162,11 +162,21 @@ def open_store(spec: PairData, split: str, flow_function: FlowFunction | None = 
         _LOG.info('rendering pairs into %s', folder)
         with files.whole(folder / 'spec.json') as partial:
             partial.write_text(json.dumps(asdict(spec), indent=1) + '\n')
-        with tqdm(total=len(missing) * spec.shard, desc=f'{split} pairs', unit='pair', disable=None) as progress:
-            # What another process is at is left to it, and only waited for at the end.
-            for wait in (False, True):
-                missing = [number for number in missing if not _made(spec, split, number, shards[number], flow_function, wait, progress)]
+        try:
+            _make(spec, split, shards, missing, flow_function)
+        except KeyboardInterrupt:
+            kept = spec.shard * sum(path.exists() for path in shards)
+            _LOG.warning('stopped while pairs were rendered: %d of %d of the %s split are kept in %s, and the same command goes on with them',
+                         kept, spec.shard * len(shards), split, folder)
+            raise
     return PairStore(shards, count)
+
+
+def _make(spec: PairData, split: str, shards: Sequence[Path], missing: list[int], flow_function: FlowFunction) -> None:
+    with tqdm(total=len(missing) * spec.shard, desc=f'{split} pairs', unit='pair', disable=None) as progress:
+        # What another process is at is left to it, and only waited for at the end.
+        for wait in (False, True):
+            missing = [number for number in missing if not _made(spec, split, number, shards[number], flow_function, wait, progress)]
 
 
 def _made(spec: PairData, split: str, number: int, path: Path, flow_function: FlowFunction, wait: bool, progress: tqdm) -> bool:

@@ -36,6 +36,7 @@ class Recipe:
     flip: bool = setting(True, 'mirror and turn half of the pairs')
     magnify: float = setting(1.0, 'factor on all focal lengths: a window around the centre of each image', low=1.0, high=4.0)
     new_motion: float = setting(0.0, 'share of pairs that get another motion, flow and second image to fit their depth', low=0.0, high=1.0)
+    turn: float = setting(0.0, 'deviation of a further turn of the second camera, an axis, which unlike another motion takes no depth to show', 'deg', low=0.0, high=10.0)
     zoom: float = setting(0.0, "spread of a pair's focal lengths around that; magnify * (1 - zoom) has to be at least 1", low=0.0, high=0.5)
     shift: float = setting(0.0, "spread of a pair's principal point around the image's middle, as a share of half its size, as far as magnify leaves room", low=0.0, high=1.0)
     rotation_error: float = setting(0.0, "deviation of an error of the pair's rotation, an axis, as a tracker would make", 'deg', low=0.0, high=5.0)
@@ -112,9 +113,7 @@ def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
 def configured(config: type[Config], values: Mapping[str, Any]) -> Config:
     """A configuration with these values. Raises ValueError for an unknown key, listing the known ones, and for a value of a wrong type or out of range."""
     known = {f.name: f for f in dataclasses.fields(config)}
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise ValueError(f'unknown key {", ".join(map(repr, unknown))}: expected {", ".join(known)}')
+    settings.refuse_unknown(values, known)
     for key, value in values.items():
         if known[key].default_factory is dict and not isinstance(value, dict):
             raise ValueError(f'{key}: expected keys and values, got {value!r}')

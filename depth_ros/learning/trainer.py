@@ -9,6 +9,7 @@ import logging
 import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ from depth_ros.models import checkpoint, registry
 
 _LOG = logging.getLogger(__name__)
 
+_TIMED = 30         # steps that tell how long the others will take
 _NO_SCORES = 'step', 'reduce'        # what a validation's entry in the history holds besides
 STATE, BEST, HISTORY = 'last.safetensors', 'best.safetensors', 'history.json'
 
@@ -79,11 +81,13 @@ class Trainer:
 
     def run(self, until: int | None = None) -> train_state.Progress:
         """Train to the recipe's end, or until a step. Raises Diverged; KeyboardInterrupt after a state was saved if SIGINT comes."""
-        end = min(self.recipe.steps, until or self.recipe.steps)
+        end, first, began = min(self.recipe.steps, until or self.recipe.steps), self.progress.step, time.monotonic()
         with ThreadPoolExecutor(1) as ahead, _signals() as stopped, self._curves() as curves, self._bar(end) as bar:
             drawn = ahead.submit(self._batches.of_step, self.progress.step)
             while self.progress.step < end and not self._ranks.any(bool(stopped)):
                 drawn = self._step(drawn, ahead, curves, bar)
+                if self.progress.step == first + _TIMED < end and self._ranks.first:
+                    _LOG.info('about %s to go', self._duration(end, (time.monotonic() - began) / _TIMED))
                 if self._due(self.recipe.validate_every):
                     self._validate(curves)
                 if self._due(self.recipe.checkpoint_every):
@@ -93,6 +97,11 @@ class Trainer:
             _LOG.info('stopped after step %d; the state is in %s', self.progress.step, self._out / STATE)
             raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
         return self.progress
+
+    def _duration(self, end: int, seconds: float) -> str:
+        """How long the steps that are left take, by the time [s] of one at the size of now: it goes with the number of pixels."""
+        left = seconds * sum((self._factor / self.recipe.reduce_at(step)) ** 2 for step in range(self.progress.step, end))
+        return f'{left / 3600:.1f} h' if left >= 3600 else f'{left / 60:.0f} min'
 
     def validate(self) -> dict[str, float]:
         """Mean scores of the network over the recipe's share of the validation split, at the size that it has just been trained at."""

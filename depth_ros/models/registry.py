@@ -38,10 +38,7 @@ def network(name: str) -> type[nn.Module]:
 def configuration(name: str, values: Mapping[str, Any]) -> Any:
     """The configuration of a named network. Raises ValueError, listing the known ones, for an unknown name or key, and for a value that is refused."""
     kind = _entry(name)[0]
-    known = [field.name for field in dataclasses.fields(kind)]
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise ValueError(f'{name} has no setting {", ".join(map(repr, unknown))}: expected {", ".join(known) or "none at all"}')
+    settings.refuse_unknown(values, [field.name for field in dataclasses.fields(kind)], f'{name} has no setting')
     config = kind(**values)
     settings.check(config)
     return config

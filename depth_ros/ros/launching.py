@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import shutil
 import signal
@@ -22,6 +21,8 @@ from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch.utilities import perform_substitutions
 from launch_ros.actions import Node
+
+from depth_ros.settings import did_you_mean
 
 PACKAGE = 'depth_ros'
 BOOLEANS = ('true', 'false')
@@ -82,8 +83,7 @@ def check(context: LaunchContext, file: str, known: Sequence[str]) -> None:
     given = context.argv if any(Path(word).name == file for word in sys.argv) else ()
     for name in (word.partition(':=')[0] for word in given if ':=' in word):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            raise RuntimeError(f'{file} has no argument {name}' + (f'; did you mean {" or ".join(near)}?' if near else f'; it has {", ".join(known)}'))
+            raise RuntimeError(f'{file} has no argument {name}' + (did_you_mean(name, known) or f'; it has {", ".join(known)}'))
     bag = value(context, 'bag')
     if bag not in ('', 'sample') and not Path(bag).expanduser().exists():
         raise RuntimeError(f'bag: {bag} does not exist')

@@ -7,7 +7,6 @@ become parameters of the node under the same names that the command-line program
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -132,8 +131,7 @@ def drop_unknown(node: Node, config_class: type) -> list[str]:
         if name in known or name in _OF_RCLPY or name.startswith('qos_overrides.'):
             continue
         node.undeclare_parameter(name)
-        near = difflib.get_close_matches(name, known, n=3)
-        told.append(f'unknown parameter {name} is ignored' + (f'; did you mean {" or ".join(near)}?' if near else ''))
+        told.append(f'unknown parameter {name} is ignored{settings.did_you_mean(name, known)}')
     return told
 
 
