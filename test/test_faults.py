@@ -229,7 +229,7 @@ def test_cleanup_and_configure_start_from_nothing(world, bench):
     bench.works()
 
 
-@pytest.mark.parametrize('executable', ['flow', 'deepv2d', 'sparse_depth', 'player'])
+@pytest.mark.parametrize('executable', ['flow', 'deepv2d', 'sparse_depth', 'player', 'global_local'])
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_every_executable_with_status_zero_and_nothing_half_written(world, tmp_path, executable, number):
     statuses = world.record(DiagnosticArray, '/diagnostics')

@@ -114,10 +114,24 @@ def test_settings_that_are_not_the_networks_change_without_loading_it_again(benc
     assert np.isfinite(free).all() and 0.2 < np.isnan(cut).mean() < 0.8 and one.number() == '12'
 
 
+def spoilt(value: float) -> bytes:
+    """Weights of a whole network with one value in every tensor: not finite themselves, or what they give is not."""
+    whole = support.blob('published', seed=5)
+    start = 8 + int.from_bytes(whole[:8], 'little')
+    weights = np.frombuffer(whole[start:], np.float32).copy()
+    weights[:] = value
+    return whole[:start] + weights.tobytes()
+
+
 @pytest.mark.parametrize(('blob', 'complaint'), [
     (lambda: support.blob('published', seed=5)[:-10], 'not a safetensors file'),
     (lambda: support.blob('published', coordinates=False), 'expected a network of'),
     (lambda: support.blob('pose_aware'), 'got pose_aware'),
+    (lambda: support.blob('published', seed=5).replace(b'depth_ros network 1', b'depth_ros network 2'), "expected a 'depth_ros network 1', got 'depth_ros network 2'"),
+    (lambda: support.blob('published', seed=5).replace(b'"global_local"', b'"another_kind"'), 'expected weights of global_local, got those of another_kind'),
+    (lambda: spoilt(float('nan')), 'not finite'),
+    (lambda: spoilt(1e38), 'values that are not finite'),
+    (lambda: b'', 'not a safetensors file'),
 ])
 def test_weights_that_do_not_fit_are_refused_and_the_last_good_ones_stay(bench, blob, complaint):
     one = bench(scale='none')

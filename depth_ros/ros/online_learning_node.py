@@ -146,7 +146,7 @@ class OnlineLearningNode(ManagedNode):
         self._bundle = bundle.BundleInput(self, self._take_bundle, images=True)
         self._hits_input = self.listen(Image, 'sparse_depth/image', self._take_hits)
         self._odometry_input = self.listen(Odometry, 'deepv2d/odometry', self._take_odometry)
-        self._timer = self.create_timer(1.0, self._tell, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._timer = self.create_timer(1.0, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         if self._learner.progress.number:
             self._publish(self._learner.weights())
         if not self.config.batches_per_pair:
@@ -293,6 +293,10 @@ class OnlineLearningNode(ManagedNode):
             self.diagnostics.clear('state file')
 
     # In the executor's thread again: what it tells, and services
+
+    def _tick(self) -> None:
+        self._release()     # what has waited long enough though nothing else came
+        self._tell()
 
     def _tell(self) -> None:
         learner, age = self._learner, self._bundle.inputs['flow'].age()

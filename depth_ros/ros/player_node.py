@@ -119,14 +119,16 @@ class PlayerNode(ManagedNode):
         if counts != self._seen[1]:
             self._seen = now, counts
         wanted, topic = self.config.wait_for_subscribers, self.config.wait_for_topic
-        complete = not topic or self.count_subscribers(topic) >= self.config.wait_for_listeners
+        listeners = self.count_subscribers(topic) if topic else 0
+        complete = not topic or listeners >= self.config.wait_for_listeners
+        lacking = '' if complete else f', {"too few" if listeners else "none"} of {topic}'
         heard = complete and counts[0] >= wanted and now - self._seen[0] >= _SETTLED
         late = now - self._waiting_since >= self.config.wait_timeout
         if not (self._begun or heard or late):
-            self.diagnostics.value('waiting for subscribers', f'{counts[0]} of {wanted}' + ('' if complete else f', too few of {topic}'))
+            self.diagnostics.value('waiting for subscribers', f'{counts[0]} of {wanted}{lacking}')
             return
         if late and not heard and not self._begun:
-            missing = f'{counts[0]} of {wanted} subscribers' + ('' if complete else f', too few of {topic},')
+            missing = f'{counts[0]} of {wanted} subscribers{lacking and lacking + ","}'
             self.get_logger().warning(f'{self._image.topic_name}: {missing} after {self.config.wait_timeout:.1f} s; playing all the same')
         self._stop_waiting()
         self.diagnostics.value('waiting for subscribers', 'no')
