@@ -31,7 +31,7 @@ from depth_ros.settings import setting
 log = logging.getLogger(__name__)
 
 _TRACKED_SIGMA = 0.4            # relative standard deviation up to which depth is tracked against
-_CARRIED_TRUST = 5.0            # measured on kitchen: less lets the scale drift, more lets noise into the poses
+_CARRIED_TRUST = 5.0            # measured on a recorded sequence: less lets the scale drift, more lets noise into the poses
 
 
 @dataclass(frozen=True)
