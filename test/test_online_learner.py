@@ -28,7 +28,7 @@ from depth_ros.models import checkpoint
 
 T = support.T_REF_CUR
 SIZE = 64, 48       # [px]
-QUICK = OnlineLearnerConfig(rate=1e-3, batch=2, round=3, withheld_run=2, checks=3, recent=12, reservoir=6)
+QUICK = OnlineLearnerConfig(averaged=1.0, rate=1e-3, batch=2, round=3, withheld_run=2, checks=3, recent=12, reservoir=6)
 SHARE = 1.15        # of the depth that flow tells, at which the hits lie: a lesson that there is to learn
 
 
@@ -166,7 +166,28 @@ def test_without_motion_or_hits_nothing_is_learned_and_the_reason_is_told(start,
     before, buffered = parameters(learner.weights()), learner.buffered
     assert not learner.observe(result, motion, hits, pose, guide)
     assert learner.learn(10) is state and reason in learner.reason
-    assert same(parameters(learner.weights()), before) and learner.progress.batches == 0 and learner.buffered == buffered
+    assert same(parameters(learner.weights()), before) and learner.progress.batches == 0
+    remembered = sum(learner.buffered.values()) - sum(buffered.values())
+    assert remembered == (case in ('no hits', 'NaN hits'))
+
+
+def test_a_pair_without_hits_teaches_what_flow_tells_of_it_only_while_there_are_hits(start):
+    """Its depth from flow, in a place without hits, is learned once hits are back; with without_hits off it never is."""
+    share = {}
+    for without_hits in (False, True):
+        learner = OnlineLearner(start, replace(QUICK, without_hits=without_hits, hit_weight=0.0, carried_weight=0.0))
+        for number in range(12):
+            result, _, guide = scene(number)
+            learner.observe(result, T, None, np.eye(4), guide)
+            learner.learn(3)
+        assert learner.progress.batches == 0
+        for number in range(20, 24):
+            result, depth, _ = scene(number)
+            learner.observe(result, T, hits_on(depth, SHARE), np.eye(4))
+            learner.learn(6)
+        after, before = withheld_error(learner, start)
+        share[without_hits] = after / before
+    assert share[True] < 0.5 and share[False] > 0.9
 
 
 def test_nothing_is_learned_before_there_is_something_to_judge_by_nor_while_paused(start):
@@ -427,3 +448,19 @@ def test_weights_are_drawn_back_to_the_first_ones(start):
         feed(learner, range(8), batches=2)
         away.append(sum((p - q).square().sum() for p, q in zip(learner._model.parameters(), start.model.parameters())).item())
     assert away[1] < 0.5 * away[0]
+
+
+def test_what_is_judged_is_a_mean_that_steps_to_and_fro_hardly_move(start, monkeypatch):
+    learner = OnlineLearner(start, replace(QUICK, averaged=20.0, round=1000, anchor=0.0))
+    feed(learner, range(8))
+    real, signs = learner._loss, iter([1.0, -1.0] * 10)
+    monkeypatch.setattr(learner, '_loss', lambda some: next(signs) * real(some))
+
+    def moved(network):
+        return sum((p - q).abs().sum() for p, q in zip(network.parameters(), start.model.parameters())).item()
+
+    farthest = 0.0
+    for _ in range(20):
+        learner.learn(1)
+        farthest = max(farthest, moved(learner._model))
+    assert 0.0 < moved(learner._averaged) < 0.5 * farthest

@@ -38,7 +38,7 @@ from depth_ros.models import checkpoint
 
 log = logging.getLogger(__name__)
 
-_LEAST_SHARE = 1 / 64       # of the configured rate, below which rolling back does not bring it
+_LEAST_SHARE = 1 / 16       # of the configured rate, below which rolling back does not bring it
 _RECOVERY = 1.3             # by which the rate recovers with every good round
 _RUNAWAY = 4.0              # times the usual loss, at which a round is broken off
 
@@ -83,6 +83,7 @@ class OnlineLearner:
 
     def _begin_at_good(self) -> None:
         self._model = copy.deepcopy(self._good.network).train()
+        self._averaged = copy.deepcopy(self._good.network)
         self._optimiser = torch.optim.Adam(self._model.parameters(), lr=self.progress.rate, betas=(0.9, 0.99))
         self._losses: list[float] = []      # of the batches since the last check
         self._without_gain, self._was_rolled_back = 0, self._serves_frozen
@@ -128,28 +129,32 @@ class OnlineLearner:
         return gate is State.LEARNING
 
     def _admit(self, result: FlowResult, T_2_1: np.ndarray, hits: np.ndarray | None, T_odom_cam: np.ndarray | None, guide: DepthResult | None) -> tuple[State, str]:
-        """Remember a pair that moves, if its hits are enough and believed."""
+        """Remember a pair that moves, unless its hits are not believed. One without hits tells of depth from flow and of earlier hits, from which is learned when there are hits again."""
         frame = result.pair.current
         self._fit(frame.size)
         small = np.zeros(frame.size[::-1], np.float32) if hits is None else resize_hits(hits, frame.size)
         count = int((small > 0).sum())
         self._watch(result, T_2_1, small, guide)
-        if count < self.config.min_hits:
-            return State.HITS, f'{count} range hits are in view, less than min_hits {self.config.min_hits}'
+        few = count < self.config.min_hits
+        if few and not self.config.without_hits:
+            return State.HITS, self._few(count)
         withheld = self._withholds()
         trail = T_odom_cam is not None and not withheld and self.config.carry_seconds > 0
         carried = self._memory.seen(frame.stamp, frame.K, frame.size, T_odom_cam) if trail else None
-        new = observation(result, T_2_1, small, carried, guide)
-        reason = self._entry.contradiction(new, self.config)
-        if reason:
-            return State.HITS, reason
-        if trail:
+        new = observation(result, T_2_1, np.zeros_like(small) if few else small, carried, guide)
+        reason = '' if few else self._entry.contradiction(new, self.config)
+        if reason or not (new.hits.any() or new.carried.any() or new.guide.any()):
+            return State.HITS, reason or self._few(count)
+        if trail and not few:
             self._memory.add(frame.stamp, small, frame.K, T_odom_cam)
         (self._withheld if withheld else self._buffer).add(replace(new, weight=weight_of(new, self.config)))
         self.progress.observed += 1
-        self.progress.hits += count
-        self.progress.withheld += count * withheld
-        return State.LEARNING, ''
+        self.progress.hits += 0 if few else count
+        self.progress.withheld += 0 if few else count * withheld
+        return (State.HITS, self._few(count)) if few else (State.LEARNING, '')
+
+    def _few(self, count: int) -> str:
+        return f'{count} range hits are in view, less than min_hits {self.config.min_hits}'
 
     def _watch(self, result: FlowResult, T_2_1: np.ndarray, hits: np.ndarray, guide: DepthResult | None) -> None:
         """Keep some of the pairs that move, with hits or without, to see what learning does to places that are new."""
@@ -229,6 +234,7 @@ class OnlineLearner:
             return
         self._optimiser.step()
         self._draw_back()
+        self._average()
         self._losses.append(value)
         self.progress.batches += 1
         self._keep_time(time.perf_counter() - started, len(some))
@@ -248,6 +254,12 @@ class OnlineLearner:
             for weight, first in zip(self._model.parameters(), self._frozen.network.parameters()):
                 weight.lerp_(first, self.config.anchor)
 
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Let the mean over the last batches follow: it bears the few observations of a batch better than any one step (B. Polyak, A. Juditsky, 1992)."""
+        for mean, newest in zip(self._averaged.parameters(), self._model.parameters()):
+            mean.lerp_(newest, 1 / self.config.averaged)
+
     def _keep_time(self, seconds: float, count: int) -> None:
         """Make batches as large as the time allows, up to what is wished."""
         self._batch_size = int(np.clip(self.config.max_batch_seconds * count / max(seconds, 1e-9), 1, self.config.batch))
@@ -256,7 +268,7 @@ class OnlineLearner:
         with self._observing:
             checks = self._withheld.spread(self.config.checks)
         unlearned = None if self._rehearsal is None else self._rehearsal.checks
-        new = Checked(copy.deepcopy(self._model))
+        new = Checked(copy.deepcopy(self._averaged))
         errors, good, frozen = (network.errors(checks, unlearned) for network in (new, self._good, self._frozen))
         judgement = judge(errors, good, frozen, self.config.tolerance, self.config.forgetting)
         self._losses = []
