@@ -146,6 +146,20 @@ def test_estimated_depth_of_keyframes_is_enough():
     assert np.sqrt((errors(results, truth, 30) ** 2).mean()) < 0.02
 
 
+@pytest.mark.parametrize('unit', [0.02, 30.0])
+def test_the_unit_of_free_depth_means_nothing(unit):
+    """A view may be fifty times nearer or thirty times farther than the one that set the unit, and the camera cover fifteen units a second."""
+    frames, truth = rendered(arc, 12)
+    tracker, results = Tracker(), []
+    for frame in frames:
+        results.append(tracker.step(colour_only(frame), T_odom_cam=None if results else truth[0]))
+        depth = np.where(frame.depth_valid, frame.depth, 0.0) * np.float32(unit)
+        tracker.set_depth(frame.stamp, DepthMap(depth, frame.depth_valid, 0.02 * depth, Scale.FREE))
+    assert states(results) == {TrackStatus.OK} and sum(r.is_keyframe for r in results) < 6       # tracked, not found again and again
+    moved = (results[-1].T_odom_cam - truth[0])[:3, 3] / unit
+    np.testing.assert_allclose(moved, (truth[11] - truth[0])[:3, 3], atol=0.01)
+
+
 def test_without_any_depth_it_is_initialising():
     frames, _ = rendered(arc, 45)
     results = track(map(colour_only, frames[:5]))

@@ -22,7 +22,7 @@ from depth_ros.geometry.gauss_newton import Damping, SolveStatus
 from depth_ros.geometry.warp import induced_flow
 from depth_ros.settings import setting
 
-MIN_DEPTH = 0.1             # [m] nearer depth is not trusted
+MIN_DEPTH = 0.01            # [m] nearer depth is not trusted. No sensor sees so near; but where the scale is free, what comes later may be a small share of the first view's depth
 FLOW_CAUCHY = 1.0           # of the flow's noise: beyond it a residual loses weight
 DEPTH_CAUCHY = 2.8          # of the depth's noise
 DAMPING = Damping(absolute=1e-3, relative=1e-6)     # weights are inverse variances, so this is far weaker than any real evidence

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 UNKNOWN = 1e3 * np.eye(6)   # covariance of a pose that is not known
 MIN_INLIERS = 60            # grid points
 ROUGH_STEPS = 2             # Gauss-Newton steps that put a start for flow near enough
-FOUND_SHARE = 0.5           # a place is recognised with half the usual overlap: on `kitchen` all such poses are within 8 cm, with less some are 20 cm off
+FOUND_SHARE = 0.5           # a place is recognised with half the usual overlap: on a recorded sequence all such poses are within 8 cm, with less some are 20 cm off
 FOUND_AGREEMENT = 0.6       # but most of what flow is consistent about must agree
 
 
@@ -39,7 +39,7 @@ class TrackerConfig(AlignmentConfig):
     """Alignment, and what counts as lost."""
 
     min_inlier_ratio: float = setting(0.3, 'share of agreeing points below which a frame counts as lost', '', 0.01, 1.0)
-    max_speed: float = setting(5.0, 'camera speed that is not believed', 'm/s', 0.1, 100.0)
+    max_speed: float = setting(5.0, 'camera speed that is not believed; while the scale is free, also in median depths of the view a second', 'm/s', 0.1, 100.0)
     max_turn_rate: float = setting(12.0, 'camera turn rate that is not believed', 'rad/s', 0.1, 100.0)
     keyframe_displacement: float = setting(PairingConfig.displacement, 'median displacement that makes a keyframe when no pair comes from outside, as a share of the width', '', 0.005, 0.5)
     max_gap: float = setting(PairingConfig.max_gap, 'silence after which no motion is extrapolated', 's', 0.01, 60.0)
@@ -222,7 +222,7 @@ class Tracker:
         T = np.linalg.inv(before.T_odom_cam) @ T_odom_cam
         angle = np.arccos(np.clip((np.trace(T[:3, :3]) - 1) / 2, -1, 1))
         elapsed = 1e-9 * (stamp - before.stamp)
-        return bool(np.linalg.norm(T[:3, 3]) <= self.config.max_speed * elapsed and angle <= self.config.max_turn_rate * elapsed)
+        return bool(np.linalg.norm(T[:3, 3]) <= self.config.max_speed * _unit(before) * elapsed and angle <= self.config.max_turn_rate * elapsed)
 
     def _accept_found(self, view: View, found: Alignment) -> TrackResult:
         view.T_odom_cam = found.T_odom_cam
@@ -278,3 +278,11 @@ class Tracker:
         known = [v.depth for v in (view, *self.keyframes.newest(2)) if v.depth is not None]
         scale = Scale.FREE if any(d.scale is Scale.FREE for d in known) or not known else Scale.METRIC
         return TrackResult(view.stamp, self._T_odom_cam.copy(), covariance, inlier_ratio, self._status, scale, is_keyframe)
+
+
+def _unit(view: View) -> float:
+    """What stands for the metre before a view whose scale is free: its median depth, if that is above 1, the first view's; who starts close to a thing may go fast later."""
+    if view.depth is None or view.depth.scale is Scale.METRIC:
+        return 1.0
+    depth = view.depth.depth[4::8, 4::8][view.depth.valid[4::8, 4::8]]
+    return max(1.0, float(np.median(depth))) if depth.size else 1.0
