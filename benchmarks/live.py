@@ -34,7 +34,7 @@ from depth_ros.ros import codecs, poses
 from depth_ros.ros.managed_node import LATCHED_QOS, SENSOR_QOS
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
 
-NODES = ('player', 'flow', 'sparse_depth', 'deepv2d', 'global_local')
+NODES = ('player', 'flow', 'sparse_depth', 'deepv2d', 'global_local', 'online_learning')
 
 
 class Listener(Node):

@@ -99,9 +99,9 @@ class OnlineLearningNode(ManagedNode):
         start = checkpoint.load(weights, NAME)
         if variant_of(start.model) != self.config.variant:
             raise ValueError(f'{weights}: expected weights of the {self.config.variant} variant, got {variant_of(start.model)}')
+        self._file = self._held_file(weights)
         rehearsal = rehearsal_pairs(self.config.width, self.config.rehearse) if self.config.rehearse else None
         self._learner = OnlineLearner(start, self.config.learner, self._offer, rehearsal)
-        self._file = self._held_file(weights)
         self._restore()
         self._guide = FlowGuide()
         self._poses = PoseHistory(self)

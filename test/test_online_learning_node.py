@@ -1,0 +1,475 @@
+"""The learning node over DDS: what it hands out, what it waits for, its services, what survives a restart, and what goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+from array import array
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import global_local_support as support
+import numpy as np
+import pytest
+import ros_support
+from diagnostic_msgs.msg import DiagnosticStatus
+from learning_bench import LearningBench, biased, hits_message, number_of, states_of
+from lifecycle_msgs.msg import Transition
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+
+from depth_ros.engines import depth_networks
+from depth_ros.engines.global_local import resized
+from depth_ros.models import checkpoint
+from depth_ros.ros import codecs
+from depth_ros.ros.global_local_node import GlobalLocalNode
+from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
+from depth_ros.ros.online_learning_node import OnlineLearningNode
+
+
+
+@pytest.fixture(scope='module')
+def first(tmp_path_factory):
+    """The weights that learning begins with."""
+    return biased(tmp_path_factory.mktemp('weights'))
+
+
+@pytest.fixture(autouse=True)
+def as_shipped_here(first, untrained, monkeypatch):
+    monkeypatch.setattr(depth_networks, 'shipped', lambda variant: first if variant == 'pose_aware' else untrained / support.FILES[variant])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+
+@pytest.fixture
+def bench(world):
+    with ros_support.benches(LearningBench, world) as make:
+        yield make
+
+
+def same(a: bytes, b: bytes) -> bool:
+    a, b = states_of(a), states_of(b)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def values(message) -> dict[str, str]:
+    return {v.key: v.value for v in message.status[0].values}
+
+
+# What it hands out
+
+
+def test_it_learns_from_hits_hands_out_numbered_weights_and_tells_its_figures(bench, first):
+    one = bench()
+    one.drive_until_learned(2)
+    assert [number_of(b) for b in one.blobs] == list(range(1, len(one.blobs) + 1)) and not same(one.blobs[-1], first.read_bytes())
+    shown = one.world.until(lambda: (m := values(one.metrics[-1])) if one.metrics and int(values(one.metrics[-1])['updates']) >= 2 else None, 'the figures')
+    assert shown['state'] == 'learning' and int(shown['weights']) >= 2 and int(shown['buffer size']) > 0 and float(shown['updates a second [Hz]']) > 0
+    assert 0 < float(shown['withheld error after']) < float(shown['withheld error before']) < 1
+    assert int(shown['hits']) > int(shown['withheld hits']) > 0
+    one.world.until(lambda: one.values().get('learning') == 'learning', 'the same in the diagnostics')
+
+
+def test_global_local_runs_what_was_learned(bench, world):
+    one = bench()
+    other = world.node(GlobalLocalNode, variant='pose_aware', width=128, height=96, backend='torch')
+    one.drive_until_learned()
+    shown = lambda: {v.key: v.value for v in other.diagnostics.status().values}
+    world.until(lambda: shown().get('weights of pose_aware') == str(number_of(one.blobs[-1])), 'the learned weights at work')
+    assert shown()['/online_learning/weights rejected'] == '0'
+    world.remove(other)
+
+
+def test_learning_in_a_thread_of_its_own_goes_on_between_the_pairs(bench):
+    one = bench(batches_per_pair=0, niceness=0)
+    one.drive_until_learned()
+    one.pause()
+    one.world.until(lambda: same(one.blobs[-1], one.node._learner.weights()), 'the last ones to be heard')
+
+
+# What it waits for
+
+
+def test_it_tells_what_it_waits_for(bench):
+    one = bench(hits_patience=0.1)
+    one.drive()
+    assert one.told() == 'learning: '
+    one.drive(result=one.still())
+    one.tells('waiting for motion: the image moved by')
+    one.world.repeat(lambda: one.drive(hits=False), lambda: 'waiting for hits' in one.told(), 'the hits to be missed', every=0.0)
+    one.tells('waiting for hits: 0 range hits are in view')
+    assert one.node.diagnostics.status().level == DiagnosticStatus.WARN
+    assert one.pause().message == 'paused' and one.told().startswith('paused')
+    one.tells('paused')
+    batches = one.node._learner.progress.batches
+    one.drive(3)
+    assert one.node._learner.progress.batches == batches and one.values()['learning'] == 'paused'
+    assert one.pause(False).success
+    one.drive(2)
+    assert one.told() == 'learning: ' and one.node._learner.progress.batches > batches
+
+
+def test_pairs_that_stop_coming_are_told(bench):
+    one = bench(stale_after=0.2)
+    one.drive()
+    one.tells('waiting for motion: no image pair has come for')
+    assert '/flow/flow stalled' in one.message() and one.node.diagnostics.status().level == DiagnosticStatus.STALE
+
+
+def test_a_lost_odometry_tells_no_motion_and_its_old_places_are_forgotten(bench):
+    one = bench(odometry_patience=0.5)
+    one.drive(3)
+    assert len(one.node._learner._memory._kept)
+    result = one.result()
+    one.send_pose(result.pair.current.stamp, 0.0, variance=UNKNOWN_VARIANCE)
+    one.send_hits(result.pair.current.stamp)
+    one.send(result)
+    one.tells('waiting for motion: the motion of the pair is not known')
+    assert not len(one.node._learner._memory._kept)
+    one.drive()
+    assert one.told() == 'learning: '
+
+
+def test_an_odometry_that_jumps_does_not_carry_hits_along(bench):
+    one = bench()
+    one.drive(3)
+    home = one.pose
+    one.pose = lambda stamp: home(stamp) + 1000.0        # as after a reset elsewhere
+    one.drive()
+    assert len(one.node._learner._memory._kept) <= 1 and one.told() == 'learning: '
+
+
+def test_the_clock_jumping_back_is_a_new_drive(bench):
+    one = bench()
+    one.drive_until_learned()
+    number = one.node._learner.progress.number
+    one.stamp -= 60 * 10 ** 9
+    one.drive()
+    assert one.told() == 'learning: ' and one.node._learner.progress.number >= number and one.node._learner.progress.observed > 3
+    one.send_pair(one.at(one.stamp - 100_000_000))
+    one.world.until(lambda: one.values()['/flow/flow late'] == '1', 'the late pair')
+
+
+# Services
+
+
+def test_reset_brings_back_the_first_weights_everywhere(bench, first, tmp_path):
+    one = bench(state_file=str(tmp_path / 'state.safetensors'))
+    one.drive_until_learned()
+    heard = len(one.learned)
+    assert one.trigger('reset').success
+    one.world.until(lambda: len(one.learned) > heard, 'the first weights')
+    assert number_of(one.blobs[-1]) == 0 and same(one.blobs[-1], first.read_bytes())
+    assert same((tmp_path / 'state.safetensors').read_bytes(), first.read_bytes())
+    assert one.node._learner.progress.observed == 0
+
+
+def test_save_writes_a_checkpoint_that_can_be_shipped(bench, tmp_path):
+    one = bench(weights_file=str(tmp_path / 'new' / 'kitchen.safetensors'))
+    one.drive_until_learned()
+    answer = one.trigger('save')
+    assert answer.success and answer.message == str(tmp_path / 'new' / 'kitchen.safetensors')
+    assert same(Path(answer.message).read_bytes(), one.node._learner.weights())
+    node = one.world.node(GlobalLocalNode, variant='pose_aware', weights=answer.message, backend='torch', width=128, height=96)
+    one.world.until(lambda: node.state == 'active', 'Global-Local with what was saved')
+    one.world.remove(node)
+
+
+def test_save_where_nothing_can_be_written_says_so(bench, tmp_path):
+    (tmp_path / 'file').write_text('no folder')
+    one = bench(weights_file=str(tmp_path / 'file' / 'learned.safetensors'))
+    answer = one.trigger('save')
+    assert not answer.success and f'cannot write {tmp_path}/file/learned.safetensors' in answer.message
+
+
+def test_services_of_a_node_that_is_not_configured_are_refused(world):
+    one = LearningBench.__new__(LearningBench)
+    one.world, one.node = world, world.node(OnlineLearningNode, rehearse=0, autostart=False)
+    try:
+        for answer in (one.pause(), one.trigger('reset'), one.trigger('save')):
+            assert not answer.success and answer.message == 'the node is unconfigured'
+    finally:
+        world.remove(one.node)
+
+
+# What survives
+
+
+def test_a_restart_goes_on_with_the_last_weights_and_hands_them_out(bench):
+    one = bench()
+    one.drive_until_learned(2)
+    good, number, heard = one.node._learner.weights(), one.node._learner.progress.number, len(one.learned)
+    one.world.remove(one.node)
+    one.node = None
+    again = bench()
+    again.world.until(lambda: again.learned, 'the weights of before')
+    assert number_of(again.blobs[0]) == number and same(again.blobs[0], good) and heard
+    again.drive_until_learned()
+    assert number_of(again.blobs[-1]) == number + 1
+
+
+def test_cleanup_and_configure_go_on_as_a_restart_does(bench):
+    one = bench()
+    one.drive_until_learned()
+    good = one.node._learner.weights()
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+        assert one.world.change_state(one.node, transition).success
+    assert one.node._learner is None and not [s for s in one.node.subscriptions if 'flow/' in s.topic_name]
+    for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        assert one.world.change_state(one.node, transition).success
+    assert same(one.node._learner.weights(), good)
+    one.meet()
+    one.drive()
+    assert one.told() == 'learning: '
+
+
+def test_without_resume_it_begins_anew(bench):
+    one = bench()
+    one.drive_until_learned()
+    one.world.remove(one.node)
+    one.node = None
+    again = bench(resume=False)
+    assert again.node._learner.progress.number == 0 and not again.learned
+
+
+def test_other_first_weights_do_not_go_on_from_these(bench, tmp_path):
+    one = bench()
+    one.drive_until_learned()
+    one.world.remove(one.node)
+    one.node = None
+    checkpoint.save(tmp_path / 'own.safetensors', 'global_local', support.network('pose_aware', seed=3), {})
+    assert bench(weights=str(tmp_path / 'own.safetensors')).node._learner.progress.number == 0
+
+
+def test_two_learners_of_one_name_keep_apart(bench, world):
+    one = bench()
+    other = world.node(OnlineLearningNode, rehearse=0)
+    world.until(lambda: other.state == 'active', 'the other')
+    assert other._file.path != one.node._file.path
+    world.remove(other)
+
+
+def test_a_file_that_another_learner_holds_is_refused(bench, world, tmp_path):
+    bench(state_file=str(tmp_path / 'state.safetensors'))
+    other = world.node(OnlineLearningNode, rehearse=0, autostart=False, state_file=str(tmp_path / 'state.safetensors'))
+    assert not world.change_state(other, Transition.TRANSITION_CONFIGURE).success
+    assert 'another process learns into this file' in other.diagnostics.status().message
+    world.remove(other)
+
+
+@pytest.mark.parametrize(('content', 'complaint'), [
+    (lambda: support.blob('pose_aware')[:1000], 'not a safetensors file'),
+    (lambda: support.blob('published'), 'expected a network of'),
+    (lambda: support.blob('pose_aware'), 'holds no figures of an online learner'),
+])
+def test_a_named_state_file_that_cannot_be_used_fails_the_configuration(world, tmp_path, content, complaint):
+    path = tmp_path / 'state.safetensors'
+    path.write_bytes(content())
+    node = world.node(OnlineLearningNode, rehearse=0, autostart=False, state_file=str(path))
+    assert not world.change_state(node, Transition.TRANSITION_CONFIGURE).success
+    assert f'{path}: ' in node.diagnostics.status().message and complaint in node.diagnostics.status().message
+    path.unlink()
+    assert world.change_state(node, Transition.TRANSITION_CONFIGURE).success
+    world.remove(node)
+
+
+def test_a_broken_file_of_the_cache_is_set_aside(bench):
+    one = bench()
+    path = one.node._file.path
+    one.drive_until_learned()
+    one.world.remove(one.node)
+    one.node = None
+    path.write_bytes(path.read_bytes()[:1000])
+    again = bench()
+    assert again.node._learner.progress.number == 0 and path.with_name(f'{path.name}.refused').exists() and not path.exists()
+    again.drive_until_learned()
+    checkpoint.load(path)
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_it_learns_all_the_same(bench, monkeypatch, tmp_path):
+    (tmp_path / 'file').write_text('no folder')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+    one = bench()
+    one.tells('what is learned cannot be kept over a restart')
+    one.drive_until_learned()
+
+
+def test_a_full_disk_is_told_the_last_file_stays_and_the_weights_are_handed_out(bench, monkeypatch, tmp_path):
+    path = tmp_path / 'state.safetensors'
+    one = bench(state_file=str(path))
+    one.drive_until_learned()
+    kept, write = path.read_bytes(), Path.write_bytes
+
+    def half(self: Path, data: bytes) -> int:
+        write(self, data[:1000])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, 'write_bytes', half)
+    one.drive_until_learned()
+    one.tells(f'cannot write {path}')
+    assert 'No space left' in one.message() and one.node.diagnostics.status().level == DiagnosticStatus.ERROR
+    assert path.read_bytes() == kept and not [p for p in tmp_path.iterdir() if p not in (path, tmp_path / 'cache') and not p.name.endswith('.lock')]
+    monkeypatch.setattr(Path, 'write_bytes', write)
+    one.drive_until_learned()
+    assert 'cannot write' not in one.message() and same(path.read_bytes(), one.node._learner.weights())
+
+
+@pytest.mark.parametrize(('variant', 'content', 'complaint'), [
+    ('pose_aware', lambda: support.blob('published'), 'expected weights of the pose_aware variant, got published'),
+    ('published', lambda: support.blob('published')[:-5], 'not a safetensors file'),
+])
+def test_first_weights_that_cannot_be_used_fail_the_configuration(world, tmp_path, variant, content, complaint):
+    path = tmp_path / 'own.safetensors'
+    path.write_bytes(content())
+    node = world.node(OnlineLearningNode, rehearse=0, autostart=False, variant=variant, weights=str(path))
+    assert not world.change_state(node, Transition.TRANSITION_CONFIGURE).success
+    assert f'{path}: ' in node.diagnostics.status().message and complaint in node.diagnostics.status().message
+    world.remove(node)
+
+
+# What goes wrong
+
+
+def test_hits_of_an_image_that_flow_skipped_are_moved_into_the_next_pair(bench):
+    one = bench()
+    one.drive()
+    result = one.result()
+    current, reference = result.pair.current.stamp, result.pair.reference.stamp
+    earlier = current - 60_000_000
+    for stamp in (reference, earlier, current):
+        one.send_pose(stamp, one.pose(stamp))
+    one.send_hits(earlier)
+    one.world.until(lambda: one.node._matcher._last_hits == earlier, 'the hits')
+    one.send(result)
+    one.hits.publish(hits_message(one, current + 10_000_000, np.full_like(one.truth, 0.0)))     # now it is known that none come for this image
+    before = one.node._learner.progress.hits
+    one.world.until(lambda: one.node._learner.progress.observed == 2, 'the pair')
+    assert one.node._learner.progress.hits > before
+    seen = one.node._learner._buffer.spread(10)[-1] if len(one.node._learner._buffer) > 1 else one.node._learner._withheld.spread(10)[-1]
+    row, columns = np.nonzero(seen.hits)
+    np.testing.assert_allclose(seen.hits[row, columns], one.truth[2 * row, 2 * columns], rtol=0.03)
+
+
+@pytest.mark.parametrize('away', [5_000_000_000, -5_000_000_000], ids=['future', 'past'])
+def test_hits_of_another_time_teach_nothing_and_learning_goes_on(bench, away):
+    one = bench(hits_patience=0.3)
+    one.drive()
+    hits = one.node._learner.progress.hits
+    result = one.result()
+    one.send_hits(result.pair.current.stamp + away)
+    one.world.until(lambda: one.count('sparse_depth/image') >= 2, 'the hits')
+    one.send_pair(result, hits=False)
+    one.send_pose(result.pair.current.stamp + 1, one.pose(result.pair.current.stamp))
+    one.world.repeat(lambda: one.send_pair(hits=False), lambda: 'waiting for hits' in one.told(), 'the hits to be missed', every=0.1)
+    assert one.node._learner.progress.hits == hits
+    one.drive(2)
+    assert one.node._learner.progress.hits > hits
+
+
+def test_hits_in_another_frame_are_refused(bench):
+    one = bench()
+    result = one.result()
+    for stamp in (result.pair.reference.stamp, result.pair.current.stamp):
+        one.send_pose(stamp, one.pose(stamp))
+    one.hits.publish(hits_message(one, result.pair.current.stamp, support.hits_on(one.truth), 'laser'))
+    one.send(result)
+    one.tells("/sparse_depth/image: got hits in the frame 'laser'; accepted: those in the camera of the flow, 'camera'")
+    one.drive()
+    assert one.told() == 'learning: '
+
+
+@pytest.mark.parametrize('spoil', [lambda hits: np.full_like(hits, np.nan), lambda hits: 0.0 * hits, lambda hits: np.full_like(hits, -np.inf)],
+                         ids=['nan', 'none', 'too close'])
+def test_an_image_without_a_usable_hit_teaches_nothing(bench, spoil):
+    one = bench()
+    result = one.result()
+    for stamp in (result.pair.reference.stamp, result.pair.current.stamp):
+        one.send_pose(stamp, one.pose(stamp))
+    hits = spoil(support.hits_on(one.truth))
+    message = codecs.depth_image(hits, np.ones(hits.shape, bool), codecs.make_header(result.pair.current.stamp, 'camera'))
+    one.hits.publish(message)
+    one.send(result)
+    one.tells('waiting for hits: 0 range hits are in view')
+    assert one.node._learner.progress.hits == 0
+
+
+def test_a_camera_that_changes_its_size_while_it_learns(bench):
+    """The flow comes at a size of its own, but a camera of another shape or focal length must not end learning."""
+    one = bench()
+    one.drive_until_learned()
+    for size in ((96, 72), (160, 96)):
+        one.drive(result=resized(one.result(), size))
+        assert one.told() == 'learning: '
+    one.drive_until_learned()
+
+
+def uncalibrated(result):
+    return replace(result, pair=replace(result.pair, current=replace(result.pair.current, K=np.zeros((3, 3)))))
+
+
+def with_nan(result):
+    flow = result.flow.copy()
+    flow[3, 4] = np.nan
+    return replace(result, flow=flow)
+
+
+@pytest.mark.parametrize(('damage', 'complaint'), [
+    (with_nan, '/flow/flow: got flow with NaN or inf'),
+    (uncalibrated, '/flow/camera_info: got an uncalibrated camera'),
+    (lambda result: replace(result, backward=result.backward[:50]), '/flow/backward: got flow of 128 x 50 pixels'),
+])
+def test_a_bundle_that_cannot_be_used_is_refused_and_work_goes_on(bench, damage, complaint):
+    one = bench()
+    one.drive(result=damage(one.result()))
+    one.tells(complaint)
+    one.drive()
+    assert one.told() == 'learning: ' and one.node._learner.progress.observed == 1
+
+
+def test_a_hits_message_that_is_no_depth_is_refused(bench):
+    one = bench()
+    result = one.result()
+    for stamp in (result.pair.reference.stamp, result.pair.current.stamp):
+        one.send_pose(stamp, one.pose(stamp))
+    one.hits.publish(Image(header=codecs.make_header(result.pair.current.stamp, 'camera'), width=4, height=4, encoding='rgb8', step=12, data=array('B', bytes(48))))
+    one.send(result)
+    one.tells("/sparse_depth/image: got encoding 'rgb8'")
+
+
+# Parameters, and what it shows
+
+
+def test_parameters_of_the_learner_change_while_it_runs_but_for_those_heeded_at_the_beginning(bench):
+    one = bench()
+    assert one.node.set_parameters([Parameter('hit_weight', value=0.5)])[0].successful
+    assert one.node._learner.config.hit_weight == 0.5
+    for name, value in (('recent', 99), ('width', 128), ('variant', 'published')):
+        refused = one.node.set_parameters([Parameter(name, value=value)])[0]
+        assert not refused.successful and name in refused.reason
+    assert one.world.change_state(one.node, Transition.TRANSITION_DEACTIVATE).success
+    refused = one.node.set_parameters([Parameter('recent', value=99)])[0]
+    assert not refused.successful and 'clean it up first' in refused.reason
+
+
+def test_views_are_made_for_who_looks_and_show_what_learning_changed(bench, monkeypatch):
+    one = bench(view_rate=100.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(one.node._learner, 'depths', lambda *_: pytest.fail('nobody looks'))
+        one.drive_until_learned(2)
+    topics = {name: one.world.record(Image, f'online_learning/{name}') for name in ('before/depth/image', 'after/depth/image', 'hits')}
+    one.world.connected(*[p for p in one.node.publishers if p.topic_name.removeprefix('/online_learning/') in topics])
+    one.drive()
+    stamp = one.stamp
+    one.world.until(lambda: all(topics.values()), 'the views')
+    before, after = (codecs.depth_array(topics[f'{name}/depth/image'][-1], '')[0] for name in ('before', 'after'))
+    assert {codecs.stamp_ns(m[-1].header.stamp) for m in topics.values()} == {stamp} and before.shape == one.truth.shape
+    row = one.truth[40]
+    assert np.median(np.abs(np.log(after[40] / row))) < 0.8 * np.median(np.abs(np.log(before[40] / row)))
+    picture = codecs.image_array(topics['hits'][-1], '')
+    assert picture.shape == (480, 640, 3)
+    changed = (picture != cv2.resize(one.at(stamp).pair.current.image, (640, 480), interpolation=cv2.INTER_LINEAR)).any(-1)
+    assert changed[202].mean() > 0.6 and not changed[:190].any() and not changed[215:].any()       # marks on the row of the hits alone
