@@ -182,7 +182,7 @@ def compared(tmp_path, monkeypatch):
 def test_a_size_that_is_too_small_for_some_is_noted(compared, tmp_path, words, warns):
     common = compared(*words)
     assert (common.data['width'], common.data['height'], common.reduce) == (128, 96, 2 if warns else 1)
-    assert ('1 x 1' in (tmp_path / 'main.md').read_text()) == warns
+    assert ('1 x 1' in (tmp_path / 'README.md').read_text()) == warns
 
 
 @pytest.mark.parametrize('name', ['compare', 'compare_small'])

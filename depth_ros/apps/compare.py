@@ -68,7 +68,6 @@ def _compare(args: argparse.Namespace) -> None:
         bench = Bench(Data(stores['train'], stores['validation']), stores['test'], common, args.seeds, args.out, joined, args.networks, args.densities)
         for name in args.studies:
             table = STUDIES[name](bench)
-            table.note += f' At {_size(common, spec)}: {_TOO_SMALL}.' if spec.width // common.reduce < _ENOUGH else ''
             table.save(args.out)
             print(table.terminal() + '\n' + table.note + '\n', flush=True)
             _gather(args, _heading(common, spec, args.seeds))
@@ -98,8 +97,9 @@ def _heading(common: Recipe, spec: PairData, seeds: int) -> str:
     """What the tables have in common."""
     moved = f', of which {100 * common.new_motion:.0f} % are given another motion at each visit' if common.new_motion else ''
     ours = f' Global-Local with {common.model_config}.' if common.model_config else ''
+    small = f' At this size: {_TOO_SMALL}.' if spec.width // common.reduce < _ENOUGH else ''
     return (f'# Comparison\n\n{spec.train} training pairs{moved}, and {spec.test} unseen test pairs of {_size(common, spec)}; {common.steps} steps of {common.batch}, '
-            f'rate {common.rate:g}, L1 of {common.l1_of.replace("_", " ")}; {seeds} seed{"s" if seeds > 1 else ""}.{ours}\n')
+            f'rate {common.rate:g}, L1 of {common.l1_of.replace("_", " ")}; {seeds} seed{"s" if seeds > 1 else ""}.{ours}{small}\n')
 
 
 def _gather(args: argparse.Namespace, heading: str) -> None:
