@@ -311,6 +311,14 @@ def test_the_log_error_is_that_of_depth_and_nothing_where_nothing_is_known():
     torch.testing.assert_close(log_error(z, observed, torch.full((1, 1, 1, 1), 0.2))[0, 0, 0], torch.tensor([2.0, 1.0, 1.0]).log())
 
 
+def test_an_image_is_judged_by_its_hits_though_it_was_looked_at_without_them(start):
+    result, depth, guide = scene(0)
+    whole = observation(result, T, hits_on(depth, SHARE), guide=guide)
+    known = update_guard.Checked(start.model)
+    assert known.errors([replace(whole, hits=np.zeros_like(whole.hits))]).withheld is None
+    assert known.errors([whole]) == update_guard.Checked(start.model).errors([whole])
+
+
 @pytest.mark.parametrize('new, verdict', [
     ((0.08, 0.09, 0.10), Verdict.BETTER),
     ((0.08, 0.15, 0.10), Verdict.WORSE),        # better on the hits, worse elsewhere

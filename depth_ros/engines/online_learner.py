@@ -124,7 +124,7 @@ class OnlineLearner:
             self._gate, self._missing = gate, reason
         if gate is State.LEARNING or self._unlooked:
             with self._there:
-                self._fresh = min(self._fresh + 1, self.config.recent)
+                self._fresh = min(self._fresh + self.config.eagerness, self.config.recent)
                 self._there.notify()
         return gate is State.LEARNING
 

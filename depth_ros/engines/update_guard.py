@@ -55,27 +55,32 @@ class Checked:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval()
-        self._known: dict[int, tuple[float | None, float | None]] = {}      # by stamp
+        self._known: dict[tuple[int, bool], tuple[float | None, float | None]] = {}
         self._rehearsed: float | None = None
 
     def errors(self, checks: Sequence[Observation], rehearsal: PairBatch | None = None) -> Errors:
         """On observations that are never learned from, so that all their hits are withheld ones, and on the same synthetic pairs every time."""
         if len(self._known) > _KEPT:
-            self._known = {o.stamp: self._known[o.stamp] for o in checks if o.stamp in self._known}
-        unknown = [o for o in checks if o.stamp not in self._known]
+            self._known = {_key(o): self._known[_key(o)] for o in checks if _key(o) in self._known}
+        unknown = [o for o in checks if _key(o) not in self._known]
         for first in range(0, len(unknown), _AT_ONCE):
             some = unknown[first:first + _AT_ONCE]
-            self._known |= zip((o.stamp for o in some), self._look(some))
+            self._known |= zip(map(_key, some), self._look(some))
         if rehearsal is not None and self._rehearsed is None:
             with torch.no_grad():
                 self._rehearsed = _mean(_each(*rehearsed_error(self.network, rehearsal)))
-        hits, guide = zip(*(self._known[o.stamp] for o in checks)) if checks else ((), ())
+        hits, guide = zip(*(self._known[_key(o)] for o in checks)) if checks else ((), ())
         return Errors(_mean(hits), _mean(guide), self._rehearsed)
 
     @torch.no_grad()
     def _look(self, some: Sequence[Observation]) -> list[tuple[float | None, float | None]]:
         z, planes = self.network(*self.network.inputs(pair_batch(some))), [stacked(some, name) for name in ('hits', 'guide')]
         return list(zip(*(_each(log_error(z, observed, lengths(some)), observed > 0) for observed in planes)))
+
+
+def _key(one: Observation) -> tuple[int, bool]:
+    """What tells observations apart: one image may be looked at with its hits and without."""
+    return one.stamp, bool(one.hits.any())
 
 
 def _each(error: Tensor, known: Tensor) -> list[float | None]:
