@@ -1,0 +1,46 @@
+"""Depth from flow that guides the learner: metric, carried along where the motion is known, silent where it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import global_local_support as support
+import numpy as np
+import pytest
+
+from depth_ros.engines.flow_guide import FlowGuide
+from depth_ros.frames import Scale
+
+
+def error(found, depth):
+    sure = found.confidence >= 0.5
+    assert sure.mean() > 0.5
+    return np.median(np.abs(np.log(found.depth[sure] / depth[sure])))
+
+
+def test_depth_is_in_metres_of_the_odometry():
+    result, depth = support.wall()
+    found = FlowGuide().step(result, support.T_REF_CUR)
+    assert found.scale is Scale.METRIC and found.frame is result.pair.current and error(found, depth) < 0.02
+    stretched = support.T_REF_CUR.copy()
+    stretched[0, 3] *= 2.0
+    assert error(FlowGuide().step(result, stretched), 2.0 * depth) < 0.02
+
+
+@pytest.mark.parametrize('motion', [None, np.full((4, 4), np.nan), np.eye(4)], ids=['unknown', 'nan', 'none'])
+def test_without_a_motion_there_is_no_depth(motion):
+    assert FlowGuide().step(support.wall()[0], motion) is None
+
+
+def test_what_was_known_is_carried_to_the_next_pair_where_the_camera_moved_little():
+    """The same images again, from the same place: the second pair tells what the first did, with more confidence."""
+    result, depth = support.wall()
+    guide = FlowGuide()
+    first = guide.step(result, support.T_REF_CUR, np.eye(4))
+    later = replace(result, pair=replace(result.pair, current=replace(result.pair.current, stamp=result.pair.current.stamp + 10 ** 8)))
+    second = guide.step(later, support.T_REF_CUR, np.eye(4))
+    assert second.confidence.mean() > first.confidence.mean() and error(second, depth) < 0.02
+    far = np.eye(4)
+    far[0, 3] = 3.0
+    third = guide.step(replace(later, pair=replace(later.pair, current=replace(later.pair.current, stamp=later.pair.current.stamp + 10 ** 8))), support.T_REF_CUR, far)
+    np.testing.assert_array_equal(third.confidence, first.confidence)       # begun anew
