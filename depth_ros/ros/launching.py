@@ -47,7 +47,7 @@ TRACKING_RESULTS = Result('trajectory.txt', 'deepv2d/save_trajectory', 'trajecto
 def output_argument(results: Sequence[Result], maker: str = '') -> DeclareLaunchArgument:
     """The argument that has results saved; `maker` tells what makes them where that may be absent."""
     files = ' and '.join(result.file for result in results) + (f' of {maker}' if maker else '')
-    return DeclareLaunchArgument('out', default_value='', description=f'Folder that {files} are saved in when the recording ends; on live topics, when their services are called')
+    return DeclareLaunchArgument('out', default_value='', description=f'Folder for {files}, saved when the recording ends; on live topics, when its service is called')
 
 
 def output_folder(context: LaunchContext) -> Path | None:
