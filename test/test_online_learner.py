@@ -402,9 +402,18 @@ def test_the_thread_learns_as_observations_come_and_ends_when_told(start):
     assert learner.progress.batches == batches
 
 
-def test_batches_shrink_to_the_time_they_may_take(start):
-    learner = OnlineLearner(start, replace(QUICK, batch=8, max_batch_seconds=0.01))
+def test_the_threads_batches_shrink_to_the_time_they_may_take_and_a_callers_do_not(start, monkeypatch):
+    learner = OnlineLearner(start, replace(QUICK, batch=8, max_batch_seconds=0.01, share=1.0))
     feed(learner, range(6), batches=1)
+    assert learner._batch_size == 8
+    learned, step = threading.Event(), learner._step
+    monkeypatch.setattr(learner, '_step', lambda: (step(), learned.set()))
+    learner.start()
+    try:
+        feed(learner, range(6, 8))
+        assert learned.wait(60)
+    finally:
+        learner.stop()
     assert learner._batch_size == 1
 
 

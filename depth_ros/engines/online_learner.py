@@ -261,7 +261,9 @@ class OnlineLearner:
             mean.lerp_(newest, 1 / self.config.averaged)
 
     def _keep_time(self, seconds: float, count: int) -> None:
-        """Make batches as large as the time allows, up to what is wished."""
+        """Make the thread's batches as large as the time allows. Those of a caller stay as wished: the same observations are to give him the same weights on any machine."""
+        if threading.current_thread() is not self._thread:
+            return
         self._batch_size = int(np.clip(self.config.max_batch_seconds * count / max(seconds, 1e-9), 1, self.config.batch))
 
     def _check(self) -> None:
