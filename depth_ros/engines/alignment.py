@@ -43,6 +43,10 @@ class AlignmentConfig:
     min_texture: float = setting(0.5, 'image gradient below which flow is ignored', 'grey levels/px', 0.0, 100.0)
     max_residual: float = setting(3.0, 'largest distance of an inlier from where its motion puts it', 'px', 0.1, 50.0)
 
+    def sensor_sigma(self, depth: np.ndarray) -> np.ndarray:
+        """Standard deviation [m] of a structured-light sensor's depth [m], any shape."""
+        return self.depth_noise_floor + self.depth_noise * depth * depth
+
 
 @dataclass(frozen=True)
 class Matches:
@@ -85,7 +89,7 @@ def matches(source: View, target: View, forward: np.ndarray, backward: np.ndarra
     textured = cv2.remap(target.texture, ends, None, cv2.INTER_NEAREST) > config.min_texture
     confidence = np.where(usable & textured & (error < config.max_inconsistency), 1 / (1 + (error / 0.5) ** 2), 0)
     parallax = source.frame.K[0, 0] * np.linalg.norm(source.T_odom_cam[:3, 3] - target.T_odom_cam[:3, 3])
-    sigma = _sigma(source.depth, depth, at, config)
+    sigma = config.sensor_sigma(depth) if source.depth.sigma is None else source.depth.sigma[at]
     variance = config.flow_noise ** 2 + (parallax * sigma / np.maximum(depth, MIN_DEPTH) ** 2) ** 2
     seen, information = _depth_at(target.depth, ends, config)
     flat = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)).flatten(0, 1)
@@ -207,21 +211,11 @@ def _slice(stride: int) -> tuple[slice, slice]:
     return (slice(stride // 2, None, stride),) * 2
 
 
-def _sigma(depth_map: DepthMap, depth: np.ndarray, at: tuple[slice, slice], config: AlignmentConfig) -> np.ndarray:
-    """Standard deviation [m] of the grid's depths: given, or a Kinect's, which grows with the square of depth."""
-    if depth_map.sigma is not None:
-        return depth_map.sigma[at]
-    return config.depth_noise_floor + config.depth_noise * depth * depth
-
-
 def _depth_at(depth_map: DepthMap | None, pixels: np.ndarray, config: AlignmentConfig) -> tuple[np.ndarray, np.ndarray]:
     """Depth [m] nearest to pixels (h, w, 2) and its information [1/m^2], 0 where there is none."""
     if depth_map is None:
         return np.zeros(pixels.shape[:2], np.float32), np.zeros(pixels.shape[:2], np.float32)
     depth, valid = (cv2.remap(a, pixels, None, cv2.INTER_NEAREST) for a in (depth_map.depth, depth_map.valid.view(np.uint8)))
-    if depth_map.sigma is None:
-        sigma = config.depth_noise_floor + config.depth_noise * depth * depth
-    else:
-        sigma = cv2.remap(depth_map.sigma, pixels, None, cv2.INTER_NEAREST)
+    sigma = config.sensor_sigma(depth) if depth_map.sigma is None else cv2.remap(depth_map.sigma, pixels, None, cv2.INTER_NEAREST)
     present = (valid > 0) & (depth > MIN_DEPTH) & (sigma > 0)
     return depth, np.where(present, 1 / np.where(present, sigma, 1) ** 2, 0)
