@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import pytest
 import torch
 from pair_support import wavy_pairs
 
-from depth_ros.geometry import pinhole, se3
-from depth_ros.geometry.warp import induced_flow, warp_by_flow
+from depth_ros.geometry import se3
+from depth_ros.geometry.warp import induced_flow
 from depth_ros.learning import augmentation
 from depth_ros.learning.pairs import PairBatch
 
@@ -129,28 +128,3 @@ def test_a_disturbed_motion_is_a_motion_of_the_same_baseline_that_errs_as_much_a
     angle = torch.linalg.cross(disturbed.T_2_1[:, :3, 3], pairs.T_2_1[:, :3, 3]).norm(dim=1)
     assert abs(angle.square().mean().sqrt() - 0.05 * 2 ** 0.5) < 0.01       # two of the three axes turn a direction
     assert torch.equal(disturbed.inverse_depth, pairs.inverse_depth)
-
-
-def test_the_flow_of_turned_pairs_is_still_the_projection_of_their_depth_and_motion():
-    pairs = wavy_pairs(4)
-    turned = augmentation.turn(pairs, torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.0, -0.1, 0.0], [0.05, 0.02, 0.2]]))
-    assert flow_error(turned) < 1e-4 * turned.flow.abs().amax()
-    assert torch.allclose(turned.flow[0], pairs.flow[0], atol=1e-3) and ((turned.flow - pairs.flow)[1:].abs().amax((1, 2, 3)) > 1).all()
-    assert torch.allclose(turned.T_2_1[:, :3, 3].norm(dim=1), torch.ones(4), atol=1e-5)
-
-
-def test_turning_a_second_camera_on_moves_what_it_sees_and_not_what_is_known_of_the_first():
-    pairs = wavy_pairs(1)
-    smooth = dataclasses.replace(pairs, image2=(pinhole.pixel_grid(24, 32).movedim(-1, 0).sum(0) / 56).expand(1, 3, 24, 32))
-    once = augmentation.turn(smooth, torch.tensor([[0.0, 0.05, 0.0]]))
-    assert torch.equal(once.image1, smooth.image1) and torch.equal(once.inverse_depth, smooth.inverse_depth)
-    before, after = (warp_by_flow(one.image2, one.flow.movedim(1, -1)) for one in (smooth, once))
-    both = (before[1] & after[1] & (once.visible & smooth.visible)[:, 0])[:, None]
-    assert both.float().mean() > 0.1
-    assert (before[0] - after[0]).abs()[both.expand(1, 3, 24, 32)].max() < 0.05
-
-
-def test_turns_are_as_large_as_was_asked():
-    random = torch.Generator().manual_seed(0)
-    turns = torch.stack([augmentation.draw_turn(0.05, random) for _ in range(2000)])
-    assert (turns.std(0) - 0.05).abs().max() < 0.003 and turns.mean(0).abs().max() < 0.005

@@ -118,7 +118,7 @@ def test_supervision_is_what_the_recipe_says():
     assert (drawn.supervised.flatten(1).sum(1) == 3).all()
 
 
-@pytest.mark.parametrize('change', [{}, {'new_motion': 0.75}, {'turn': 3.0}, {'reduce': 2}])
+@pytest.mark.parametrize('change', [{}, {'new_motion': 0.75}, {'reduce': 2}])
 def test_a_pair_is_told_the_same_pixels_at_every_visit_however_it_is_turned(change):
     drawing = Batches(MemoryStore(wavy_pairs(10)), replace(RECIPE, steps=20, **change))
     colours, places = ({index: set() for index in range(10)} for _ in range(2))

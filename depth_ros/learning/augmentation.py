@@ -96,37 +96,6 @@ def disturb_motion(batch: PairBatch, errors: Tensor) -> PairBatch:
     return dataclasses.replace(batch, T_2_1=T)
 
 
-def draw_turn(deviation: float, generator: torch.Generator) -> Tensor:
-    """(3,) a further turn of a pair's second camera [rad], normal with that deviation an axis."""
-    return torch.randn(3, generator=generator) * deviation
-
-
-def turn(batch: PairBatch, turns: Tensor) -> PairBatch:
-    """The pairs as if their second cameras had also turned by turns (B, 3) [rad].
-
-    What a turn does to flow and image is a homography that no depth enters, so this is true to pairs of which hardly any depth is known, too. What comes into view
-    from outside the second image has the colour of its border.
-    """
-    T = se3.exp(torch.cat([torch.zeros_like(turns), turns], 1))
-    homography = batch.K @ T[:, :3, :3] @ torch.linalg.inv(batch.K)
-    height, width = batch.image1.shape[-2:]
-    grid = pinhole.pixel_grid(height, width, like=batch.image1)
-
-    def turned(flow: Tensor) -> tuple[Tensor, Tensor]:
-        ends = F.pad(grid + flow.movedim(1, -1), (0, 1), value=1.0) @ homography.mT[:, None]
-        pixels, in_front = pinhole.dehomogenise(ends)
-        return (pixels - grid).movedim(-1, 1), in_front[:, None]
-
-    flow, seen = turned(batch.flow)
-    exact, in_front = turned(batch.exact_flow)
-    valid = batch.valid & seen & in_front
-    target = exact.movedim(1, -1) + grid
-    inside = ((target >= 0) & (target <= target.new_tensor([width - 1, height - 1]))).all(-1)[:, None]
-    source, _ = pinhole.dehomogenise(pinhole.apply_to_grid(torch.linalg.inv(homography), height, width))
-    return dataclasses.replace(batch, image2=sample(batch.image2, source)[0], flow=flow, exact_flow=torch.where(valid, exact, 0.0), valid=valid,
-                               inverse_depth=torch.where(valid, batch.inverse_depth, 0.0), visible=batch.visible & valid & inside, T_2_1=T @ batch.T_2_1)
-
-
 def reduce(batch: PairBatch, factor: int) -> PairBatch:
     """The pairs at 1 / factor of their size, which has to be a multiple of it: every value is a mean, and valid where all it is made of was."""
     height, width = batch.image1.shape[-2:]

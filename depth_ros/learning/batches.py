@@ -57,9 +57,6 @@ class Batches:
         if recipe.new_motion > 0.0:
             pairs = new_motion.change(pairs, [new_motion.draw(recipe.new_motion, g) for g in generators])
             supervised = supervised & pairs.valid
-        if recipe.turn > 0.0:
-            pairs = augmentation.turn(pairs, torch.stack([augmentation.draw_turn(math.radians(recipe.turn), g) for g in generators]))
-            supervised = supervised & pairs.valid
         if recipe.flip:
             flips = torch.tensor([augmentation.draw_flips(g) for g in generators]).T
             pairs, supervised = augmentation.flip(pairs, *flips), augmentation.flip_map(supervised, *flips)

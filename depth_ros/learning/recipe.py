@@ -36,7 +36,6 @@ class Recipe:
     flip: bool = setting(True, 'mirror and turn half of the pairs')
     magnify: float = setting(1.0, 'factor on all focal lengths: a window around the centre of each image', low=1.0, high=4.0)
     new_motion: float = setting(0.0, 'share of pairs that get another motion, flow and second image to fit their depth', low=0.0, high=1.0)
-    turn: float = setting(0.0, 'deviation of a further turn of the second camera, an axis, which unlike another motion takes no depth to show', 'deg', low=0.0, high=10.0)
     zoom: float = setting(0.0, "spread of a pair's focal lengths around that; magnify * (1 - zoom) has to be at least 1", low=0.0, high=0.5)
     shift: float = setting(0.0, "spread of a pair's principal point around the image's middle, as a share of half its size, as far as magnify leaves room", low=0.0, high=1.0)
     rotation_error: float = setting(0.0, "deviation of an error of the pair's rotation, an axis, as a tracker would make", 'deg', low=0.0, high=5.0)
