@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from depth_ros.engines.global_local import parallax_of
@@ -10,6 +12,7 @@ from depth_ros.engines.replay_buffer import Observation
 from depth_ros.frames import FlowResult
 
 _GATHERED = 20              # hits on confident depth from flow that tell whether both speak of the same metre
+_FRAMES = 20, 5             # with hits that are looked back on, and that are needed, to see a lesser difference
 _LEAST_WEIGHT = 0.1         # of an observation whose hits all contradict depth from flow: the flow may be what is wrong
 _SAME_PLACE = 1e-3          # [m], [rad] by which poses differ that are of one place
 
@@ -19,6 +22,7 @@ class ObservationGate:
 
     def __init__(self) -> None:
         self._agreement: list[float] = []
+        self._misfits: deque[float] = deque(maxlen=_FRAMES[0])      # median difference of the logs in each of the last frames
         self._before: tuple[np.ndarray, np.ndarray] | None = None       # the image that came last, and its pose
 
     def missing(self, result: FlowResult, T_2_1: np.ndarray | None, T_odom_cam: np.ndarray | None, config: OnlineLearnerConfig) -> str:
@@ -47,12 +51,18 @@ class ObservationGate:
     def contradiction(self, new: Observation, config: OnlineLearnerConfig) -> str:
         """Why the hits are not believed: they and depth from flow speak of different metres. '' if they do not, or cannot be compared."""
         both = (new.hits > 0) & (new.guide > 0)
-        self._agreement = [*self._agreement, *np.log(new.hits[both] / new.guide[both]).tolist()][-max(_GATHERED, int(both.sum())):]
+        differences = np.log(new.hits[both] / new.guide[both])
+        if differences.size:
+            self._misfits.append(float(np.median(np.abs(differences))))
+        self._agreement = [*self._agreement, *differences.tolist()][-max(_GATHERED, differences.size):]
         if len(self._agreement) < min(_GATHERED, 5 * config.min_hits):
             return ''
-        if float(np.median(np.abs(self._agreement))) <= config.max_contradiction:
+        if float(np.median(np.abs(self._agreement))) > config.max_contradiction:
+            return f'the hits contradict what flow and motion tell: half of them lie at {np.exp(np.median(self._agreement)):.2f} times that depth or beyond'
+        misfit = float(np.median(self._misfits)) if len(self._misfits) >= _FRAMES[1] else 0.0
+        if misfit <= config.max_misfit:
             return ''
-        return f'the hits contradict what flow and motion tell: half of them lie at {np.exp(np.median(self._agreement)):.2f} times that depth or beyond'
+        return f'for a while hits and what flow and motion tell differ by {np.expm1(misfit):.0%}, now to one side, now to the other: is the sensor where TF says?'
 
 
 def weight_of(new: Observation, config: OnlineLearnerConfig) -> float:
