@@ -6,10 +6,14 @@ import math
 
 import pytest
 import torch
+from pair_support import MemoryStore, wavy_pairs
+from torch import nn
 from torch.nn import functional as F
 
 from depth_ros.geometry.warp import induced_flow, warp_by_flow
-from depth_ros.learning import losses
+from depth_ros.learning import losses, objectives
+from depth_ros.learning.batches import Batches
+from depth_ros.learning.recipe import Recipe
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -119,3 +123,27 @@ def test_photometric_loss_pulls_depth_towards_the_truth(slanted_wall):
     z = (slanted_wall['z'] * 1.1).requires_grad_()
     losses.photometric(**{**slanted_wall, 'z': z}).backward()
     assert z.grad.sum() > 0.0       # too near: descending makes inverse depth smaller
+
+
+def test_a_network_without_ground_truth_gains_nothing_by_moving_everything_away():
+    """The smoothness that it is trained with is of depth's shape, not of its scale: 0 would be smoothest."""
+    drawn = Batches(MemoryStore(wavy_pairs(4)), Recipe(batch=4)).of_step(0)
+    shape = torch.rand(drawn.supervised.shape, generator=torch.Generator().manual_seed(3)) + 0.5
+
+    class Scaled(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale = scale
+
+        def inputs(self, pairs):
+            return pairs.T_2_1,
+
+        def forward(self, T_2_1):
+            return self.scale * shape
+
+        def motion(self, T_2_1):
+            return T_2_1
+
+    objective = objectives.build(Recipe(objective='photometric', model='unsupervised', smooth_weight=1.0))
+    near, far = (objective.terms(Scaled(scale), drawn, torch.ones_like)['smooth'] for scale in (1.0, 0.01))
+    assert near > 0.1 and torch.allclose(near, far, rtol=1e-4)

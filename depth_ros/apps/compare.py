@@ -85,7 +85,8 @@ def _common(args: argparse.Namespace) -> Recipe:
         width, height, changes['reduce'] = _SIZES[args.size]
         data |= {'width': width, 'height': height}
     steps = changes.get('steps', given.steps)
-    rhythm = {'warm_up': min(given.warm_up, steps // 10), 'validate_every': max(steps // _VALIDATIONS, 1), 'checkpoint_every': max(steps // _STATES, 250)}
+    warm_up = given.warm_up if given.schedule == 'constant' else min(given.warm_up, steps // 10)      # the beginning of what can be prolonged is the same however long
+    rhythm = {'warm_up': warm_up, 'validate_every': max(steps // _VALIDATIONS, 1), 'checkpoint_every': max(steps // _STATES, 250)}
     return recipe.configured(Recipe, asdict(given) | changes | rhythm | {'data': data, 'device': args.device, 'threads': args.threads})
 
 

@@ -18,7 +18,7 @@ ENDS = (1, 0)           # all that DispNet, ten times as dear, is trained at: wh
 FLOW_SHARES = (0.0, 0.5, 1.0, 1.5, 2.0)
 FLOW_SHARE = 0.25       # of PWC-Net's width, in the study of flow fine-tuning
 SPREAD = 0.2            # of focal lengths and principal points, in the study of varying intrinsics
-_HOW = {'unsupervised': {'model': 'unsupervised', 'objective': 'photometric', 'smooth_weight': 0.1, 'l1_weight': 1.0}, 'pose_aware': {'model_config': {'pose_aware': True}}}
+_HOW = {'unsupervised': {'model': 'unsupervised', 'objective': 'photometric', 'smooth_weight': 0.01, 'l1_weight': 1.0}, 'pose_aware': {'model_config': {'pose_aware': True}}}
 _HEAD_WIDTH = 256       # of the pose head, as in the paper's main part
 
 

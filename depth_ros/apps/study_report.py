@@ -18,6 +18,8 @@ from depth_ros import files  # noqa: E402
 TITLES = {'abs_inv': 'Abs-Inv', 'abs_rel': 'Abs-Rel', 'sc_inv': 'S-RMSE', 'rotation': 'rotation [deg]', 'direction': 'translation direction [deg]',
           'longer_abs_rel': 'Abs-Rel, ten times the steps', 'longer_sc_inv': 'S-RMSE, ten times the steps'}
 
+_ODD = 2.5      # times the median: what is beyond is cut off in a plot
+
 
 @dataclass
 class Table:
@@ -77,14 +79,19 @@ class Table:
             if self.curves:
                 self._draw_curves(axis, column)
             else:
-                labels = list(self.rows)
-                axis.barh(labels, [self.mean(row, column) for row in labels])
-                axis.invert_yaxis()
+                self._draw_bars(axis, column)
             axis.set_title(TITLES[column])
             axis.grid(alpha=0.3)
         figure.suptitle(self.title)
         figure.savefig(target, dpi=110)
         plt.close(figure)
+
+    def _draw_bars(self, axis: plt.Axes, column: str) -> None:
+        values = [self.mean(row, column) for row in self.rows]
+        bars = axis.barh(list(self.rows), values)
+        axis.bar_label(bars, [f'{value:.3g}' for value in values], padding=-30, color='white', fontsize='small')
+        axis.set_xlim(0, min(1.05 * max(values), _ODD * float(np.median(values))))       # one that is far off would hide what the others differ by
+        axis.invert_yaxis()
 
     def _draw_curves(self, axis: plt.Axes, column: str) -> None:
         for label, rows in self.curves.items():

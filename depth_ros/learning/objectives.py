@@ -60,11 +60,16 @@ class Photometric(InverseDepth):
     """Image 2, brought onto image 1 by the network's own depth and motion, looks like it: no depth is told at all. For networks that have a `motion`."""
 
     def terms(self, network: nn.Module, drawn: Drawn, share: Share) -> dict[str, Tensor]:
-        """Of the images' difference and of smoothness, each weighted as the recipe says (l1_weight, smooth_weight)."""
+        """Of the images' difference and of smoothness, each weighted as the recipe says (l1_weight, smooth_weight).
+
+        What is smooth is inverse depth in multiples of its mean (C. Wang et al., "Learning depth from monocular videos using direct methods", CVPR 2018, section 3.2):
+        else everything far away is smoothest, and nothing here but the images contradicts it.
+        """
         pairs, inputs = drawn.pairs, network.inputs(drawn.pairs)
         z, T_2_1 = network(*inputs).float(), network.motion(*inputs).float()
         difference = losses.photometric(pairs.image1, pairs.image2, z, pairs.K, T_2_1)
-        return {'photometric': self._recipe.l1_weight * difference, 'smooth': self._recipe.smooth_weight * losses.edge_aware_smoothness(z, pairs.image1)}
+        relative = z / z.mean((2, 3), keepdim=True)
+        return {'photometric': self._recipe.l1_weight * difference, 'smooth': self._recipe.smooth_weight * losses.edge_aware_smoothness(relative, pairs.image1)}
 
 
 class Motion(Objective):
