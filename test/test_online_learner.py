@@ -191,18 +191,21 @@ def test_a_pair_without_hits_teaches_what_flow_tells_of_it_only_while_there_are_
 
 
 def test_hits_that_miss_by_a_fifth_to_both_sides_for_long_are_told_as_a_sensor_in_a_wrong_place(start):
-    """As a tilted laser's are; no single image is out of the ordinary."""
-    learner, states = OnlineLearner(start, QUICK), []
-    for number in range(12):
+    """As a tilted laser's are; no single image is out of the ordinary. The frozen network serves meanwhile."""
+    offers, states = [], []
+    learner = OnlineLearner(start, QUICK, offers.append)
+    feed(learner, range(100, 110), batches=3)
+    assert not same(parameters(offers[-1]), start.model.state_dict())
+    for number in range(110, 130):
         result, depth, guide = scene(number)
         hits = hits_on(depth, SHARE)
         hits[:, ::2] *= 1.25
         hits[:, 1::2] /= 1.25
         learner.observe(result, T, hits, np.eye(4), guide)
-        states.append(learner.state)
+        states.append(learner.learn(0))
     assert states[0] is State.LEARNING and states[-1] is State.HITS and 'TF' in learner.reason
-    feed(learner, range(20, 40))
-    assert learner.state is State.LEARNING
+    assert same(parameters(offers[-1]), start.model.state_dict())
+    assert feed(learner, range(130, 150), batches=1) is not State.HITS and same(parameters(offers[-1]), parameters(learner.weights()))
 
 
 def test_nothing_is_learned_before_there_is_something_to_judge_by_nor_while_paused(start):

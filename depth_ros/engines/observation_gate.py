@@ -13,6 +13,7 @@ from depth_ros.frames import FlowResult
 
 _GATHERED = 20              # hits on confident depth from flow that tell whether both speak of the same metre
 _FRAMES = 20, 5             # with hits that are looked back on, and that are needed, to see a lesser difference
+_TRUST_AGAIN = 2 / 3         # of the difference that hits are distrusted at
 _LEAST_WEIGHT = 0.1         # of an observation whose hits all contradict depth from flow: the flow may be what is wrong
 _SAME_PLACE = 1e-3          # [m], [rad] by which poses differ that are of one place
 
@@ -21,6 +22,7 @@ class ObservationGate:
     """Remembers what it needs of earlier pairs. One camera, one thread at a time."""
 
     def __init__(self) -> None:
+        self.distrusts = False          # whether hits have missed for a while, so that what they taught before may be wrong as well
         self._agreement: list[float] = []
         self._misfits: deque[float] = deque(maxlen=_FRAMES[0])      # median difference of the logs in each of the last frames
         self._before: tuple[np.ndarray, np.ndarray] | None = None       # the image that came last, and its pose
@@ -60,7 +62,8 @@ class ObservationGate:
         if float(np.median(np.abs(self._agreement))) > config.max_contradiction:
             return f'the hits contradict what flow and motion tell: half of them lie at {np.exp(np.median(self._agreement)):.2f} times that depth or beyond'
         misfit = float(np.median(self._misfits)) if len(self._misfits) >= _FRAMES[1] else 0.0
-        if misfit <= config.max_misfit:
+        self.distrusts = misfit > (_TRUST_AGAIN if self.distrusts else 1.0) * config.max_misfit
+        if not self.distrusts:
             return ''
         return f'for a while hits and what flow and motion tell differ by {np.expm1(misfit):.0%}, now to one side, now to the other: is the sensor where TF says?'
 

@@ -164,19 +164,21 @@ class OnlineLearner:
             self._unlooked = True
 
     def _look_around(self) -> None:
-        """Hand out the frozen weights while they do better on the newest pairs than the learned ones, which go on learning."""
+        """Hand out the frozen weights while they do better on the newest pairs than the learned ones, which go on learning, or while the hits are not trusted."""
         with self._observing:
-            newest, self._unlooked = list(self._watched), False
-        if len(newest) < self.config.watched or self.progress.updates == 0:
+            newest, self._unlooked, distrusts = list(self._watched), False, self._entry.distrusts
+        if self.progress.updates == 0 or (len(newest) < self.config.watched and not distrusts):
             return
         learned, frozen = (network.errors(newest) for network in (self._good, self._frozen))
-        if not self._serves_frozen and is_worse(learned, frozen, self.config.harm):
+        if not self._serves_frozen and (distrusts or is_worse(learned, frozen, self.config.harm)):
             self._serves_frozen = self._was_rolled_back = True
             self.progress.rollbacks += 1
-            self._why_back = f'on the newest pairs the learned error is {learned.total:.4f}, that of the frozen network {frozen.total:.4f}: the frozen one is back'
+            self._why_back = 'what the hits taught is not trusted' if distrusts else (
+                f'on the newest pairs the learned error is {learned.total:.4f}, that of the frozen network {frozen.total:.4f}')
+            self._why_back += ': the frozen one is back'
             log.info('rolled back: %s', self._why_back)
             self._hand_out()
-        elif self._serves_frozen and learned.total < frozen.total:
+        elif self._serves_frozen and not distrusts and learned.total < frozen.total:
             self._serves_frozen = self._was_rolled_back = False
             self._hand_out()
 
