@@ -304,6 +304,18 @@ def test_the_frozen_network_is_handed_out_where_learning_does_harm_and_the_learn
     assert [checkpoint.from_bytes(blob).record['number'] for blob in offers] == list(range(1, len(offers) + 1))
 
 
+@pytest.mark.parametrize('wild, told', [(0, ''), (3, '34%')])
+def test_many_wild_hits_are_told_though_they_are_learned_from(start, wild, told):
+    learner = OnlineLearner(start, QUICK)
+    for number in range(8):
+        result, depth, guide = scene(number)
+        hits = hits_on(depth, SHARE)
+        for column in range(wild):
+            hits[20, column::9] *= 2
+        learner.observe(result, T, hits, np.eye(4), guide)
+    assert learner.state is State.LEARNING and told in learner.concern and bool(told) == bool(learner.concern)
+
+
 def test_an_observation_weighs_as_much_as_its_hits_agree_with_flow(start):
     learner = OnlineLearner(start, QUICK)
     result, depth, guide = scene(0)

@@ -13,6 +13,7 @@ from depth_ros.frames import FlowResult
 
 _GATHERED = 20              # hits on confident depth from flow that tell whether both speak of the same metre
 _FRAMES = 20, 5             # with hits that are looked back on, and that are needed, to see a lesser difference
+_MANY_WILD = 0.2            # share of wild hits that is worth a word
 _TRUST_AGAIN = 2 / 3         # of the difference that hits are distrusted at
 _LEAST_WEIGHT = 0.1         # of an observation whose hits all contradict depth from flow: the flow may be what is wrong
 _SAME_PLACE = 1e-3          # [m], [rad] by which poses differ that are of one place
@@ -25,6 +26,7 @@ class ObservationGate:
         self.distrusts = False          # whether hits have missed for a while, so that what they taught before may be wrong as well
         self._agreement: list[float] = []
         self._misfits: deque[float] = deque(maxlen=_FRAMES[0])      # median difference of the logs in each of the last frames
+        self._shares: deque[float] = deque(maxlen=_FRAMES[0])       # of the hits that lie far off, in each of them
         self._before: tuple[np.ndarray, np.ndarray] | None = None       # the image that came last, and its pose
 
     def missing(self, result: FlowResult, T_2_1: np.ndarray | None, T_odom_cam: np.ndarray | None, config: OnlineLearnerConfig) -> str:
@@ -50,12 +52,19 @@ class ObservationGate:
                 return True
         return np.array_equal(image, result.pair.reference.image)
 
+    @property
+    def concern(self) -> str:
+        """What is odd about the hits though they are learned from; '' if nothing is."""
+        share = float(np.mean(self._shares)) if len(self._shares) >= _FRAMES[1] else 0.0
+        return f'{share:.0%} of the last range hits contradict what flow and motion tell, and count for little' if share > _MANY_WILD else ''
+
     def contradiction(self, new: Observation, config: OnlineLearnerConfig) -> str:
         """Why the hits are not believed: they and depth from flow speak of different metres. '' if they do not, or cannot be compared."""
         both = (new.hits > 0) & (new.guide > 0)
         differences = np.log(new.hits[both] / new.guide[both])
         if differences.size:
             self._misfits.append(float(np.median(np.abs(differences))))
+            self._shares.append(float(np.mean(np.abs(differences) > config.max_contradiction)))
         self._agreement = [*self._agreement, *differences.tolist()][-max(_GATHERED, differences.size):]
         if len(self._agreement) < min(_GATHERED, 5 * config.min_hits):
             return ''

@@ -105,6 +105,11 @@ class OnlineLearner:
         return self._why_back if self._was_rolled_back else ''
 
     @property
+    def concern(self) -> str:
+        """What is odd about the hits though it learns from them, as when many are wild; '' if nothing is."""
+        return self._entry.concern
+
+    @property
     def buffered(self) -> dict[str, int]:
         """Observations that are remembered, by part."""
         (recent, reservoir), withheld = self._buffer.parts, len(self._withheld)

@@ -304,7 +304,9 @@ class OnlineLearningNode(ManagedNode):
             learner.miss(f'no image pair has come for {age:.0f} s')
         self._metrics.publish()
         state, reason = learner.state, learner.reason
-        if state is State.LEARNING:
+        if state is State.LEARNING and learner.concern:
+            self.diagnostics.hold('learning', diagnostics.WARN, learner.concern, logged=True)
+        elif state is State.LEARNING:
             self.diagnostics.clear('learning')
         else:
             self.diagnostics.hold('learning', _LEVELS.get(state, diagnostics.OK), f'{state.value}: {reason}' if reason and state is not State.PAUSED else state.value, logged=True)
