@@ -104,13 +104,26 @@ def test_the_parts_of_the_processes_are_the_joint_batch():
     assert torch.equal(torch.cat([p.pairs.flow for p in parts]), joint.pairs.flow) and torch.equal(torch.cat([p.supervised for p in parts]), joint.supervised)
 
 
-def test_reduced_pairs_are_the_same_whether_they_are_kept_or_made_each_time(monkeypatch):
-    store, recipe = MemoryStore(wavy_pairs(10)), replace(RECIPE, reduce=2)
+VARYING = {'magnify': 1.25, 'zoom': 0.2, 'shift': 0.2}
+
+
+@pytest.mark.parametrize('change', [{}, VARYING])
+def test_reduced_pairs_are_the_same_whether_they_are_kept_or_made_each_time(monkeypatch, change):
+    store, recipe = MemoryStore(wavy_pairs(10)), replace(RECIPE, reduce=2, **change)
     kept = Batches(store, recipe).of_step(3).pairs
     monkeypatch.setattr(batches, '_KEPT', 0)
     made = Batches(store, recipe).of_step(3).pairs
     assert kept.image1.shape[-2:] == (12, 16)
     assert all(torch.equal(getattr(kept, f.name), getattr(made, f.name)) for f in fields(kept))
+
+
+def test_every_pair_has_a_camera_of_its_own_whenever_it_is_visited():
+    drawing = Batches(MemoryStore(wavy_pairs(10)), replace(RECIPE, flip=False, steps=20, **VARYING))
+    cameras: dict[int, set[tuple[float, ...]]] = {index: set() for index in range(10)}
+    for drawn in map(drawing.of_step, range(20)):
+        for index, K in zip(drawn.indices, drawn.pairs.K):
+            cameras[index].add(tuple(K.flatten().tolist()))
+    assert all(len(seen) == 1 for seen in cameras.values()) and len(set.union(*cameras.values())) == 10
 
 
 def test_supervision_is_what_the_recipe_says():

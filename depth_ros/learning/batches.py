@@ -18,6 +18,7 @@ from depth_ros.learning.recipe import Recipe
 _AT_ONCE = 64           # pairs reduced at a time
 _KEPT = 1_500_000_000   # [bytes] of reduced pairs that are kept in memory
 _OF_THE_PAIR = 1        # ends the seed of what is drawn for a pair and not for a step
+_PIXELS, _CAMERA = 0, 1     # what that is
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Batches:
         indices = self.joint_indices(step)[self._part]
         generators = [_generator(recipe.seed, step, place) for place in range(recipe.batch)[self._part]]
         factor = recipe.reduce_at(step)
-        pairs = self._pairs(indices, factor, generators)
+        pairs = self._pairs(indices, factor)
         supervised = self._supervised(pairs, indices, factor)
         if recipe.new_motion > 0.0:
             pairs = new_motion.change(pairs, [new_motion.draw(recipe.new_motion, g) for g in generators])
@@ -67,28 +68,28 @@ class Batches:
 
     def _supervised(self, pairs: PairBatch, indices: np.ndarray, factor: int) -> Tensor:
         """The pixels (b, 1, H, W) of pairs at 1 / factor of their size whose depth is told: a pair's own, whenever it is visited, as if no more had been measured."""
-        generators = [_generator(self._recipe.seed, int(index), 0, _OF_THE_PAIR) for index in indices]
+        generators = [_generator(self._recipe.seed, int(index), _PIXELS, _OF_THE_PAIR) for index in indices]
         return torch.cat([supervision.choose(valid[None], self._recipe.supervised_pixels, g, factor) for valid, g in zip(pairs.valid, generators)])
 
-    def _pairs(self, indices: np.ndarray, factor: int, generators: list[torch.Generator]) -> PairBatch:
-        """Pairs of the store with the recipe's intrinsics, at 1 / factor of their size."""
-        if factor == 1 or self._recipe.endless or self._recipe.magnify > 1.0 or _bytes(self._store, factor) > _KEPT:
-            return _fitted(self._store.batch(indices), self._recipe, factor, generators)
+    def _pairs(self, indices: np.ndarray, factor: int) -> PairBatch:
+        """Pairs of the store with intrinsics of their own, the same at every visit, at 1 / factor of their size."""
+        if factor == 1 or self._recipe.endless or _bytes(self._store, factor) > _KEPT:
+            return self._made(indices, factor)
         if self._reduced is None or self._reduced[0] != factor:
-            self._reduced = factor, _reduced(self._store, factor)
+            # Small enough to be kept, and reading them anew would take as long as learning from them.
+            parts = [self._made(np.arange(first, min(first + _AT_ONCE, len(self._store))), factor) for first in range(0, len(self._store), _AT_ONCE)]
+            self._reduced = factor, PairBatch(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(PairBatch)})
         return self._reduced[1].pick(torch.from_numpy(indices))
+
+    def _made(self, indices: np.ndarray, factor: int) -> PairBatch:
+        generators = [_generator(self._recipe.seed, int(index), _CAMERA, _OF_THE_PAIR) for index in indices]
+        return _fitted(self._store.batch(indices), self._recipe, factor, generators)
 
 
 def _bytes(store: PairStore, factor: int) -> int:
     """Size of all pairs of a store as tensors, at 1 / factor of theirs."""
     one = store.batch(np.arange(1))
     return len(store) * sum(getattr(one, f.name).nbytes for f in fields(PairBatch)) // factor ** 2
-
-
-def _reduced(store: PairStore, factor: int) -> PairBatch:
-    """All pairs of a store at 1 / factor of their size: small enough to be kept, and reading them anew would take as long as learning from them."""
-    parts = [augmentation.reduce(store.batch(np.arange(first, min(first + _AT_ONCE, len(store)))), factor) for first in range(0, len(store), _AT_ONCE)]
-    return PairBatch(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(PairBatch)})
 
 
 def unseen(store: PairStore, recipe: Recipe, first: int, factor: int) -> PairBatch:
