@@ -8,6 +8,8 @@ from typing import Any
 
 import global_local_support as support
 import numpy as np
+import pytest
+import ros_support
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from global_local_bench import Bench
@@ -16,6 +18,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import UInt8MultiArray
 from std_srvs.srv import SetBool, Trigger
 
+from depth_ros.engines import depth_networks
 from depth_ros.frames import FlowResult, ImagePair
 from depth_ros.models import checkpoint
 from depth_ros.ros import bundle, codecs
@@ -170,3 +173,37 @@ class LearningBench(Drive):
 def hits_message(drive: Drive, stamp: int, hits: np.ndarray, frame: str = 'camera') -> Image:
     """Hits (H, W) [m] of an image as a message."""
     return codecs.depth_image(hits, hits > 0.0, codecs.make_header(stamp, frame))
+
+
+def same(a: bytes, b: bytes) -> bool:
+    """Whether two checkpoints hold the same weights, to the bit."""
+    a, b = states_of(a), states_of(b)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+# Fixtures, for test files to import
+
+
+@pytest.fixture(scope='module')
+def first(tmp_path_factory):
+    """The weights that learning begins with."""
+    return biased(tmp_path_factory.mktemp('weights'))
+
+
+@pytest.fixture(autouse=True)
+def as_shipped_here(first, untrained, monkeypatch):
+    """They stand for those that come with the package."""
+    monkeypatch.setattr(depth_networks, 'shipped', lambda variant: first if variant == 'pose_aware' else untrained / support.FILES[variant])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    """What is learned is kept for this test alone."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+
+@pytest.fixture
+def bench(world):
+    """Makes nodes with parameters."""
+    with ros_support.benches(LearningBench, world) as make:
+        yield make

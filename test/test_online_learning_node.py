@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from array import array
 from dataclasses import replace
 from pathlib import Path
@@ -12,48 +10,18 @@ import cv2
 import global_local_support as support
 import numpy as np
 import pytest
-import ros_support
 from diagnostic_msgs.msg import DiagnosticStatus
-from learning_bench import LearningBench, biased, hits_message, number_of, states_of
+from learning_bench import LearningBench, as_shipped_here, bench, first, hits_message, number_of, own_cache, same  # noqa: F401 - fixtures among them
 from lifecycle_msgs.msg import Transition
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
-from depth_ros.engines import depth_networks
 from depth_ros.engines.global_local import resized
-from depth_ros.models import checkpoint
 from depth_ros.ros import codecs
 from depth_ros.ros.global_local_node import GlobalLocalNode
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
 from depth_ros.ros.online_learning_node import OnlineLearningNode
 
-
-
-@pytest.fixture(scope='module')
-def first(tmp_path_factory):
-    """The weights that learning begins with."""
-    return biased(tmp_path_factory.mktemp('weights'))
-
-
-@pytest.fixture(autouse=True)
-def as_shipped_here(first, untrained, monkeypatch):
-    monkeypatch.setattr(depth_networks, 'shipped', lambda variant: first if variant == 'pose_aware' else untrained / support.FILES[variant])
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-
-
-@pytest.fixture
-def bench(world):
-    with ros_support.benches(LearningBench, world) as make:
-        yield make
-
-
-def same(a: bytes, b: bytes) -> bool:
-    a, b = states_of(a), states_of(b)
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def values(message) -> dict[str, str]:
@@ -194,141 +162,6 @@ def test_services_of_a_node_that_is_not_configured_are_refused(world):
             assert not answer.success and answer.message == 'the node is unconfigured'
     finally:
         world.remove(one.node)
-
-
-# What survives
-
-
-def test_a_restart_goes_on_with_the_last_weights_and_hands_them_out(bench):
-    one = bench()
-    one.drive_until_learned(2)
-    good, number, heard = one.node._learner.weights(), one.node._learner.progress.number, len(one.learned)
-    one.world.remove(one.node)
-    one.node = None
-    again = bench()
-    again.world.until(lambda: again.learned, 'the weights of before')
-    assert number_of(again.blobs[0]) == number and same(again.blobs[0], good) and heard
-    again.drive_until_learned()
-    assert number_of(again.blobs[-1]) == number + 1
-
-
-def test_cleanup_and_configure_go_on_as_a_restart_does(bench):
-    one = bench()
-    one.drive_until_learned()
-    good = one.node._learner.weights()
-    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
-        assert one.world.change_state(one.node, transition).success
-    assert one.node._learner is None and not [s for s in one.node.subscriptions if 'flow/' in s.topic_name]
-    for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-        assert one.world.change_state(one.node, transition).success
-    assert same(one.node._learner.weights(), good)
-    one.meet()
-    one.drive()
-    assert one.told() == 'learning: '
-
-
-def test_without_resume_it_begins_anew(bench):
-    one = bench()
-    one.drive_until_learned()
-    one.world.remove(one.node)
-    one.node = None
-    again = bench(resume=False)
-    assert again.node._learner.progress.number == 0 and not again.learned
-
-
-def test_other_first_weights_do_not_go_on_from_these(bench, tmp_path):
-    one = bench()
-    one.drive_until_learned()
-    one.world.remove(one.node)
-    one.node = None
-    checkpoint.save(tmp_path / 'own.safetensors', 'global_local', support.network('pose_aware', seed=3), {})
-    assert bench(weights=str(tmp_path / 'own.safetensors')).node._learner.progress.number == 0
-
-
-def test_two_learners_of_one_name_keep_apart(bench, world):
-    one = bench()
-    other = world.node(OnlineLearningNode, rehearse=0)
-    world.until(lambda: other.state == 'active', 'the other')
-    assert other._file.path != one.node._file.path
-    world.remove(other)
-
-
-def test_a_file_that_another_learner_holds_is_refused(bench, world, tmp_path):
-    bench(state_file=str(tmp_path / 'state.safetensors'))
-    other = world.node(OnlineLearningNode, rehearse=0, autostart=False, state_file=str(tmp_path / 'state.safetensors'))
-    assert not world.change_state(other, Transition.TRANSITION_CONFIGURE).success
-    assert 'another process learns into this file' in other.diagnostics.status().message
-    world.remove(other)
-
-
-@pytest.mark.parametrize(('content', 'complaint'), [
-    (lambda: support.blob('pose_aware')[:1000], 'not a safetensors file'),
-    (lambda: support.blob('published'), 'expected a network of'),
-    (lambda: support.blob('pose_aware'), 'holds no figures of an online learner'),
-])
-def test_a_named_state_file_that_cannot_be_used_fails_the_configuration(world, tmp_path, content, complaint):
-    path = tmp_path / 'state.safetensors'
-    path.write_bytes(content())
-    node = world.node(OnlineLearningNode, rehearse=0, autostart=False, state_file=str(path))
-    assert not world.change_state(node, Transition.TRANSITION_CONFIGURE).success
-    assert f'{path}: ' in node.diagnostics.status().message and complaint in node.diagnostics.status().message
-    path.unlink()
-    assert world.change_state(node, Transition.TRANSITION_CONFIGURE).success
-    world.remove(node)
-
-
-def test_a_broken_file_of_the_cache_is_set_aside(bench):
-    one = bench()
-    path = one.node._file.path
-    one.drive_until_learned()
-    one.world.remove(one.node)
-    one.node = None
-    path.write_bytes(path.read_bytes()[:1000])
-    again = bench()
-    assert again.node._learner.progress.number == 0 and path.with_name(f'{path.name}.refused').exists() and not path.exists()
-    again.drive_until_learned()
-    checkpoint.load(path)
-
-
-def test_a_cache_that_cannot_be_written_is_told_and_it_learns_all_the_same(bench, monkeypatch, tmp_path):
-    (tmp_path / 'file').write_text('no folder')
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
-    one = bench()
-    one.tells('what is learned cannot be kept over a restart')
-    one.drive_until_learned()
-
-
-def test_a_full_disk_is_told_the_last_file_stays_and_the_weights_are_handed_out(bench, monkeypatch, tmp_path):
-    path = tmp_path / 'state.safetensors'
-    one = bench(state_file=str(path))
-    one.drive_until_learned()
-    kept, write = path.read_bytes(), Path.write_bytes
-
-    def half(self: Path, data: bytes) -> int:
-        write(self, data[:1000])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Path, 'write_bytes', half)
-    one.drive_until_learned()
-    one.tells(f'cannot write {path}')
-    assert 'No space left' in one.message() and one.node.diagnostics.status().level == DiagnosticStatus.ERROR
-    assert path.read_bytes() == kept and not [p for p in tmp_path.iterdir() if p not in (path, tmp_path / 'cache') and not p.name.endswith('.lock')]
-    monkeypatch.setattr(Path, 'write_bytes', write)
-    one.drive_until_learned()
-    assert 'cannot write' not in one.message() and same(path.read_bytes(), one.node._learner.weights())
-
-
-@pytest.mark.parametrize(('variant', 'content', 'complaint'), [
-    ('pose_aware', lambda: support.blob('published'), 'expected weights of the pose_aware variant, got published'),
-    ('published', lambda: support.blob('published')[:-5], 'not a safetensors file'),
-])
-def test_first_weights_that_cannot_be_used_fail_the_configuration(world, tmp_path, variant, content, complaint):
-    path = tmp_path / 'own.safetensors'
-    path.write_bytes(content())
-    node = world.node(OnlineLearningNode, rehearse=0, autostart=False, variant=variant, weights=str(path))
-    assert not world.change_state(node, Transition.TRANSITION_CONFIGURE).success
-    assert f'{path}: ' in node.diagnostics.status().message and complaint in node.diagnostics.status().message
-    world.remove(node)
 
 
 # What goes wrong
