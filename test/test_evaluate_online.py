@@ -12,6 +12,7 @@ from sequence_support import head_of
 
 from depth_ros.apps import evaluate, online_course, online_report
 from depth_ros.frames import CameraFrame, DepthResult, Scale
+from depth_ros.learning.tum import open_sequence
 from depth_ros.models import checkpoint
 
 WANTED = {'abs_rel_frozen_scaled', 'abs_rel_triangulated', 'abs_rel_learned', 'abs_rel_dense', 'updates', 'rollbacks', 'learner_seconds', 'memory_mb'}
@@ -79,6 +80,16 @@ def test_faults_spoil_the_hits_as_they_say(frame):
     np.testing.assert_allclose(spoilt['tenfold'], 10 * good, rtol=1e-6)
     np.testing.assert_array_equal(cut(frame, fault='tenfold', first=-online_course.LASTS), good)
     assert set(np.nonzero(spoilt['tilt'])[0]) == {48 + 19}
+
+
+def test_a_frozen_camera_repeats_one_image_while_all_else_goes_on(kitchen, tmp_path):
+    whole = open_sequence(head_of(kitchen, tmp_path / 'kitchen', 70))
+    hanging = online_course.Hanging(whole)
+    assert len(hanging) == len(whole) == 70 and hanging.name == whole.name
+    for index, shown in ((59, 59), (60, 60), (61, 60), (69, 60)):
+        np.testing.assert_array_equal(hanging[index].image, whole[shown].image)
+        np.testing.assert_array_equal(hanging[index].depth, whole[index].depth)
+        assert hanging[index].stamp == whole[index].stamp
 
 
 def test_a_score_counts_what_has_no_prediction_as_far(frame):

@@ -90,11 +90,11 @@ def moments(sequence: Sequence, poses: Trajectory, named: str, course: CourseCon
 
 def _steps(sequence: Sequence, poses: Trajectory, named: str, fault: str) -> Iterator[runs.Step]:
     """The tracker's depth along the way, and what it saw; of a camera that hangs, the image that it hangs at."""
-    course = runs.Course(_Hanging(sequence) if fault == 'frozen' else sequence, poses, named)
+    course = runs.Course(Hanging(sequence) if fault == 'frozen' else sequence, poses, named)
     return runs.deepv2d(course, DeepV2DConfig(depth='flow'))
 
 
-class _Hanging:
+class Hanging:
     """A sequence whose camera repeats one image for a while. Everything else goes on."""
 
     def __init__(self, sequence: Sequence) -> None:
