@@ -30,7 +30,7 @@ def draw(lines: dict[str, list[dict[int, float | None]]], held_out: list[int], t
             axes.axvspan(held_out[0] + number * stretch, held_out[-1] + number * stretch, color='0.85', label='no hits' if number == 0 else None)
     axes.set(xlabel='frame, through all passes', ylabel='Abs-Rel in metres, not aligned', ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend(title='mean over all passes')
+    axes.legend(title='mean over all passes', loc='upper left', bbox_to_anchor=(1.0, 1.0))
     figure.savefig(target, dpi=110)
     plt.close(figure)
 

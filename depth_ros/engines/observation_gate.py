@@ -63,13 +63,14 @@ class ObservationGate:
         both = (new.hits > 0) & (new.guide > 0)
         differences = np.log(new.hits[both] / new.guide[both])
         if differences.size:
-            self._misfits.append(float(np.median(np.abs(differences))))
             self._shares.append(float(np.mean(np.abs(differences) > config.max_contradiction)))
         self._agreement = [*self._agreement, *differences.tolist()][-max(_GATHERED, differences.size):]
         if len(self._agreement) < min(_GATHERED, 5 * config.min_hits):
             return ''
         if float(np.median(np.abs(self._agreement))) > config.max_contradiction:
             return f'the hits contradict what flow and motion tell: half of them lie at {np.exp(np.median(self._agreement)):.2f} times that depth or beyond'
+        if differences.size:        # of hits that are refused by themselves nothing follows for later ones
+            self._misfits.append(float(np.median(np.abs(differences))))
         misfit = float(np.median(self._misfits)) if len(self._misfits) >= _FRAMES[1] else 0.0
         self.distrusts = misfit > (_TRUST_AGAIN if self.distrusts else 1.0) * config.max_misfit
         if not self.distrusts:
