@@ -186,6 +186,24 @@ def test_a_worker_that_does_not_end_is_told_and_never_heard_again(world, start, 
     assert [m.data for m in heard] == ['HELLO']
 
 
+def test_all_that_is_waited_for_at_the_end_was_told_before_and_shares_one_deadline(world, start, monkeypatch):
+    monkeypatch.setattr(managed_node, '_PATIENCE', 0.05)
+    out = world.publisher(String, 'heard')
+    node = start()
+    world.until(lambda: node.state == 'active', 'the active state')
+    world.connected(out)
+    out.publish(String(data='slow'))
+    world.until(node.begun.is_set, 'the work to begin')
+    told, left, worker, wait = [], [], node._worker, node._worker.stop
+    node.halt = lambda: told.append('halt')
+    worker.stop = lambda timeout: told.append('wait') or wait(timeout)
+    node.stop = lambda: left.append(node.patience)
+    node.trigger_deactivate()
+    assert told == ['halt', 'wait'] and left == [0.0]       # the worker has used all of it up
+    node.gate.set()
+    world.until(lambda: not worker.abandoned, 'the work to end')
+
+
 PROCESS = textwrap.dedent('''
     import os, sys, time
     from depth_ros.ros import executables

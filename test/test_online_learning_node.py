@@ -19,6 +19,7 @@ from sensor_msgs.msg import Image
 from depth_ros.engines.global_local import resized
 from depth_ros.ros import codecs
 from depth_ros.ros.global_local_node import GlobalLocalNode
+from depth_ros.ros.latest_worker import LatestWorker
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
 from depth_ros.ros.online_learning_node import OnlineLearningNode
 
@@ -57,6 +58,14 @@ def test_learning_in_a_thread_of_its_own_goes_on_between_the_pairs(bench):
     one.drive_until_learned()
     one.pause()
     one.world.until(lambda: same(one.blobs[-1], one.node._learner.weights()), 'the last ones to be heard')
+
+
+def test_told_to_end_it_tells_its_learner_before_it_waits_for_anybody(bench, monkeypatch):
+    one = bench(batches_per_pair=0)
+    learner, wait, told = one.node._learner, LatestWorker.stop, []
+    monkeypatch.setattr(LatestWorker, 'stop', lambda worker, timeout: told.append(learner._stopping.is_set()) or wait(worker, timeout))
+    assert one.world.change_state(one.node, Transition.TRANSITION_DEACTIVATE).success
+    assert told == [True]
 
 
 # What it waits for

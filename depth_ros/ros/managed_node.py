@@ -24,7 +24,7 @@ from depth_ros.ros.diagnostics import Diagnostics, Flow
 from depth_ros.ros.latest_worker import LatestWorker
 from depth_ros.settings import setting
 
-_PATIENCE = 3.0     # [s] that workers are given to end: a signal must end the process within 5 s
+_PATIENCE = 3.0     # [s] that everything at work is given to end, all together: a signal must end the process within 5 s
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 # Sensor data: a reliable writer keeps and repeats, a best-effort reader takes what is fresh, so any pair of them connects (REP 2003). Ten
 # messages are a third of a second of a camera, which covers the pauses of a loaded machine.
@@ -66,6 +66,7 @@ class ManagedNode(LifecycleNode):
         self._subscriptions_open: list[Subscription] = []
         self._workers: list[LatestWorker] = []
         self._abandoned: list[LatestWorker] = []    # did not end when they were told to
+        self._deadline = 0.0                        # steady time [s] by which all is to have ended
         self._service_change_state.callback = self._refuse_impossible(self._service_change_state.callback)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._starter = None
@@ -80,8 +81,11 @@ class ManagedNode(LifecycleNode):
     def start(self) -> None:
         """Open the inputs (activate)."""
 
+    def halt(self) -> None:
+        """Tell threads of the node's own to end, without waiting for them: before workers are waited for (deactivate)."""
+
     def stop(self) -> None:
-        """Pause (deactivate); inputs and workers are already closed."""
+        """Pause (deactivate); inputs and workers are already closed. What else is waited for gets `patience`."""
 
     def teardown(self) -> None:
         """Let go of what `setup` made (cleanup); also called after a setup that failed half-way."""
@@ -125,6 +129,16 @@ class ManagedNode(LifecycleNode):
             raise RuntimeError(f'{publisher.topic_name}: not published, for the node was deactivated meanwhile')
         publisher.publish(message)
         self.diagnostics.output(publisher.topic_name).tick()
+
+    @property
+    def patience(self) -> float:
+        """What is left of the time [s] that everything at work is given to end, from when the node was told to pause."""
+        return max(self._deadline - time.monotonic(), 0.0)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether a worker did not end in time."""
+        return any(worker.abandoned for worker in self._abandoned)
 
     @property
     def state(self) -> str:
@@ -209,8 +223,9 @@ class ManagedNode(LifecycleNode):
         self._subscriptions_open.clear()
         for worker in self._workers:
             worker.halt()
-        deadline = time.monotonic() + _PATIENCE
-        self._abandoned += [worker for worker in self._workers if not worker.stop(max(deadline - time.monotonic(), 0.1))]
+        self.halt()
+        self._deadline = time.monotonic() + _PATIENCE
+        self._abandoned += [worker for worker in self._workers if not worker.stop(self.patience)]
         self._workers.clear()
         if self._abandoned:
             self.diagnostics.hold('worker', diagnostics.ERROR, f'{_names(self._abandoned)}: still at work {_PATIENCE:.0f} s after it was told to end; its result is discarded')

@@ -40,7 +40,6 @@ from depth_ros.ros.pose_history import PoseHistory
 from depth_ros.ros.sync import Order, StampOrder
 from depth_ros.settings import setting
 
-_PATIENCE = 2.5     # [s] that the learner's thread is given to end: a signal must end the process within 5 s
 _LEVELS = {State.HITS: diagnostics.WARN, State.ROLLED_BACK: diagnostics.WARN}       # the other states are no trouble
 
 
@@ -138,6 +137,7 @@ class OnlineLearningNode(ManagedNode):
         """Listen to the flow bundle, the range hits and the odometry, and learn."""
         if not self._learner.stop(0.0):
             raise ValueError('the learner is still at a batch since the node was deactivated; try again when it has ended')
+        self.diagnostics.clear('learner')
         self._order = StampOrder()
         self._matcher = PairMatcher()
         self._lap = 0
@@ -153,8 +153,13 @@ class OnlineLearningNode(ManagedNode):
             self._learner.start()
         self._tell()
 
+    def halt(self) -> None:
+        """End learning after the batch that it is at."""
+        if self._learner is not None:
+            self._learner.stop(0.0)
+
     def stop(self) -> None:
-        """End learning and keep what was learned."""
+        """Keep what was learned, once nobody learns any more."""
         if self._poses is not None:
             self._poses.clear()
         if self._timer is not None:
@@ -162,11 +167,10 @@ class OnlineLearningNode(ManagedNode):
             self._timer = None
         if self._learner is None:
             return
-        if self._learner.stop(_PATIENCE):
-            if self._learner.progress.observed:
-                self._keep()
-        else:
-            self.diagnostics.hold('learner', diagnostics.ERROR, f'still at a batch {_PATIENCE:.0f} s after it was told to end; what was handed out last is kept')
+        if not self._learner.stop(self.patience):
+            self.diagnostics.hold('learner', diagnostics.ERROR, 'still at a batch long after it was told to end; what was handed out last is kept')
+        elif self._learner.progress.observed and not self.is_abandoned:     # a worker that learns would not let go of it
+            self._keep()
 
     def teardown(self) -> None:
         """Let go of TF, the network and the file."""
