@@ -22,7 +22,7 @@ from tf2_msgs.msg import TFMessage
 from depth_ros.engines.deepv2d import DeepV2DEngine
 from depth_ros.frames import Scale
 from depth_ros.learning.trajectory import read_trajectory
-from depth_ros.ros import cloud, codecs, poses
+from depth_ros.ros import cloud, codecs, poses, tf_parents
 from depth_ros.ros.deepv2d_node import DeepV2DNode
 from depth_ros.ros.flow_node import FlowNode
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
@@ -87,7 +87,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(world):
+def bench(world, monkeypatch):
+    monkeypatch.setattr(tf_parents, 'SETTLING', 0.0)
     with ros_support.benches(Bench, world) as make:
         yield make
 

@@ -16,7 +16,7 @@ from tf2_msgs.msg import TFMessage
 from tf2_ros import StaticTransformBroadcaster
 
 from depth_ros.frames import Scale, TrackResult, TrackStatus
-from depth_ros.ros import codecs, odometry_outputs, params, poses
+from depth_ros.ros import codecs, odometry_outputs, params, poses, tf_parents
 from depth_ros.ros.managed_node import ManagedNode, NodeConfig
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE, OdometryConfig, OdometryOutputs
 
@@ -66,8 +66,9 @@ class Bench:
         self.path = world.record(Path, 'deepv2d/path')
         self.node = world.node(Teller, **parameters)
         world.until(lambda: self.node.state == 'active', 'the node')
-        publishers = [p for p in self.node.publishers if p.topic_name in ('/deepv2d/odometry', '/deepv2d/path', '/tf')]
-        world.connected(*publishers)
+        world.connected(*[p for p in self.node.publishers if p.topic_name in ('/deepv2d/odometry', '/deepv2d/path')])
+        own = sum(s.topic_name == '/tf' for s in self.node.subscriptions)
+        world.until(lambda: all(p.get_subscription_count() > own for p in self.node.publishers if p.topic_name == '/tf'), 'the recorder of TF')
 
     def tell(self, *tracks):
         count = len(self.odometry) + len(tracks)
@@ -81,7 +82,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(world):
+def bench(world, monkeypatch):
+    monkeypatch.setattr(tf_parents, 'SETTLING', 0.0)
     with ros_support.benches(Bench, world) as make:
         yield make
 
@@ -127,6 +129,32 @@ def test_with_a_base_frame_the_robot_stands_at_the_origin_first(world, bench):
     # The camera's translation variance grows by its lever arm times the rotation variance in the base frame.
     assert np.trace(np.reshape(one.odometry[-1].pose.covariance, (6, 6))[:3, :3]) > np.trace(COVARIANCE[:3, :3])
     world.tester.destroy_publisher(static.pub_tf)
+
+
+def test_a_frame_that_has_a_parent_gets_no_second_one_and_the_robots_own_frame_is_asked_for(world, bench):
+    static = StaticTransformBroadcaster(world.tester)
+    static.sendTransform(poses.transform(LEVEL, codecs.make_header(0, '/base_link'), 'lens'))
+    one = bench()
+    world.until(lambda: one.node.outputs._parents.other('lens') == 'base_link', 'the transform of the camera')
+    one.tell(track(0, LEVEL), track(1, LEVEL))
+    told = one.node.diagnostics.status().message
+    assert 'no TF odom -> lens' in told and 'base_link' in told and 'base_frame' in told
+    robot = bench(base_frame='base_link', tf_timeout=0.0)
+    world.until(lambda: robot.node.outputs.publish(track(2, LEVEL), 'lens') is not None, 'the transform of the camera')
+    world.until(lambda: one.tf and robot.tf, 'the transform of the robot')
+    pairs = {(t.header.frame_id, t.child_frame_id) for message in one.tf for t in message.transforms}
+    assert pairs == {('odom', 'base_link')} and 'no TF' not in robot.node.diagnostics.status().message
+    world.tester.destroy_publisher(static.pub_tf)
+
+
+def test_what_is_latched_has_time_to_come_before_the_first_transform(bench, monkeypatch):
+    one = bench()
+    monkeypatch.setattr(one.node.outputs._parents, '_settled', float('inf'))
+    one.tell(track(0, LEVEL))
+    monkeypatch.setattr(one.node.outputs._parents, '_settled', 0.0)
+    one.tell(track(1, LEVEL))
+    one.world.until(lambda: one.tf, 'the transform')
+    assert [codecs.stamp_ns(m.transforms[0].header.stamp) for m in one.tf] == [10 ** 18 + STEP]
 
 
 def test_an_unknown_base_is_told_and_nothing_is_assumed(bench):

@@ -38,7 +38,7 @@ def test_defaults_bounds_choices_and_what_is_for_the_start_only_are_told():
     told = ' '.join(usage.text('deepv2d', DeepV2DNode).split())
     assert 'width = 320 image width that tracking and depth work at [px]; from 64 to 1920; not while the node is active' in told
     assert "depth = 'auto'" in told and 'one of: auto, sensor, flow, sweep' in told
-    assert 'publish_tf = true publish odom -> camera (or base) on /tf; for the start only' in told
+    assert 'publish_tf = true publish odom -> camera (or base) on /tf, unless TF has another parent of that frame already; for the start only' in told
 
 
 @pytest.mark.parametrize('words', [['--help'], ['-h'], ['--help', '--ros-args', '-p', 'gather:=0.2']])

@@ -19,6 +19,7 @@ from depth_ros.frames import TrackResult, TrackStatus
 from depth_ros.ros import codecs, diagnostics, poses
 from depth_ros.ros.latest_worker import LatestWorker
 from depth_ros.ros.managed_node import ManagedNode, NodeConfig
+from depth_ros.ros.tf_parents import TfParents
 from depth_ros.ros.trail import Trail
 from depth_ros.settings import setting
 
@@ -33,7 +34,7 @@ class OdometryConfig:
 
     odom_frame: str = setting('odom', 'the fixed frame, z up', read_only=True)
     base_frame: str = setting('', "the robot's frame; empty: odometry and TF are of the camera. Else TF must know the camera in it", read_only=True)
-    publish_tf: bool = setting(True, 'publish odom -> camera (or base) on /tf', read_only=True)
+    publish_tf: bool = setting(True, 'publish odom -> camera (or base) on /tf, unless TF has another parent of that frame already', read_only=True)
     tf_timeout: float = setting(0.2, 'longest wait for a transform', 's', low=0.0, high=10.0, read_only=True)
     path_poses: int = setting(1000, 'most poses of the published path, spread over the drive', low=2, high=100_000, read_only=True)
     trajectory_poses: int = setting(200_000, 'most poses kept for the path and for save_trajectory; older ones are thinned out', low=100, high=10_000_000, read_only=True)
@@ -50,6 +51,7 @@ class OdometryOutputs:
         self._odometry = node.publisher(Odometry, f'{prefix}/odometry')
         self._path = node.publisher(Path, f'{prefix}/path')
         self._broadcaster = TransformBroadcaster(node) if config.publish_tf else None
+        self._parents = TfParents(node, config.odom_frame) if config.publish_tf else None
         self._buffer = self._listener = None
         if config.base_frame:
             self._buffer = Buffer()     # without the node, whose clock and services would hold on to it; jumps of the clock come through `restart`
@@ -85,7 +87,7 @@ class OdometryOutputs:
         self._node.tell(self._odometry, message)
         if trusted:
             self.trail.add(track.stamp, T_odom_cam)
-            if self._broadcaster is not None:
+            if self._may_broadcast(child):
                 self._broadcaster.sendTransform(poses.transform(T_odom_child, header, child))
         self._publish_path(header)
         return T_odom_cam
@@ -115,6 +117,7 @@ class OdometryOutputs:
         self._activation.action = None
         if self._broadcaster is not None:
             self._node.destroy_publisher(self._broadcaster.pub_tf)
+            self._parents.close()
         if self._listener is not None:
             self._listener.unregister()
 
@@ -139,6 +142,16 @@ class OdometryOutputs:
             return None
         self._node.diagnostics.clear('tf')
         return poses.matrix(found)
+
+    def _may_broadcast(self, child: str) -> bool:
+        """Whether TF is wanted, and nobody else places the frame; told where somebody does."""
+        if self._broadcaster is None or not self._parents.settled:
+            return False
+        other = self._parents.other(child)
+        if other is not None:
+            self._node.diagnostics.hold('tf parent', diagnostics.WARN, f'no TF {self._config.odom_frame} -> {child}: TF has {child} below {other}, and a second parent would make '
+                                        "lookups flip; set base_frame to the robot's uppermost frame, such as base_link, or publish_tf to false")
+        return other is None
 
     def _twist(self, stamp: int, T_odom_child: np.ndarray) -> np.ndarray | None:
         """Velocity (6,) [m/s, rad/s] along the child's axes, from the last two poses."""
