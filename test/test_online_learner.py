@@ -9,27 +9,18 @@ import sys
 import threading
 from dataclasses import replace
 
-import cv2
 import global_local_support as support
 import numpy as np
 import pytest
 import torch
+from learner_support import QUICK, SHARE, T, feed, hits_on, parameters, same, scene, withheld_error
 
 from depth_ros.engines import online_loss, update_guard
-from depth_ros.engines.global_local import resized
 from depth_ros.engines.online_learner import OnlineLearner
-from depth_ros.engines.online_loss import log_error, robust
 from depth_ros.engines.online_settings import OnlineLearnerConfig, State
 from depth_ros.engines.rehearsal import Rehearsal
 from depth_ros.engines.replay_buffer import observation, pair_batch
-from depth_ros.engines.update_guard import Errors, Verdict, judge
-from depth_ros.frames import DepthResult, Scale
 from depth_ros.models import checkpoint
-
-T = support.T_REF_CUR
-SIZE = 64, 48       # [px]
-QUICK = OnlineLearnerConfig(averaged=1.0, rate=1e-3, batch=2, round=3, withheld_run=2, checks=3, recent=12, reservoir=6)
-SHARE = 1.15        # of the depth that flow tells, at which the hits lie: a lesson that there is to learn
 
 
 @pytest.fixture(scope='module')
@@ -40,47 +31,6 @@ def start():
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-def scene(number):
-    """The same wall at another time, of half the size."""
-    result, depth = support.wall(current=(number + 2) * 10 ** 8, reference=10 ** 8)
-    result, depth = resized(result, SIZE), cv2.resize(depth, SIZE, interpolation=cv2.INTER_AREA)
-    guide = DepthResult(result.pair.current, depth * np.float32(SHARE), depth > 0, np.ones_like(depth), Scale.METRIC)
-    return result, depth, guide
-
-
-def hits_on(depth, share=1.0):
-    """A row of range hits (H, W) [m] at a share of the depth (H, W) [m]."""
-    hits = np.zeros_like(depth)
-    hits[20] = share * depth[20]
-    return hits
-
-
-def feed(learner, numbers, batches=0, spoil=lambda hits: hits, motion=T):
-    """Observe the wall so many times; the state after the last."""
-    for number in numbers:
-        result, depth, guide = scene(number)
-        learner.observe(result, motion, spoil(hits_on(depth, SHARE)), np.eye(4), guide)
-        learner.learn(batches)
-    return learner.state
-
-
-def parameters(blob):
-    return checkpoint.from_bytes(blob).model.state_dict()
-
-
-def same(a, b):
-    return all(torch.equal(value, b[name]) for name, value in a.items())
-
-
-def withheld_error(learner, start):
-    """On the true hits of times that nobody saw: of the last good weights, and of the first ones."""
-    seen = []
-    for number in (900, 901):
-        result, depth, guide = scene(number)
-        seen.append(observation(result, T, hits_on(depth, SHARE), guide=guide))
-    return [update_guard.Checked(model).errors(seen).withheld for model in (checkpoint.from_bytes(learner.weights()).model, start.model)]
 
 
 def test_it_learns_what_the_hits_say_and_hands_out_numbered_weights(start):
@@ -190,24 +140,6 @@ def test_a_pair_without_hits_teaches_what_flow_tells_of_it_only_while_there_are_
     assert share[True] < 0.5 and share[False] > 0.9
 
 
-def test_hits_that_miss_by_a_fifth_to_both_sides_for_long_are_told_as_a_sensor_in_a_wrong_place(start):
-    """As a tilted laser's are; no single image is out of the ordinary. The frozen network serves meanwhile."""
-    offers, states = [], []
-    learner = OnlineLearner(start, QUICK, offers.append)
-    feed(learner, range(100, 110), batches=3)
-    assert not same(parameters(offers[-1]), start.model.state_dict())
-    for number in range(110, 130):
-        result, depth, guide = scene(number)
-        hits = hits_on(depth, SHARE)
-        hits[:, ::2] *= 1.25
-        hits[:, 1::2] /= 1.25
-        learner.observe(result, T, hits, np.eye(4), guide)
-        states.append(learner.learn(0))
-    assert states[0] is State.LEARNING and states[-1] is State.HITS and 'TF' in learner.reason
-    assert same(parameters(offers[-1]), start.model.state_dict())
-    assert feed(learner, range(130, 150), batches=1) is not State.HITS and same(parameters(offers[-1]), parameters(learner.weights()))
-
-
 def test_nothing_is_learned_before_there_is_something_to_judge_by_nor_while_paused(start):
     learner = OnlineLearner(start, QUICK)
     feed(learner, range(2), batches=5)
@@ -304,67 +236,12 @@ def test_the_frozen_network_is_handed_out_where_learning_does_harm_and_the_learn
     assert [checkpoint.from_bytes(blob).record['number'] for blob in offers] == list(range(1, len(offers) + 1))
 
 
-@pytest.mark.parametrize('wild, told', [(0, ''), (3, '34%')])
-def test_many_wild_hits_are_told_though_they_are_learned_from(start, wild, told):
-    learner = OnlineLearner(start, QUICK)
-    for number in range(8):
-        result, depth, guide = scene(number)
-        hits = hits_on(depth, SHARE)
-        for column in range(wild):
-            hits[20, column::9] *= 2
-        learner.observe(result, T, hits, np.eye(4), guide)
-    assert learner.state is State.LEARNING and told in learner.concern and bool(told) == bool(learner.concern)
-
-
-def test_an_observation_weighs_as_much_as_its_hits_agree_with_flow(start):
-    learner = OnlineLearner(start, QUICK)
-    result, depth, guide = scene(0)
-    hits = hits_on(depth, SHARE)
-    hits[20, ::4] *= 3
-    learner.observe(result, T, hits, np.eye(4), guide)
-    learner.observe(*scene(1)[:1], T, hits_on(depth, SHARE), np.eye(4))
-    assert [o.weight for o in learner._buffer.spread(2)] == [pytest.approx(0.75), 1.0]
-
-
-def test_outliers_hardly_pull():
-    """A third of wild errors, all on one side, pulls less than a quarter of what the others do."""
-    error = torch.full((1, 1, 1, 30), 0.1)
-    error[..., :9] = 2.0
-    error.requires_grad_()
-    robust(error, torch.ones_like(error)).backward()
-    assert error.grad[..., :9].abs().sum() < 0.25 * error.grad[..., 9:].abs().sum()
-
-
-def test_the_log_error_is_that_of_depth_and_nothing_where_nothing_is_known():
-    z = torch.full((1, 1, 1, 3), 0.1)                   # 10 baselines of 0.2 m: 2 m
-    observed = torch.tensor([[[[1.0, 2.0, 0.0]]]])
-    torch.testing.assert_close(log_error(z, observed, torch.full((1, 1, 1, 1), 0.2))[0, 0, 0], torch.tensor([2.0, 1.0, 1.0]).log())
-
-
 def test_an_image_is_judged_by_its_hits_though_it_was_looked_at_without_them(start):
     result, depth, guide = scene(0)
     whole = observation(result, T, hits_on(depth, SHARE), guide=guide)
     known = update_guard.Checked(start.model)
     assert known.errors([replace(whole, hits=np.zeros_like(whole.hits))]).withheld is None
     assert known.errors([whole]) == update_guard.Checked(start.model).errors([whole])
-
-
-@pytest.mark.parametrize('new, verdict', [
-    ((0.08, 0.09, 0.10), Verdict.BETTER),
-    ((0.08, 0.15, 0.10), Verdict.WORSE),        # better on the hits, worse elsewhere
-    ((0.15, 0.05, 0.10), Verdict.WORSE),
-    ((0.101, 0.101, 0.10), Verdict.TOLERATED),
-    ((0.05, 0.05, 0.15), Verdict.WORSE),        # it forgot
-    ((0.08, None, None), Verdict.BETTER),
-])
-def test_both_the_hits_and_the_rest_of_the_image_must_agree(new, verdict):
-    old = Errors(*(0.1 if error is not None else None for error in new))
-    assert judge(Errors(*new), old, old, tolerance=0.03, forgetting=0.1).verdict is verdict
-
-
-def test_better_than_before_is_not_enough_if_the_frozen_network_is_better_still():
-    verdict = judge(Errors(0.15, 0.1, None), Errors(0.2, 0.1, None), Errors(0.1, 0.1, None), 0.03, 0.1)
-    assert verdict.verdict is Verdict.WORSE and 'frozen' in verdict.reason
 
 
 def test_weights_and_figures_survive_a_restart(start, tmp_path):

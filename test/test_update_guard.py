@@ -1,0 +1,42 @@
+"""What an online learner's loss is, and what its guard makes of changed weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from depth_ros.engines.online_loss import log_error, robust
+from depth_ros.engines.update_guard import Errors, Verdict, judge
+
+
+def test_outliers_hardly_pull():
+    """A third of wild errors, all on one side, pulls less than a quarter of what the others do."""
+    error = torch.full((1, 1, 1, 30), 0.1)
+    error[..., :9] = 2.0
+    error.requires_grad_()
+    robust(error, torch.ones_like(error)).backward()
+    assert error.grad[..., :9].abs().sum() < 0.25 * error.grad[..., 9:].abs().sum()
+
+
+def test_the_log_error_is_that_of_depth_and_nothing_where_nothing_is_known():
+    z = torch.full((1, 1, 1, 3), 0.1)                   # 10 baselines of 0.2 m: 2 m
+    observed = torch.tensor([[[[1.0, 2.0, 0.0]]]])
+    torch.testing.assert_close(log_error(z, observed, torch.full((1, 1, 1, 1), 0.2))[0, 0, 0], torch.tensor([2.0, 1.0, 1.0]).log())
+
+
+@pytest.mark.parametrize('new, verdict', [
+    ((0.08, 0.09, 0.10), Verdict.BETTER),
+    ((0.08, 0.15, 0.10), Verdict.WORSE),        # better on the hits, worse elsewhere
+    ((0.15, 0.05, 0.10), Verdict.WORSE),
+    ((0.101, 0.101, 0.10), Verdict.TOLERATED),
+    ((0.05, 0.05, 0.15), Verdict.WORSE),        # it forgot
+    ((0.08, None, None), Verdict.BETTER),
+])
+def test_both_the_hits_and_the_rest_of_the_image_must_agree(new, verdict):
+    old = Errors(*(0.1 if error is not None else None for error in new))
+    assert judge(Errors(*new), old, old, tolerance=0.03, forgetting=0.1).verdict is verdict
+
+
+def test_better_than_before_is_not_enough_if_the_frozen_network_is_better_still():
+    verdict = judge(Errors(0.15, 0.1, None), Errors(0.2, 0.1, None), Errors(0.1, 0.1, None), 0.03, 0.1)
+    assert verdict.verdict is Verdict.WORSE and 'frozen' in verdict.reason
