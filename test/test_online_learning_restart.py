@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 
 import global_local_support as support
@@ -12,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from learning_bench import as_shipped_here, bench, first, own_cache, number_of, same  # noqa: F401 - fixtures among them
 from lifecycle_msgs.msg import Transition
 
+from depth_ros.engines import rehearsal
 from depth_ros.models import checkpoint
 from depth_ros.ros.online_learning_node import OnlineLearningNode
 
@@ -110,9 +112,27 @@ def test_a_broken_file_of_the_cache_is_set_aside(bench):
 def test_a_cache_that_cannot_be_written_is_told_and_it_learns_all_the_same(bench, monkeypatch, tmp_path):
     (tmp_path / 'file').write_text('no folder')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
-    one = bench()
+    one = bench(rehearse=8)
     one.tells('what is learned cannot be kept over a restart')
+    one.tells('learns without synthetic pairs')
     one.drive_until_learned()
+
+
+def test_it_rehearses_pairs_that_are_kept_in_the_cache(bench, monkeypatch, tmp_path):
+    small = partial(rehearsal.PairData, width=64, height=48, flow_width=64, flow_height=48, shard=8)
+    monkeypatch.setattr(rehearsal, 'PairData', small)
+    one = bench(rehearse=8)
+    assert len(one.node._learner._rehearsal.checks) == 4 and len(list((tmp_path / 'cache' / 'depth_ros').glob('pairs-*/train-*.npy'))) == 1
+    one.drive_until_learned()
+    assert one.told() == 'learning: ' and 'synthetic' not in one.message()
+
+
+def test_one_pair_to_rehearse_is_refused_before_anything_is_rendered(world, tmp_path):
+    node = world.node(OnlineLearningNode, rehearse=1, autostart=False)
+    assert not world.change_state(node, Transition.TRANSITION_CONFIGURE).success
+    assert 'rehearse: expected at least 2 pairs' in node.diagnostics.status().message
+    assert not list((tmp_path / 'cache').rglob('*.npy'))
+    world.remove(node)
 
 
 def test_a_full_disk_is_told_the_last_file_stays_and_the_weights_are_handed_out(bench, monkeypatch, tmp_path):

@@ -18,11 +18,20 @@ _NEW_MOTION = 0.75      # share of the pairs that get another motion each time
 
 
 def rehearsal_pairs(width: int, count: int = PAIRS) -> PairBatch:
-    """So many pairs of about that width [px]; the first call on a machine takes some ten seconds."""
+    """So many pairs of about that width [px]; the first call on a machine takes some ten seconds.
+
+    Raises ValueError for fewer than two, OSError if they cannot be kept in the user's cache.
+    """
+    _check_count(count)
     spec = PairData(train=count)
     pairs = open_store(spec, 'train', flow_function(FlowConfig())).batch(np.arange(count))
     factor = max((f for f in (1, 2, 4, 8) if spec.width >= f * width), default=1)
     return augmentation.reduce(pairs, factor) if factor > 1 else pairs
+
+
+def _check_count(count: int) -> None:
+    if count < 2:
+        raise ValueError(f'rehearse: expected at least 2 pairs, one to learn from and one to check by, or 0 for none; got {count}')
 
 
 class Rehearsal:
@@ -30,8 +39,7 @@ class Rehearsal:
 
     def __init__(self, pairs: PairBatch, seed: int = 0) -> None:
         """Raises ValueError for fewer than two pairs."""
-        if len(pairs) < 2:
-            raise ValueError(f'rehearsal: expected at least 2 pairs, got {len(pairs)}')
+        _check_count(len(pairs))
         checked = min(_CHECKED, len(pairs) // 2)
         self.checks, self._pairs = pairs.pick(slice(0, checked)), pairs.pick(slice(checked, None))
         self._generator = torch.Generator().manual_seed(seed)

@@ -30,6 +30,7 @@ from depth_ros.engines.online_settings import OnlineLearnerConfig, State
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.rehearsal import PAIRS, rehearsal_pairs
 from depth_ros.frames import FlowResult
+from depth_ros.learning.pairs import PairBatch
 from depth_ros.models import checkpoint
 from depth_ros.ros import bundle, codecs, diagnostics, params
 from depth_ros.ros.codecs import BadMessage
@@ -99,8 +100,7 @@ class OnlineLearningNode(ManagedNode):
         if variant_of(start.model) != self.config.variant:
             raise ValueError(f'{weights}: expected weights of the {self.config.variant} variant, got {variant_of(start.model)}')
         self._file = self._held_file(weights)
-        rehearsal = rehearsal_pairs(self.config.width, self.config.rehearse) if self.config.rehearse else None
-        self._learner = OnlineLearner(start, self.config.learner, self._offer, rehearsal)
+        self._learner = OnlineLearner(start, self.config.learner, self._offer, self._rehearsal())
         self._restore()
         self._guide = FlowGuide()
         self._poses = PoseHistory(self)
@@ -119,6 +119,17 @@ class OnlineLearningNode(ManagedNode):
             return LearnerFile.free(files.user_cache() / 'online_learning', name)
         except OSError as error:
             self.diagnostics.hold('state file', diagnostics.ERROR, f'what is learned cannot be kept over a restart: {error}')
+            return None
+
+    def _rehearsal(self) -> PairBatch | None:
+        """Pairs to rehearse. Where the cache cannot be written, or its disk is full, learning goes on without, and says so."""
+        self.diagnostics.clear('rehearsal')
+        if not self.config.rehearse:
+            return None
+        try:
+            return rehearsal_pairs(self.config.width, self.config.rehearse)
+        except OSError as error:
+            self.diagnostics.hold('rehearsal', diagnostics.WARN, f'learns without synthetic pairs, and may forget what it came with, for they cannot be kept: {error}')
             return None
 
     def _restore(self) -> None:
