@@ -14,7 +14,8 @@ from depth_ros.ros.managed_node import ManagedNode
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
 from depth_ros.ros.sync import StampBuffer
 
-_KEPT = 256     # poses: some seconds of an odometry, more than the age of any pair
+_KEPT = 10_000_000_000      # [ns]: several times the age of any pair and the time it may wait
+_SPACING = 10_000_000       # [ns] between two poses that are kept: wheels tell theirs hundreds of times a second, and between so near ones interpolation loses nothing
 _MAX_GAP = 200_000_000      # [ns] between poses that are interpolated
 _JUMP, _FASTEST = 0.3, 20.0     # [m], [m/s]: a longer step than a camera makes in the time
 
@@ -25,7 +26,7 @@ class PoseHistory:
     def __init__(self, node: ManagedNode) -> None:
         self._node = node
         self.breaks = 0     # how often poses were forgotten, since when places are told in another frame
-        self._poses: StampBuffer[np.ndarray] = StampBuffer(_KEPT)
+        self._poses: StampBuffer[np.ndarray] = StampBuffer(_KEPT // _SPACING + 2)
         self._child = ''
         self._T_child_cam: np.ndarray | None = None
         self._camera = ''
@@ -47,7 +48,15 @@ class PoseHistory:
             stamp, T_world_child = codecs.stamp_ns(message.header.stamp), poses.matrix(message, topic)
             if self._is_jump(stamp, T_world_child):
                 self.clear()
-            self._poses.put(stamp, T_world_child)
+            self._keep(stamp, T_world_child)
+
+    def _keep(self, stamp: int, T_world_child: np.ndarray) -> None:
+        """Keep a pose as the newest; the one before it makes room if it lies near the one before that."""
+        last = self._poses.stamps()[-2:]
+        if len(last) == 2 and last[1] - last[0] < _SPACING and stamp > last[1]:
+            self._poses.drop(last[1])
+        self._poses.put(stamp, T_world_child)
+        self._poses.drop_until(self._poses.newest - _KEPT)
 
     def _is_jump(self, stamp: int, T_world_child: np.ndarray) -> bool:
         """Whether no camera can have moved from the last pose to this one: the odometry was reset, or found its place again."""
