@@ -68,6 +68,21 @@ def test_told_to_end_it_tells_its_learner_before_it_waits_for_anybody(bench, mon
     assert told == [True]
 
 
+def test_a_learner_that_was_let_go_of_hands_out_nothing(bench):
+    one = bench()
+    one.drive_until_learned()
+    old, heard, kept = one.node._learner, len(one.learned), one.node._file.path
+    for transition in ('DEACTIVATE', 'CLEANUP', 'CONFIGURE', 'ACTIVATE'):
+        assert one.world.change_state(one.node, getattr(Transition, f'TRANSITION_{transition}')).success
+    one.world.until(lambda: len(one.learned) == heard + 1, 'the weights of before')
+    content = kept.read_bytes()
+    old._hand_out()         # as an abandoned thread would, at the end of its batch
+    assert kept.read_bytes() == content
+    one.node._learner._hand_out()
+    one.world.until(lambda: len(one.learned) > heard + 1, 'weights of the new one')
+    assert len(one.learned) == heard + 2
+
+
 # What it waits for
 
 

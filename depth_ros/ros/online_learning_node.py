@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +90,7 @@ class OnlineLearningNode(ManagedNode):
         self._learner: OnlineLearner | None = None
         self._file: LearnerFile | None = None
         self._timer: Timer | None = None
+        self._handing_out = threading.Lock()        # a learner that is let go of hands out nothing afterwards
         super().__init__('online_learning', **options)
         self.create_service(SetBool, 'online_learning/pause', self._on_pause)
         self.create_service(Trigger, 'online_learning/reset', self._on_reset)
@@ -100,7 +103,8 @@ class OnlineLearningNode(ManagedNode):
         if variant_of(start.model) != self.config.variant:
             raise ValueError(f'{weights}: expected weights of the {self.config.variant} variant, got {variant_of(start.model)}')
         self._file = self._held_file(weights)
-        self._learner = OnlineLearner(start, self.config.learner, self._offer, self._rehearsal())
+        self._learner = OnlineLearner(start, self.config.learner, rehearsal=self._rehearsal())
+        self._learner.offer_to(partial(self._offer, self._learner))
         self._restore()
         self._guide = FlowGuide()
         self._poses = PoseHistory(self)
@@ -187,9 +191,10 @@ class OnlineLearningNode(ManagedNode):
         """Let go of TF, the network and the file."""
         if self._poses is not None:
             self._poses.close()
-        if self._file is not None:
-            self._file.close()
-        self._poses = self._learner = self._file = None
+        with self._handing_out:
+            if self._file is not None:
+                self._file.close()
+            self._poses = self._learner = self._file = None
 
     def reconfigured(self, before: OnlineLearningNodeConfig) -> None:
         """Learn on with the new settings; what is only heeded at the beginning is refused."""
@@ -288,11 +293,12 @@ class OnlineLearningNode(ManagedNode):
 
     # In the learner's thread
 
-    def _offer(self, blob: bytes) -> None:
+    def _offer(self, learner: OnlineLearner, blob: bytes) -> None:
         """Keep new weights, then hand them out: what others have is never newer than what a restart finds."""
-        if self._learner is not None:       # else it was cleaned up in the midst of a batch
-            self._keep()
-            self._publish(blob)
+        with self._handing_out:
+            if self._learner is learner:       # else it was let go of in the midst of a batch, and there may be another by now
+                self._keep()
+                self._publish(blob)
 
     def _publish(self, blob: bytes) -> None:
         self.tell(self._weights, UInt8MultiArray(data=array('B', blob)))
