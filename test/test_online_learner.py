@@ -219,31 +219,6 @@ def test_outliers_do_not_make_it_worse_than_frozen(start):
     assert learner.progress.batches > 10 and after < before
 
 
-def test_the_frozen_network_is_handed_out_where_learning_does_harm_and_the_learned_one_where_it_helps(start):
-    """Learned where hits say one thing, it is of no use in a place that says another, of which only flow tells: there the frozen weights come back."""
-    offers = []
-    learner = OnlineLearner(start, replace(QUICK, watch_every=1, watched=3, anchor=0.0), offers.append)
-    feed(learner, range(12), batches=3)
-    learned = parameters(offers[-1])
-    assert not same(learned, start.model.state_dict())
-    for share, number in ((1 / SHARE, 20), (SHARE, 30)):
-        for later in range(3):
-            result, depth, guide = scene(number + later)
-            learner.observe(result, T, None, np.eye(4), replace(guide, depth=depth * np.float32(share)))
-            assert learner.learn(1) is State.HITS
-        wanted = start.model.state_dict() if share < 1 else parameters(learner.weights())
-        assert same(parameters(offers[-1]), wanted)
-    assert [checkpoint.from_bytes(blob).record['number'] for blob in offers] == list(range(1, len(offers) + 1))
-
-
-def test_an_image_is_judged_by_its_hits_though_it_was_looked_at_without_them(start):
-    result, depth, guide = scene(0)
-    whole = observation(result, T, hits_on(depth, SHARE), guide=guide)
-    known = update_guard.Checked(start.model)
-    assert known.errors([replace(whole, hits=np.zeros_like(whole.hits))]).withheld is None
-    assert known.errors([whole]) == update_guard.Checked(start.model).errors([whole])
-
-
 def test_weights_and_figures_survive_a_restart(start, tmp_path):
     learner = OnlineLearner(start, QUICK)
     feed(learner, range(8), batches=3)

@@ -71,7 +71,7 @@ class OnlineLearner:
             self._gate, self._missing, self._why_back = State.MOTION, 'no image pair has come yet', ''
             self._fresh = self._moving = 0
             self._watched: deque[Observation] = deque(maxlen=config.watched)
-            self._unlooked = self._serves_frozen = False
+            self._unlooked = False
             self.progress = Progress(rate=config.rate)
             self._take(copy.deepcopy(self._start.model))
 
@@ -86,7 +86,7 @@ class OnlineLearner:
         self._averaged = copy.deepcopy(self._good.network)
         self._optimiser = torch.optim.Adam(self._model.parameters(), lr=self.progress.rate, betas=(0.9, 0.99))
         self._losses: list[float] = []      # of the batches since the last check
-        self._without_gain, self._was_rolled_back = 0, self._serves_frozen
+        self._without_gain, self._was_rolled_back = 0, self.progress.serves_frozen
 
     @property
     def state(self) -> State:
@@ -175,24 +175,28 @@ class OnlineLearner:
         if self.progress.updates == 0 or (len(newest) < self.config.watched and not distrusts):
             return
         learned, frozen = (network.errors(newest) for network in (self._good, self._frozen))
-        if not self._serves_frozen and (distrusts or is_worse(learned, frozen, self.config.harm)):
-            self._serves_frozen = self._was_rolled_back = True
+        if not self.progress.serves_frozen and (distrusts or is_worse(learned, frozen, self.config.harm)):
+            self.progress.serves_frozen = self._was_rolled_back = True
             self.progress.rollbacks += 1
             self._why_back = 'what the hits taught is not trusted' if distrusts else (
                 f'on the newest pairs the learned error is {learned.total:.4f}, that of the frozen network {frozen.total:.4f}')
             self._why_back += ': the frozen one is back'
             log.info('rolled back: %s', self._why_back)
             self._hand_out()
-        elif self._serves_frozen and not distrusts and learned.total < frozen.total:
-            self._serves_frozen = self._was_rolled_back = False
+        elif self.progress.serves_frozen and not distrusts and learned.total < frozen.total:
+            self.progress.serves_frozen = self._was_rolled_back = False
             self._hand_out()
 
     def _hand_out(self) -> None:
         """Give away what is best now, under a new number."""
         self.progress.number += 1
         if self._offer is not None:
-            network = (self._frozen if self._serves_frozen else self._good).network
-            self._offer(checkpoint.to_bytes(self._start.name, network, self._record()))
+            self._offer(self.weights())
+
+    @property
+    def _served(self) -> nn.Module:
+        """What others are to have: the last good network, or the frozen one while that does better or hits are not trusted."""
+        return (self._frozen if self.progress.serves_frozen else self._good).network
 
     def _fit(self, size: tuple[int, int]) -> None:
         """Forget pairs of another size (width, height) [px]: no batch can hold both."""
@@ -299,7 +303,7 @@ class OnlineLearner:
         self._good, self._without_gain = new, 0
         progress.updates += 1
         self._set_rate(min(self.config.rate, _RECOVERY * progress.rate))
-        if not self._serves_frozen:
+        if not self.progress.serves_frozen:
             self._was_rolled_back = False
             self._hand_out()
 
@@ -318,15 +322,15 @@ class OnlineLearner:
             group['lr'] = rate
 
     def weights(self) -> bytes:
-        """The last good weights as a checkpoint, with their number and the learner's figures in the record."""
+        """The weights that are handed out as a checkpoint, with their number and the learner's figures in the record."""
         with self._learning:
-            return checkpoint.to_bytes(self._start.name, self._good.network, self._record())
+            return checkpoint.to_bytes(self._start.name, self._served, self._record())
 
     def _record(self) -> dict[str, object]:
         return {**self._start.record, 'number': self.progress.number, 'online': {**asdict(self.progress), 'buffer': self.buffered}}
 
     def save(self, path: str | Path) -> None:
-        """Write the last good weights and the figures, whole or not at all; the file is a checkpoint like any other."""
+        """Write the last good weights and the figures, whole or not at all; a checkpoint like any other, though while `progress.serves_frozen` not one to use."""
         with self._learning:
             checkpoint.save(path, self._start.name, self._good.network, self._record())
 
@@ -341,13 +345,14 @@ class OnlineLearner:
         with self._learning, self._observing:
             self.progress = Progress(**figures)
             self._take(saved.model)
+            self._why_back = 'what was learned before the restart did harm: the frozen network is back'
 
     def depths(self, result: FlowResult, T_2_1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Depth (H, W) [m] of a pair's current image by the network that learning began with and by the last good one; T_2_1 (4, 4) [m] is its motion."""
+        """Depth (H, W) [m] of a pair's current image by the network that learning began with and by the one that is handed out; T_2_1 (4, 4) [m] is its motion."""
         length = np.float32(np.linalg.norm(T_2_1[:3, 3]))
         pair = network_pair(result, T_2_1)
         with torch.no_grad():
-            before, after = (length / network(*network.inputs(pair))[0, 0].numpy() for network in (self._frozen.network, self._good.network))
+            before, after = (length / network(*network.inputs(pair))[0, 0].numpy() for network in (self._frozen.network, self._served))
         return before, after
 
     def change(self, config: OnlineLearnerConfig) -> None:

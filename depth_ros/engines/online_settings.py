@@ -74,3 +74,4 @@ class Progress:
     withheld_after: float | None = None     # and with the last good ones
     away_before: float | None = None        # the same away from the hits
     away_after: float | None = None
+    serves_frozen: bool = False     # whether the frozen weights are handed out, for the learned ones do harm or hits are not trusted

@@ -350,6 +350,8 @@ class OnlineLearningNode(ManagedNode):
     def _on_save(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._learner is None:
             return _answer(response, False, f'the node is {self.state}')
+        if self._learner.progress.serves_frozen:
+            return _answer(response, False, f'nothing worth keeping: {self._learner.reason or "the frozen weights are handed out"}')
         path = Path(self.config.weights_file).expanduser().absolute()
         try:
             self._learner.save(path)

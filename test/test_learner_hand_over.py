@@ -1,0 +1,80 @@
+"""Which weights an online learner hands out: those that help where the robot is, after a restart as before; and what it does when nobody takes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import global_local_support as support
+import numpy as np
+import pytest
+import torch
+from learner_support import QUICK, SHARE, T, feed, hits_on, parameters, same, scene
+
+from depth_ros.engines import update_guard
+from depth_ros.engines.online_learner import OnlineLearner
+from depth_ros.engines.online_settings import State
+from depth_ros.engines.replay_buffer import observation
+from depth_ros.models import checkpoint
+
+
+@pytest.fixture(scope='module')
+def start():
+    return checkpoint.from_bytes(support.blob('pose_aware'))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+WATCHING = replace(QUICK, watch_every=1, watched=3, anchor=0.0)
+
+
+def show(learner, numbers, share):
+    """A place without hits, whose depth is a share of what was learned, as flow tells."""
+    for number in numbers:
+        result, _, guide = scene(number)
+        learner.observe(result, T, None, np.eye(4), replace(guide, depth=guide.depth * np.float32(share / SHARE)))
+        assert learner.learn(1) is State.HITS
+
+
+def test_what_does_harm_is_not_handed_out_after_a_restart_either_but_is_once_it_helps_again(start, tmp_path):
+    learner = OnlineLearner(start, WATCHING)
+    feed(learner, range(12), batches=3)
+    learned = parameters(learner.weights())
+    show(learner, range(20, 23), 1 / SHARE)
+    assert learner.progress.serves_frozen and same(parameters(learner.weights()), start.model.state_dict())
+    learner.save(tmp_path / 'state.safetensors')
+    offers = []
+    again = OnlineLearner(start, WATCHING, offers.append)
+    again.restore(tmp_path / 'state.safetensors')
+    assert same(parameters(again.weights()), start.model.state_dict()) and checkpoint.from_bytes(again.weights()).record['number'] == learner.progress.number
+    feed(again, [22])
+    assert again.state is State.ROLLED_BACK and 'before the restart' in again.reason
+    show(again, range(30, 33), SHARE)
+    assert not again.progress.serves_frozen and same(parameters(offers[-1]), learned)
+
+
+def test_the_frozen_network_is_handed_out_where_learning_does_harm_and_the_learned_one_where_it_helps(start):
+    """Learned where hits say one thing, it is of no use in a place that says another, of which only flow tells: there the frozen weights come back."""
+    offers = []
+    learner = OnlineLearner(start, replace(QUICK, watch_every=1, watched=3, anchor=0.0), offers.append)
+    feed(learner, range(12), batches=3)
+    learned = parameters(offers[-1])
+    assert not same(learned, start.model.state_dict())
+    for share, number in ((1 / SHARE, 20), (SHARE, 30)):
+        for later in range(3):
+            result, depth, guide = scene(number + later)
+            learner.observe(result, T, None, np.eye(4), replace(guide, depth=depth * np.float32(share)))
+            assert learner.learn(1) is State.HITS
+        wanted = start.model.state_dict() if share < 1 else parameters(learner.weights())
+        assert same(parameters(offers[-1]), wanted)
+    assert [checkpoint.from_bytes(blob).record['number'] for blob in offers] == list(range(1, len(offers) + 1))
+
+
+def test_an_image_is_judged_by_its_hits_though_it_was_looked_at_without_them(start):
+    result, depth, guide = scene(0)
+    whole = observation(result, T, hits_on(depth, SHARE), guide=guide)
+    known = update_guard.Checked(start.model)
+    assert known.errors([replace(whole, hits=np.zeros_like(whole.hits))]).withheld is None
+    assert known.errors([whole]) == update_guard.Checked(start.model).errors([whole])
