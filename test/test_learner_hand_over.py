@@ -78,3 +78,10 @@ def test_an_image_is_judged_by_its_hits_though_it_was_looked_at_without_them(sta
     known = update_guard.Checked(start.model)
     assert known.errors([replace(whole, hits=np.zeros_like(whole.hits))]).withheld is None
     assert known.errors([whole]) == update_guard.Checked(start.model).errors([whole])
+
+
+def test_a_recording_that_comes_again_with_other_hits_at_the_same_stamps_is_judged_by_those(start):
+    result, depth, guide = scene(0)
+    laps = [observation(result, T, hits_on(depth, share), guide=guide) for share in (SHARE, 1.3 * SHARE)]
+    known = update_guard.Checked(start.model)
+    assert [known.errors([lap]) for lap in laps] == [update_guard.Checked(start.model).errors([lap]) for lap in laps]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ class Observation:
     carried: np.ndarray             # (H, W) float32 [m], hits of earlier images, as this one sees them
     guide: np.ndarray               # (H, W) float32 [m], depth from flow, where it is confident
     weight: float = 1.0             # of this observation in the loss
+    serial: int = field(default_factory=itertools.count().__next__)     # tells it apart where stamps come again, as in a recording played in a loop
 
 
 def observation(result: FlowResult, T_2_1: np.ndarray, hits: np.ndarray, carried: np.ndarray | None = None, guide: DepthResult | None = None,

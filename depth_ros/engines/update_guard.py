@@ -80,7 +80,7 @@ class Checked:
 
 def _key(one: Observation) -> tuple[int, bool]:
     """What tells observations apart: one image may be looked at with its hits and without."""
-    return one.stamp, bool(one.hits.any())
+    return one.serial, bool(one.hits.any())
 
 
 def _each(error: Tensor, known: Tensor) -> list[float | None]:
