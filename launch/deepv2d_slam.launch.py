@@ -12,24 +12,16 @@ def generate_launch_description() -> LaunchDescription:
     """Arguments first, then the graph that they describe."""
     return launching.description(__file__, [
         *launching.common_arguments('deepv2d_slam.yaml'),
-        launching.topic_argument('image_topic', 'camera/rgb/image_color', 'colour image'),
-        launching.topic_argument('camera_info_topic', 'camera/rgb/camera_info', 'calibration of the colour image'),
-        launching.topic_argument('depth_topic', 'camera/depth/image', 'depth registered to the colour image; where nothing publishes it, and with "none", depth is estimated from colour'),
-        launching.topic_argument('scan_topic', 'scan', 'scan of a 2D LiDAR, which gives estimated depth its metric scale'),
-        launching.topic_argument('range_topic', 'range', 'readings of a single rangefinder, to the same end'),
-        launching.topic_argument('points_topic', 'points', 'sparse points of a 3D sensor, to the same end'),
+        *launching.input_arguments('; where nothing publishes it, and with "none", depth is estimated from colour', 'which gives estimated depth its metric scale'),
+        *launching.frame_arguments(),
         launching.output_argument(launching.TRACKING_RESULTS),
     ], _graph)
 
 
 def _graph(context: LaunchContext) -> list:
-    camera = {'image': launching.value(context, 'image_topic'), 'camera_info': launching.value(context, 'camera_info_topic')}
-    ranges = {'scan': launching.value(context, 'scan_topic'), 'range': launching.value(context, 'range_topic'),
-              'points': launching.value(context, 'points_topic')}
     return [
-        *launching.node(context, 'flow', camera),
-        *launching.node(context, 'sparse_depth', {'camera_info': camera['camera_info'], **ranges}),
-        *launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}, **launching.output_parameters(context, launching.TRACKING_RESULTS)),
+        *launching.sensing(context),
+        *launching.tracker(context),
         *launching.player(context, launching.TRACKING_RESULTS, ADVICE),
-        *launching.rviz(context, 'deepv2d_slam.rviz', {'camera/rgb/image_color': camera['image']}),
+        *launching.rviz(context, 'deepv2d_slam.rviz', launching.own_frame(context)),
     ]

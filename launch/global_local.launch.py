@@ -23,25 +23,18 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument('tracking', default_value='auto', choices=launching.AUTO,
                               description='Track the camera with deepv2d; auto: for the pose-aware variant, unless odometry_topic names another odometry. '
                                           'With a single rangefinder the published one needs it too'),
-        launching.topic_argument('image_topic', 'camera/rgb/image_color', 'colour image'),
-        launching.topic_argument('camera_info_topic', 'camera/rgb/camera_info', 'calibration of the colour image'),
-        launching.topic_argument('depth_topic', 'camera/depth/image', 'depth registered to the colour image, for tracking alone; "none" tracks by colour and range hits'),
-        launching.topic_argument('odometry_topic', 'deepv2d/odometry', 'odometry, metric; tells the pose-aware network its poses, and the scale where no range hits do'),
-        launching.topic_argument('scan_topic', 'scan', 'scan of a 2D LiDAR, which gives depth its metric scale'),
-        launching.topic_argument('range_topic', 'range', 'readings of a single rangefinder, to the same end; so few that they tell it only where odometry, as of tracking:=true, '
-                                                       'or another of odometry_topic, tells how the camera moved meanwhile'),
-        launching.topic_argument('points_topic', 'points', 'sparse points of a 3D sensor, to the same end'),
+        launching.topic_argument('odometry_topic', launching.TRACKED, 'odometry, metric; tells the pose-aware network its poses, and the scale where no range hits do'),
+        *launching.input_arguments(', for tracking alone; "none" tracks by colour and range hits', 'which gives depth its metric scale',
+                                   '; so few that they tell it only where odometry, as of tracking:=true, or another of odometry_topic, tells how the camera moved meanwhile'),
+        *launching.frame_arguments(),
         launching.output_argument(launching.TRACKING_RESULTS, 'tracking'),
     ], _graph)
 
 
 def _graph(context: LaunchContext) -> list:
-    camera = {'image': launching.value(context, 'image_topic'), 'camera_info': launching.value(context, 'camera_info_topic')}
-    ranges = {'scan': launching.value(context, 'scan_topic'), 'range': launching.value(context, 'range_topic'),
-              'points': launching.value(context, 'points_topic')}
     odometry, tracking = launching.value(context, 'odometry_topic'), launching.value(context, 'tracking')
     if tracking == 'auto':
-        tracks = launching.value(context, 'variant') == 'pose_aware' and odometry == 'deepv2d/odometry'
+        tracks = launching.value(context, 'variant') == 'pose_aware' and odometry == launching.TRACKED
     else:
         tracks = tracking == 'true'
     if launching.output_folder(context) and not tracks:
@@ -49,10 +42,9 @@ def _graph(context: LaunchContext) -> list:
     weights = launching.value(context, 'weights')
     network = {'variant': launching.value(context, 'variant')} | ({'weights': str(Path(weights).expanduser().absolute())} if weights else {})
     return [
-        *launching.node(context, 'flow', camera),
-        *launching.node(context, 'sparse_depth', {'camera_info': camera['camera_info'], **ranges}),
-        *(launching.node(context, 'deepv2d', {**camera, 'depth': launching.value(context, 'depth_topic')}, **launching.output_parameters(context, launching.TRACKING_RESULTS)) if tracks else ()),
-        *launching.node(context, 'global_local', {'deepv2d/odometry': odometry}, **network),
+        *launching.sensing(context),
+        *(launching.tracker(context) if tracks else ()),
+        *launching.node(context, 'global_local', {launching.TRACKED: odometry}, **network),
         *launching.player(context, launching.TRACKING_RESULTS if tracks else (), ADVICE),
-        *launching.rviz(context, 'global_local.rviz', {'camera/rgb/image_color': camera['image']}),
+        *launching.rviz(context, 'global_local.rviz'),
     ]

@@ -19,5 +19,5 @@ def generate_launch_description() -> LaunchDescription:
 
 def _graph(context: LaunchContext) -> list:
     tracking = launching.value(context, 'tracking')
-    tracks = launching.value(context, 'odometry_topic') == learning_graph.TRACKED if tracking == 'auto' else tracking == 'true'
-    return learning_graph.graph(context, 'online_learning.rviz', tracks, {}, [learning_graph.LEARNED])
+    tracks = launching.value(context, 'odometry_topic') == launching.TRACKED if tracking == 'auto' else tracking == 'true'
+    return learning_graph.graph(context, 'online_learning.rviz', tracks, [learning_graph.LEARNED])

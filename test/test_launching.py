@@ -68,3 +68,40 @@ def test_what_tracking_makes_is_saved_beside_the_network_as_well(monkeypatch, tm
 def test_nothing_to_save_is_told_before_anything_starts(tmp_path, arguments):
     with pytest.raises(RuntimeError, match='out: without tracking .* tracking:=true'):
         graph('global_local.launch.py', bag='sample', out=str(tmp_path), **arguments)
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """Parameters of each node that a launch file starts."""
+    made = {}
+    monkeypatch.setattr(launching, 'node', lambda context, executable, topics=None, **parameters: made.update({executable: parameters}) or [])
+    return made
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_alone_tracking_keeps_what_its_parameter_file_says_of_frames(nodes, file):
+    graph(file)
+    assert not {'base_frame', 'odom_frame', 'publish_tf'} & set(nodes.get('deepv2d', ())) and nodes['sparse_depth'] == {}
+
+
+@pytest.mark.parametrize(('file', 'arguments', 'fixed'), [
+    ('robot.launch.py', {'odometry_topic': '/wheels'}, 'odom'), ('robot.launch.py', {'odometry_topic': '/wheels', 'fixed_frame': 'ekf'}, 'ekf'),
+    ('online_learning.launch.py', {'odometry_topic': '/wheels', 'tracking': 'true'}, 'odom'),
+    ('global_local.launch.py', {'odometry_topic': '/wheels', 'tracking': 'true'}, 'odom'), ('deepv2d_slam.launch.py', {'fixed_frame': 'odom'}, 'odom')])
+def test_beside_another_odometry_tracking_has_a_frame_of_its_own_and_beams_are_placed_by_the_other(nodes, file, arguments, fixed):
+    graph(file, **arguments)
+    assert nodes['deepv2d'] == {'odom_frame': 'visual_odom', 'publish_tf': False} and nodes['sparse_depth'] == {'fixed_frame': fixed}
+
+
+@pytest.mark.parametrize('file', ['deepv2d_slam.launch.py', 'robot.launch.py'])
+def test_frames_that_are_asked_for_are_given(nodes, file):
+    graph(file, base_frame='base_link', odom_frame='camera_odom', fixed_frame='odom', publish_tf='true')
+    assert nodes['deepv2d'] == {'base_frame': 'base_link', 'odom_frame': 'camera_odom', 'publish_tf': True} and nodes['sparse_depth'] == {'fixed_frame': 'odom'}
+
+
+@pytest.mark.parametrize(('given', 'wanted'), [('false', set()), ('true', {('/tf', 'tf'), ('/tf_static', 'tf_static')})])
+def test_tf_is_everybodys_unless_a_namespace_is_to_have_its_own(monkeypatch, given, wanted):
+    made = {}
+    monkeypatch.setattr(launching, 'Node', lambda executable, remappings, **_: made.update({executable: set(remappings)}))
+    graph('robot.launch.py', namespace='left', namespaced_tf=given)
+    assert len(made) >= 5 and all({pair for pair in pairs if pair[0].startswith('/tf')} == wanted for pairs in made.values())

@@ -27,6 +27,7 @@ from depth_ros.settings import did_you_mean
 PACKAGE = 'depth_ros'
 BOOLEANS = ('true', 'false')
 AUTO = ('auto', *BOOLEANS)
+TRACKED = 'deepv2d/odometry'    # the odometry of this package
 RESPAWN_DELAY = 2.0     # [s]
 _OWN_PARAMETERS = 'own_params_file'     # launch configuration: the default of params_file
 
@@ -113,6 +114,8 @@ def common_arguments(parameters: str) -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument('use_sim_time', default_value='auto', choices=AUTO, description='Follow /clock; auto: only while replaying'),
         DeclareLaunchArgument('params_file', default_value=share('config', parameters), description='Parameters of the nodes (YAML), above those of the default'),
         DeclareLaunchArgument('namespace', default_value='', description='Namespace of the nodes and their relative topics'),
+        DeclareLaunchArgument('namespaced_tf', default_value='false', choices=BOOLEANS,
+                              description='Have TF on tf and tf_static of the namespace, as Nav2 has it for several robots; false: on /tf and /tf_static'),
         DeclareLaunchArgument('rviz', default_value='auto', choices=AUTO, description='Show the result in RViz; auto: only if rviz2 is installed'),
         DeclareLaunchArgument('log_level', default_value='info', choices=('debug', 'info', 'warn', 'error', 'fatal'), description='Severity from which on nodes log'),
     ]
@@ -121,6 +124,42 @@ def common_arguments(parameters: str) -> list[DeclareLaunchArgument]:
 def topic_argument(name: str, default: str, what: str) -> DeclareLaunchArgument:
     """An argument for one input topic."""
     return DeclareLaunchArgument(name, default_value=default, description=f'Input topic: {what}')
+
+
+def input_arguments(depth: str, hits: str, single: str = '') -> list[DeclareLaunchArgument]:
+    """The arguments for camera and range sensors; what depth and hits are for, and what a single rangefinder needs besides."""
+    return [
+        topic_argument('image_topic', 'camera/rgb/image_color', 'colour image'),
+        topic_argument('camera_info_topic', 'camera/rgb/camera_info', 'calibration of the colour image'),
+        topic_argument('depth_topic', 'camera/depth/image', f'depth registered to the colour image{depth}'),
+        topic_argument('scan_topic', 'scan', f'scan of a 2D LiDAR, {hits}'),
+        topic_argument('range_topic', 'range', f'readings of a single rangefinder, to the same end{single}'),
+        topic_argument('points_topic', 'points', 'sparse points of a 3D sensor, to the same end'),
+    ]
+
+
+def frame_arguments() -> list[DeclareLaunchArgument]:
+    """The arguments that fit tracking into the frames of a robot."""
+    return [
+        DeclareLaunchArgument('base_frame', default_value='', description="The robot's uppermost frame, such as base_link: odometry and TF of deepv2d are then of it, and TF must tell where "
+                                                                          'on it the camera is; empty: they are of the camera'),
+        DeclareLaunchArgument('fixed_frame', default_value='', description='Frame of another odometry, which TF has, such as odom of the wheels: each beam is then placed at its own time; '
+                                                                           'empty: odom where odometry_topic names another odometry, else none'),
+        DeclareLaunchArgument('odom_frame', default_value='', description='Fixed frame of deepv2d; empty: odom, or visual_odom beside another odometry'),
+        DeclareLaunchArgument('publish_tf', default_value='auto', choices=AUTO,
+                              description='Have deepv2d publish TF from its fixed frame; auto: unless there is another odometry, which is then taken to do so'),
+    ]
+
+
+def other_odometry(context: LaunchContext) -> str:
+    """The fixed frame of another odometry than deepv2d's, if there is one."""
+    foreign = context.launch_configurations.get('odometry_topic', TRACKED) != TRACKED
+    return value(context, 'fixed_frame') or ('odom' if foreign else '')
+
+
+def own_frame(context: LaunchContext) -> str:
+    """The fixed frame that deepv2d is told to use, if it is: two odometries must not share one."""
+    return value(context, 'odom_frame') or ('visual_odom' if other_odometry(context) else '')
 
 
 def transport() -> list[SetEnvironmentVariable]:
@@ -155,10 +194,36 @@ def node(context: LaunchContext, executable: str, topics: dict[str, str] | None 
     made = Node(
         package=PACKAGE, executable=executable, name=executable, namespace=value(context, 'namespace'), output='screen',
         parameters=[*_parameter_files(context), {'use_sim_time': sim_time(context), **parameters}],
-        remappings=list((topics or {}).items()), ros_arguments=['--log-level', value(context, 'log_level')],
+        remappings=[*(topics or {}).items(), *_tf_topics(context)], ros_arguments=['--log-level', value(context, 'log_level')],
         respawn=not replay, respawn_delay=RESPAWN_DELAY)
     on_exit = lambda event, context: _on_end(event, context, on_end or _shut_down)
     return [made, RegisterEventHandler(OnProcessExit(target_action=made, on_exit=on_exit))] if replay else [made]
+
+
+def _tf_topics(context: LaunchContext) -> list[tuple[str, str]]:
+    return [('/tf', 'tf'), ('/tf_static', 'tf_static')] if value(context, 'namespaced_tf') == 'true' else []
+
+
+def _camera(context: LaunchContext) -> dict[str, str]:
+    return {'image': value(context, 'image_topic'), 'camera_info': value(context, 'camera_info_topic')}
+
+
+def sensing(context: LaunchContext) -> list[Node | RegisterEventHandler]:
+    """Flow of the camera, and the hits of the range sensors in its image."""
+    camera, fixed = _camera(context), other_odometry(context)
+    ranges = {name: value(context, f'{name}_topic') for name in ('scan', 'range', 'points')}
+    return [*node(context, 'flow', camera),
+            *node(context, 'sparse_depth', {'camera_info': camera['camera_info'], **ranges}, **({'fixed_frame': fixed} if fixed else {}))]
+
+
+def tracker(context: LaunchContext) -> list[Node | RegisterEventHandler]:
+    """deepv2d in the frames that arguments tell; beside another odometry it neither takes its frame's name nor publishes TF by itself."""
+    other, tells = other_odometry(context), value(context, 'publish_tf')
+    frames = {'base_frame': value(context, 'base_frame'), 'odom_frame': own_frame(context)}
+    parameters: dict[str, object] = {name: frame for name, frame in frames.items() if frame}     # what nobody asked for is left to params_file
+    if tells != 'auto' or other:
+        parameters['publish_tf'] = tells == 'true'
+    return node(context, 'deepv2d', {**_camera(context), 'depth': value(context, 'depth_topic')}, **parameters, **output_parameters(context, TRACKING_RESULTS))
 
 
 def _parameter_files(context: LaunchContext) -> list[str]:
@@ -194,13 +259,14 @@ def player(context: LaunchContext, results: Sequence[Result] = (), advice: str =
     return node(context, 'player', on_end=on_end, bag=path, rate=number(context, 'rate'), loop=value(context, 'loop') == 'true')
 
 
-def rviz(context: LaunchContext, configuration: str, topics: dict[str, str]) -> list[Node]:
-    """RViz with a configuration of rviz/, where wanted and installed; topics maps the configuration's names to ours."""
+def rviz(context: LaunchContext, configuration: str, frame: str = '') -> list[Node]:
+    """RViz with a configuration of rviz/, and another fixed frame than that says, where wanted and installed."""
     wanted = value(context, 'rviz')
     if wanted == 'false' or (wanted == 'auto' and shutil.which('rviz2') is None):
         return []
-    return [Node(package='rviz2', executable='rviz2', name='rviz', namespace=value(context, 'namespace'), arguments=['-d', share('rviz', configuration)], output='log',
-                 parameters=[{'use_sim_time': sim_time(context)}], remappings=list(topics.items()))]
+    return [Node(package='rviz2', executable='rviz2', name='rviz', namespace=value(context, 'namespace'), output='log', parameters=[{'use_sim_time': sim_time(context)}],
+                 arguments=['-d', share('rviz', configuration), *(('-f', frame) if frame else ())],
+                 remappings=[('camera/rgb/image_color', value(context, 'image_topic')), *_tf_topics(context)])]
 
 
 def _on_end(event: ProcessExited, context: LaunchContext, follow: Callable[[ProcessExited, LaunchContext], list | None]) -> list | None:
