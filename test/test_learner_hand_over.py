@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import global_local_support as support
@@ -85,3 +86,52 @@ def test_a_recording_that_comes_again_with_other_hits_at_the_same_stamps_is_judg
     laps = [observation(result, T, hits_on(depth, share), guide=guide) for share in (SHARE, 1.3 * SHARE)]
     known = update_guard.Checked(start.model)
     assert [known.errors([lap]) for lap in laps] == [update_guard.Checked(start.model).errors([lap]) for lap in laps]
+
+
+@pytest.mark.parametrize('kind', [RuntimeError, KeyError])
+def test_a_failing_batch_is_told_and_the_thread_goes_on(start, monkeypatch, kind, caplog):
+    learner = OnlineLearner(start, replace(QUICK, share=1.0))
+    failed, learned, step = threading.Event(), threading.Event(), learner._step
+
+    def fails_once():
+        if not failed.is_set():
+            failed.set()
+            raise kind('no memory left')
+        step()
+        learned.set()
+
+    monkeypatch.setattr(learner, '_step', fails_once)
+    learner.start()
+    try:
+        feed(learner, range(12))
+        assert failed.wait(60) and learned.wait(60)
+    finally:
+        learner.stop()
+    assert learner.progress.rollbacks >= 1 and learner.progress.batches > 0
+    assert any(record.exc_info and record.exc_info[0] is kind for record in caplog.records)
+
+
+def learn_until(learner, condition, most=300):
+    for _ in range(most):
+        if condition():
+            return
+        learner.learn(1)
+    pytest.fail(f'not met after {most} batches: {learner.progress}')
+
+
+def test_weights_that_nobody_takes_are_told_and_learning_goes_on_from_them(start):
+    taken = []
+
+    def offer(blob):
+        if not taken:
+            taken.append(None)
+            raise KeyError('no publisher')
+        taken.append(blob)
+
+    learner = OnlineLearner(start, QUICK, offer)
+    feed(learner, range(6))
+    learn_until(learner, lambda: taken)
+    assert learner.progress.updates == 1 and learner.progress.rollbacks == 0 and 'weights 1 could not be handed out' in learner.concern
+    assert not same(parameters(learner.weights()), start.model.state_dict())
+    learn_until(learner, lambda: len(taken) > 1)
+    assert learner.concern == ''

@@ -311,27 +311,6 @@ def test_images_of_another_size_begin_a_new_memory(start):
     assert learner.progress.batches == batches + 1
 
 
-def test_a_failing_batch_is_told_and_the_thread_goes_on(start, monkeypatch):
-    learner = OnlineLearner(start, replace(QUICK, share=1.0))
-    failed, learned, step = threading.Event(), threading.Event(), learner._step
-
-    def fails_once():
-        if not failed.is_set():
-            failed.set()
-            raise RuntimeError('no memory left')
-        step()
-        learned.set()
-
-    monkeypatch.setattr(learner, '_step', fails_once)
-    learner.start()
-    try:
-        feed(learner, range(12))
-        assert failed.wait(60) and learned.wait(60)
-    finally:
-        learner.stop()
-    assert learner.progress.rollbacks >= 1 and learner.progress.batches > 0
-
-
 def test_a_reset_brings_back_the_shipped_weights_and_forgets_everything(start):
     learner = OnlineLearner(start, QUICK)
     feed(learner, range(8), batches=3)

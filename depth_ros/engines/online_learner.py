@@ -71,7 +71,7 @@ class OnlineLearner:
             self._gate, self._missing, self._why_back = State.MOTION, 'no image pair has come yet', ''
             self._fresh = self._moving = 0
             self._watched: deque[Observation] = deque(maxlen=config.watched)
-            self._unlooked = False
+            self._unlooked, self._not_taken = False, ''
             self.progress = Progress(rate=config.rate)
             self._take(copy.deepcopy(self._start.model))
 
@@ -106,8 +106,8 @@ class OnlineLearner:
 
     @property
     def concern(self) -> str:
-        """What is odd about the hits though it learns from them, as when many are wild; '' if nothing is."""
-        return self._entry.concern
+        """What is odd though it learns: weights that could not be handed out, or many hits that are wild; '' if nothing is."""
+        return self._not_taken or self._entry.concern
 
     @property
     def buffered(self) -> dict[str, int]:
@@ -190,8 +190,15 @@ class OnlineLearner:
     def _hand_out(self) -> None:
         """Give away what is best now, under a new number."""
         self.progress.number += 1
-        if self._offer is not None:
-            self._offer(self.weights())
+        offer, self._not_taken = self._offer, ''
+        if offer is None:
+            return
+        blob = self.weights()
+        try:
+            offer(blob)
+        except Exception as error:      # of whoever takes them: what was learned is good all the same
+            self._not_taken = f'weights {self.progress.number} could not be handed out: {type(error).__name__}: {error}'
+            log.exception('weights could not be handed out')
 
     @property
     def _served(self) -> nn.Module:
@@ -409,9 +416,9 @@ class OnlineLearner:
             before = time.thread_time()
             try:
                 self.learn(0 if self._stopping.is_set() else 1)
-            except (RuntimeError, ValueError, OSError) as error:    # such as no memory left: told as state and reason, and tried again
+            except Exception as error:      # such as no memory left: told as state and reason, and tried again
                 log.exception('a batch failed')
                 with self._learning:
-                    self._roll_back(f'a batch failed: {error}')
+                    self._roll_back(f'a batch failed: {type(error).__name__}: {error}')
             used = time.thread_time() - before
             self._stopping.wait(used * (1 / self.config.share - 1))
