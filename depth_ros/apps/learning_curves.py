@@ -16,6 +16,7 @@ from depth_ros.learning.trainer import HISTORY
 LONGER = 10             # times the steps that a course is drawn out to
 _SCORES = 'abs_rel', 'sc_inv'
 _FROM = 0.2             # share of the steps after which a course counts as settled
+_ROOM = 1.4             # times the median of the last scores: what begins beyond is cut off
 _LEAST = 4              # validations that a power of the steps is fitted to
 
 
@@ -37,7 +38,8 @@ class Courses(Table):
                 steps = [entry['step'] for entry in history]
                 line, = axis.plot(steps, [entry[name] for entry in history], '.-', label=label)
                 axis.plot([steps[-1], LONGER * steps[-1]], [history[-1][name], drawn_out(history, name)], ':', color=line.get_color())
-            axis.set(xscale='log', xlabel='step', title=f'{TITLES[name]}, validation split')
+            typical = float(np.median([history[-1][name] for history in self.courses.values()]))
+            axis.set(xscale='log', xlabel='step', title=f'{TITLES[name]}, validation split', ylim=(0, _ROOM * typical))
             axis.grid(alpha=0.3)
         axes[0].legend(fontsize='small')
         figure.suptitle(self.title)

@@ -18,7 +18,7 @@ from depth_ros import files  # noqa: E402
 TITLES = {'abs_inv': 'Abs-Inv', 'abs_rel': 'Abs-Rel', 'sc_inv': 'S-RMSE', 'rotation': 'rotation [deg]', 'direction': 'translation direction [deg]',
           'longer_abs_rel': 'Abs-Rel, ten times the steps', 'longer_sc_inv': 'S-RMSE, ten times the steps'}
 
-_ODD = 2.5      # times the median: what is beyond is cut off in a plot
+ODD = 2.5      # times the median: what is beyond is cut off in a plot
 
 
 @dataclass
@@ -89,8 +89,8 @@ class Table:
     def _draw_bars(self, axis: plt.Axes, column: str) -> None:
         values = [self.mean(row, column) for row in self.rows]
         bars = axis.barh(list(self.rows), values)
-        axis.bar_label(bars, [f'{value:.3g}' for value in values], padding=-30, color='white', fontsize='small')
-        axis.set_xlim(0, min(1.05 * max(values), _ODD * float(np.median(values))))       # one that is far off would hide what the others differ by
+        axis.bar_label(bars, [f'{value:.3g}' for value in values], padding=3, fontsize='small')
+        axis.set_xlim(0, min(1.2 * max(values), ODD * float(np.median(values))))       # one that is far off would hide what the others differ by
         axis.invert_yaxis()
 
     def _draw_curves(self, axis: plt.Axes, column: str) -> None:
