@@ -46,3 +46,11 @@ def test_a_motion_of_the_last_seconds_is_known_whatever_the_rate_of_the_odometry
 def test_a_camera_finds_the_very_pose_of_each_of_its_images():
     history, stamps = filled(60, 2.0)
     assert all(np.array_equal(history.pose(stamp, 'lens'), poses.matrix(poses.pose(T_odom_base(stamp)))) for stamp in stamps)
+
+
+def test_when_the_clock_jumps_back_poses_of_before_are_forgotten_and_those_of_after_are_not():
+    history, stamps = filled(30, 3.0)
+    history.rewind(stamps[-1] - SECOND // 2)
+    assert history.newest == stamps[-1] and history.breaks == 0
+    history.rewind(START - SECOND)
+    assert history.newest is None and history.breaks == 1

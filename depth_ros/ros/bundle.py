@@ -11,10 +11,11 @@ from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, TimeReference
 
 from depth_ros.frames import CameraFrame, FlowResult, ImagePair
-from depth_ros.ros import codecs, poses
+from depth_ros.ros import codecs, diagnostics, poses
 from depth_ros.ros.codecs import BadMessage, Topics
+from depth_ros.ros.diagnostics import Flow
 from depth_ros.ros.managed_node import ManagedNode
-from depth_ros.ros.sync import PartsBuffer
+from depth_ros.ros.sync import Order, PartsBuffer, StampOrder
 
 # All carry the stamp of the current image, the reference image too, so that they can be matched exactly; `reference` names the other stamp.
 TOPICS = {'image': Image, 'reference_image': Image, 'flow': Image, 'backward': Image, 'camera_info': CameraInfo, 'reference': TimeReference}
@@ -44,7 +45,7 @@ class BundleInput:
 
     def __init__(self, node: ManagedNode, on_bundle: Callable[[int, Mapping[str, Any]], None], prefix: str = 'flow', images: bool = False) -> None:
         """`images`: take them as well; the bundle is then the node's only input, and its silence is trouble."""
-        self._on_bundle = on_bundle
+        self._node, self._on_bundle, self._order = node, on_bundle, StampOrder()
         names = tuple(TOPICS) if images else WITHOUT_IMAGES
         self.parts = PartsBuffer(names)
         self.inputs = {name: node.listen(TOPICS[name], f'{prefix}/{name}', self._taker(name), stalls=images and name == 'flow') for name in names}
@@ -56,6 +57,24 @@ class BundleInput:
             if parts is not None:
                 self._on_bundle(stamp, parts)
         return take
+
+    def sort(self, stamp: int) -> Order:
+        """The relation of a bundle to those before it; a late one is counted, a jump back told."""
+        order, flow = self._order.sort(stamp), self.inputs['flow']
+        if order is Order.LATE:
+            flow.late += 1
+        elif order is Order.JUMP:
+            self._node.get_logger().info(f'{flow.topic}: the clock jumped back; starting afresh')
+        return order
+
+    def refuse(self, error: BadMessage, *others: Flow) -> None:
+        """Count and tell a message of the bundle, or of another input of the node, that cannot be used. A camera_info stays wrong until a good one comes."""
+        refused = next(flow for flow in (*self.inputs.values(), *others) if flow.topic == error.topic)
+        if refused is self.inputs['camera_info']:
+            refused.rejected += 1
+            self._node.diagnostics.hold('camera_info', diagnostics.ERROR, str(error))
+        else:
+            self._node.diagnostics.reject(refused, str(error))
 
     def reference_stamp(self, parts: Mapping[str, Any]) -> int:
         """Stamp [ns] of the image that the current one was compared with."""

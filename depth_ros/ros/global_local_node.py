@@ -19,7 +19,7 @@ from depth_ros.ros.codecs import BadMessage
 from depth_ros.ros.depth_outputs import DepthOutputConfig, DepthOutputs
 from depth_ros.ros.managed_node import LATCHED_QOS, ManagedNode, NodeConfig
 from depth_ros.ros.pose_history import PoseHistory
-from depth_ros.ros.sync import Order, StampBuffer, StampOrder
+from depth_ros.ros.sync import Order, StampBuffer
 from depth_ros.settings import setting
 
 _SILENCE = 1.0      # [s] after which an odometry is not waited for
@@ -67,7 +67,6 @@ class GlobalLocalNode(ManagedNode):
 
     def start(self) -> None:
         """Listen to the flow bundle, the range hits, the odometry and whoever trains."""
-        self._order = StampOrder()
         self._hits: StampBuffer[Image] = StampBuffer()
         self._waiting: StampBuffer[tuple[Mapping[str, Any], float]] = StampBuffer()
         self._odometry_heard: float | None = None
@@ -125,16 +124,13 @@ class GlobalLocalNode(ManagedNode):
     # In the executor's thread: matching messages
 
     def _take_bundle(self, stamp: int, parts: Mapping[str, Any]) -> None:
-        order = self._order.sort(stamp)
+        order = self._bundle.sort(stamp)
         if order is Order.LATE:
-            self._bundle.inputs['flow'].late += 1
             return
         if order is Order.JUMP:
-            self.get_logger().info(f'{self._bundle.inputs["flow"].topic}: the clock jumped back; starting afresh')
             self._lap += 1
             self._waiting.clear()
-            if self._poses.newest is not None and self._poses.newest > stamp + 10 ** 9:
-                self._poses.clear()
+            self._poses.rewind(stamp)
         self._waiting.put(stamp, (parts, time.monotonic()))
         self.diagnostics.value('incomplete bundles', self._bundle.parts.incomplete)
         self._release()
@@ -179,7 +175,7 @@ class GlobalLocalNode(ManagedNode):
             result = self._bundle.whole_result(job.parts)
             hits = None if job.hits is None else codecs.depth_array(job.hits, self._hits_input.topic)[0]
         except BadMessage as error:
-            self._refuse(error)
+            self._bundle.refuse(error, self._hits_input)
             return
         self.diagnostics.clear('camera_info')
         length = None if job.T_ref_cur is None else float(np.linalg.norm(job.T_ref_cur[:3, 3]))
@@ -189,14 +185,6 @@ class GlobalLocalNode(ManagedNode):
             self.tell(self._parameters_out, _array(found.parameters))
         if found.depth is not None:
             self._depth_out.publish(found.depth, self.config.output)
-
-    def _refuse(self, error: BadMessage) -> None:
-        inputs = {flow.topic: flow for flow in (*self._bundle.inputs.values(), self._hits_input)}
-        if error.topic == self._bundle.inputs['camera_info'].topic:
-            inputs[error.topic].rejected += 1
-            self.diagnostics.hold('camera_info', diagnostics.ERROR, str(error))
-        else:
-            self.diagnostics.reject(inputs[error.topic], str(error))
 
     def _try_weights(self, message: UInt8MultiArray) -> None:
         blob = bytes(message.data)

@@ -40,7 +40,7 @@ from depth_ros.ros.learning_outputs import LearningMetrics, LearningViews
 from depth_ros.ros.managed_node import LATCHED_QOS, ManagedNode, NodeConfig
 from depth_ros.ros.pair_matching import Pair, PairMatcher, Patience
 from depth_ros.ros.pose_history import PoseHistory
-from depth_ros.ros.sync import Order, StampOrder
+from depth_ros.ros.sync import Order
 from depth_ros.settings import setting
 
 _LEVELS = {State.HITS: diagnostics.WARN, State.ROLLED_BACK: diagnostics.WARN}       # the other states are no trouble
@@ -153,7 +153,6 @@ class OnlineLearningNode(ManagedNode):
         if not self._learner.stop(0.0):
             raise ValueError('the learner is still at a batch since the node was deactivated; try again when it has ended')
         self.diagnostics.clear('learner')
-        self._order = StampOrder()
         self._matcher = PairMatcher()
         self._lap = 0
         self._epoch_at_work = 0, self._poses.breaks
@@ -207,16 +206,13 @@ class OnlineLearningNode(ManagedNode):
     # In the executor's thread: matching messages
 
     def _take_bundle(self, stamp: int, parts: Mapping[str, Any]) -> None:
-        order = self._order.sort(stamp)
+        order = self._bundle.sort(stamp)
         if order is Order.LATE:
-            self._bundle.inputs['flow'].late += 1
             return
         if order is Order.JUMP:
-            self.get_logger().info(f'{self._bundle.inputs["flow"].topic}: the clock jumped back; starting afresh')
             self._lap += 1
             self._matcher.clear()
-            if self._poses.newest is not None and self._poses.newest > stamp + 10 ** 9:
-                self._poses.clear()
+            self._poses.rewind(stamp)
         self._matcher.put_pair(stamp, parts, time.monotonic())
         self._release()
 
@@ -253,7 +249,7 @@ class OnlineLearningNode(ManagedNode):
             result = self._bundle.whole_result(job.pair.parts)
             hits = self._hits_of(job, result)
         except BadMessage as error:
-            self._refuse(error)
+            self._bundle.refuse(error, self._hits_input)
             return
         self.diagnostics.clear('camera_info')
         guide = self._guide.step(result, job.T_ref_cur, job.T_odom_cam)
@@ -282,14 +278,6 @@ class OnlineLearningNode(ManagedNode):
         memory = HitMemory(self.config.hits_offset)
         memory.add(stamp, hits, frame.K, job.T_odom_hits)
         return memory.seen(frame.stamp, frame.K, frame.size, job.T_odom_cam)
-
-    def _refuse(self, error: BadMessage) -> None:
-        inputs = {flow.topic: flow for flow in (*self._bundle.inputs.values(), self._hits_input)}
-        if error.topic == self._bundle.inputs['camera_info'].topic:
-            inputs[error.topic].rejected += 1
-            self.diagnostics.hold('camera_info', diagnostics.ERROR, str(error))
-        else:
-            self.diagnostics.reject(inputs[error.topic], str(error))
 
     # In the learner's thread
 

@@ -12,7 +12,7 @@ from depth_ros.learning.trajectory import Trajectory
 from depth_ros.ros import codecs, diagnostics, poses
 from depth_ros.ros.managed_node import ManagedNode
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
-from depth_ros.ros.sync import StampBuffer
+from depth_ros.ros.sync import JUMP_BACK, StampBuffer
 
 _KEPT = 10_000_000_000      # [ns]: several times the age of any pair and the time it may wait
 _SPACING = 10_000_000       # [ns] between two poses that are kept: wheels tell theirs hundreds of times a second, and between so near ones interpolation loses nothing
@@ -81,6 +81,11 @@ class PoseHistory:
         T_world_child = self._at(stamp)
         T_child_cam = None if T_world_child is None else self._mount(camera)
         return None if T_child_cam is None else T_world_child @ T_child_cam
+
+    def rewind(self, stamp: int) -> None:
+        """The clock jumped back to a stamp [ns]: forget all poses, unless the odometry has jumped as well already."""
+        if self.newest is not None and self.newest > stamp + JUMP_BACK:
+            self.clear()
 
     def clear(self) -> None:
         """Forget all poses."""
