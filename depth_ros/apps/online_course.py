@@ -136,11 +136,6 @@ def cut_hits(frame: CameraFrame, kind: str, fault: str, random: np.random.Genera
     return hits
 
 
-def _with_all_depth(moment: Moment) -> Moment:
-    truth = moment.truth
-    return moment if moment.hits is None else replace(moment, hits=np.where(truth.depth_valid, truth.depth, 0.0))
-
-
 def score(result: DepthResult | None, truth: CameraFrame) -> float | None:
     """Abs-Rel in metres, as predicted, over all pixels that the sensor knows; one without a prediction counts as far away. None without a result."""
     if result is None:
