@@ -135,3 +135,12 @@ def test_weights_that_nobody_takes_are_told_and_learning_goes_on_from_them(start
     assert not same(parameters(learner.weights()), start.model.state_dict())
     learn_until(learner, lambda: len(taken) > 1)
     assert learner.concern == ''
+
+
+@pytest.mark.parametrize(('changes', 'needed'), [({}, QUICK.withheld_run), ({'withheld_run': 10, 'checks': 3}, 3), ({'withheld_run': 10, 'recent': 5, 'reservoir': 0}, 1)])
+def test_nothing_is_handed_out_on_the_word_of_one_image_of_a_run_but_as_soon_as_there_can_be_no_more(start, changes, needed):
+    learner = OnlineLearner(start, replace(QUICK, **changes))
+    for number in range(20):
+        feed(learner, [number], batches=1)
+        assert (learner.progress.batches > 0) == (learner.buffered['withheld'] >= needed)
+    assert learner.progress.batches > 0

@@ -301,7 +301,8 @@ def test_the_threads_batches_shrink_to_the_time_they_may_take_and_a_callers_do_n
 
 def test_images_of_another_size_begin_a_new_memory(start):
     learner = OnlineLearner(start, QUICK)
-    feed(learner, range(8), batches=1)
+    feed(learner, range(8))
+    learner.learn(2 * QUICK.round)
     batches = learner.progress.batches
     for number in range(20, 26):
         result, depth = support.wall(current=(number + 2) * 10 ** 8)

@@ -29,6 +29,7 @@ def test_the_log_error_is_that_of_depth_and_nothing_where_nothing_is_known():
     ((0.08, 0.15, 0.10), Verdict.WORSE),        # better on the hits, worse elsewhere
     ((0.15, 0.05, 0.10), Verdict.WORSE),
     ((0.101, 0.101, 0.10), Verdict.TOLERATED),
+    ((0.10, 0.10, 0.10), Verdict.TOLERATED),    # the same is no gain
     ((0.05, 0.05, 0.15), Verdict.WORSE),        # it forgot
     ((0.08, None, None), Verdict.BETTER),
 ])

@@ -218,7 +218,7 @@ class OnlineLearner:
         """Whether the next observation is one to judge by: whole runs are, as neighbours in time are all but the same."""
         run = self.progress.observed // self.config.withheld_run
         every = max(2, round(1 / self.config.withheld_share))
-        return run % every == every - 1 or (run % every == 1 and not len(self._withheld))
+        return run % every == every - 1 or (run % every == 1 and len(self._withheld) < self._enough)
 
     def learn(self, batches: int) -> State:
         """Learn from so many batches now, checking the weights after every round of them, or from none if the state is not one to learn in."""
@@ -233,7 +233,12 @@ class OnlineLearner:
         return self.state
 
     def _ready(self) -> bool:
-        return not self._paused and self._gate is State.LEARNING and len(self._buffer) > 0 and len(self._withheld) > 0
+        return not self._paused and self._gate is State.LEARNING and len(self._buffer) > 0 and len(self._withheld) >= self._enough
+
+    @property
+    def _enough(self) -> int:
+        """Withheld observations that may judge: a whole run where that can be, as a single one says little."""
+        return min(self.config.withheld_run, self.config.checks, self._withheld.capacity)
 
     def _step(self) -> None:
         started = time.perf_counter()

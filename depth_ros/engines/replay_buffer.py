@@ -125,6 +125,11 @@ class ReplayBuffer:
         self.seen = self._passed_on = 0
 
     @property
+    def capacity(self) -> int:
+        """How many it holds at most."""
+        return sum(self._sizes)
+
+    @property
     def parts(self) -> tuple[int, int]:
         """How many are in the recent part and in the reservoir."""
         return len(self._recent), len(self._reservoir)

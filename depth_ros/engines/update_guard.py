@@ -18,6 +18,7 @@ _WORST = 0.7            # bound of the error of a log: beyond a factor of two a 
 _KEPT = 1000            # observations whose errors are kept at most, give or take those of one check
 _AT_ONCE = 4            # observations that are looked at in one go
 _NOISE = 0.002          # differences of errors that mean nothing
+_GAIN = 1e-4            # of the error that is worth new weights
 
 
 class Verdict(enum.Enum):
@@ -107,7 +108,7 @@ def judge(new: Errors, good: Errors, frozen: Errors, tolerance: float, forgettin
                 return Judgement(Verdict.WORSE, f'the error {where} rose to {error:.4f}, more than {tolerance:.0%} above {than} {old:.4f}')
     if new.rehearsed is not None and new.rehearsed > (1 + forgetting) * frozen.rehearsed:
         return Judgement(Verdict.WORSE, f'the error on synthetic pairs rose to {new.rehearsed:.4f} from the {frozen.rehearsed:.4f} of the frozen network')
-    if new.total > min(good.total, frozen.total):
+    if not new.total <= min(good.total, frozen.total) - _GAIN:
         return Judgement(Verdict.TOLERATED, f'the error of {new.total:.4f} is not below the {min(good.total, frozen.total):.4f} that is offered')
     return Judgement(Verdict.BETTER, f'the error fell to {new.total:.4f} from {good.total:.4f}')
 
