@@ -131,7 +131,7 @@ def test_weights_that_nobody_takes_are_told_and_learning_goes_on_from_them(start
     learner = OnlineLearner(start, QUICK, offer)
     feed(learner, range(6))
     learn_until(learner, lambda: taken)
-    assert learner.progress.updates == 1 and learner.progress.rollbacks == 0 and 'weights 1 could not be handed out' in learner.concern
+    assert learner.progress.updates == 1 and learner.progress.rollbacks == 0 and 'weights could not be handed out: KeyError' in learner.concern
     assert not same(parameters(learner.weights()), start.model.state_dict())
     learn_until(learner, lambda: len(taken) > 1)
     assert learner.concern == ''
@@ -144,3 +144,28 @@ def test_nothing_is_handed_out_on_the_word_of_one_image_of_a_run_but_as_soon_as_
         feed(learner, [number], batches=1)
         assert (learner.progress.batches > 0) == (learner.buffered['withheld'] >= needed)
     assert learner.progress.batches > 0
+
+
+def test_while_weights_are_handed_out_others_need_not_wait_for_the_learner(start):
+    asked = []
+
+    def offer(blob):
+        other = threading.Thread(target=lambda: asked.append(learner.weights()))
+        other.start()
+        other.join(60)
+
+    learner = OnlineLearner(start, QUICK, offer)
+    feed(learner, range(6))
+    learn_until(learner, lambda: learner.progress.updates)
+    assert len(asked) == 1
+
+
+def test_a_changed_rate_holds_at_once_and_none_above_it_survives_a_restart(start, tmp_path):
+    learner = OnlineLearner(start, QUICK)
+    learner.save(tmp_path / 'state.safetensors')
+    slower = replace(QUICK, rate=QUICK.rate / 10)
+    learner.change(slower)
+    assert [group['lr'] for group in learner._optimiser.param_groups] == [slower.rate] and learner.progress.rate == slower.rate
+    again = OnlineLearner(start, slower)
+    again.restore(tmp_path / 'state.safetensors')
+    assert [group['lr'] for group in again._optimiser.param_groups] == [slower.rate] and again.progress.rate == slower.rate

@@ -77,8 +77,10 @@ def test_a_learner_that_was_let_go_of_hands_out_nothing(bench):
     one.world.until(lambda: len(one.learned) == heard + 1, 'the weights of before')
     content = kept.read_bytes()
     old._hand_out()         # as an abandoned thread would, at the end of its batch
+    old._deliver()
     assert kept.read_bytes() == content
     one.node._learner._hand_out()
+    one.node._learner._deliver()
     one.world.until(lambda: len(one.learned) > heard + 1, 'weights of the new one')
     assert len(one.learned) == heard + 2
 

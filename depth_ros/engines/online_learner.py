@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from depth_ros import settings
+from depth_ros import files, settings
+from depth_ros.engines import online_weights
 from depth_ros.engines.global_local import network_pair
 from depth_ros.engines.hit_memory import HitMemory
 from depth_ros.engines.observation_gate import ObservationGate, weight_of
@@ -53,7 +54,8 @@ class OnlineLearner:
         self.config, self._start, self._offer = config, start, offer
         self._rehearsal = None if rehearsal is None else Rehearsal(rehearsal, config.seed)
         self._frozen = Checked(copy.deepcopy(start.model))
-        self._observing, self._learning, self._there = threading.Lock(), threading.RLock(), threading.Condition()
+        # Taken in this order. Who hands out holds only the first: files and publishers are slow.
+        self._handing_out, self._learning, self._observing, self._there = threading.RLock(), threading.RLock(), threading.Lock(), threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._paused = False
@@ -61,8 +63,8 @@ class OnlineLearner:
 
     def reset(self) -> None:
         """Begin anew with the shipped weights and nothing remembered."""
-        with self._learning, self._observing:
-            config = self.config
+        with self._handing_out, self._learning, self._observing:
+            config, self._new = self.config, None
             checks = max(1, round(config.withheld_share * config.recent)), round(config.withheld_share * config.reservoir)
             self._buffer, self._withheld = ReplayBuffer(config.recent, config.reservoir, config.seed), ReplayBuffer(*checks, config.seed)
             self._memory = HitMemory(config.carry_seconds)
@@ -188,17 +190,21 @@ class OnlineLearner:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """Give away what is best now, under a new number."""
+        """Have what is best now given away, under a new number, as soon as the learning is done."""
         self.progress.number += 1
-        offer, self._not_taken = self._offer, ''
-        if offer is None:
-            return
-        blob = self.weights()
-        try:
-            offer(blob)
-        except Exception as error:      # of whoever takes them: what was learned is good all the same
-            self._not_taken = f'weights {self.progress.number} could not be handed out: {type(error).__name__}: {error}'
-            log.exception('weights could not be handed out')
+        self._new = self.weights()
+
+    def _deliver(self) -> None:
+        with self._handing_out:
+            blob, offer, self._new = self._new, self._offer, None
+            if blob is None or offer is None:
+                return
+            self._not_taken = ''
+            try:
+                offer(blob)
+            except Exception as error:      # of whoever takes them: what was learned is good all the same
+                self._not_taken = f'weights could not be handed out: {type(error).__name__}: {error}'
+                log.exception('weights could not be handed out')
 
     @property
     def _served(self) -> nn.Module:
@@ -225,11 +231,13 @@ class OnlineLearner:
         if self._unlooked and not self._paused:
             with self._learning:
                 self._look_around()
+            self._deliver()
         for _ in range(batches):
             if not self._ready():
                 break
             with self._learning:
                 self._step()
+            self._deliver()
         return self.state
 
     def _ready(self) -> bool:
@@ -256,8 +264,8 @@ class OnlineLearner:
             self._roll_back(f'the loss rose to {value:.4f} within a round')
             return
         self._optimiser.step()
-        self._draw_back()
-        self._average()
+        online_weights.draw_back(self._model, self._frozen.network, self.config.anchor)
+        online_weights.follow(self._averaged, self._model, self.config.averaged)
         self._losses.append(value)
         self.progress.batches += 1
         self._keep_time(time.perf_counter() - started, len(some))
@@ -270,18 +278,6 @@ class OnlineLearner:
             error, known = rehearsed_error(self._model, self._rehearsal.draw(len(some)))
             loss = loss + self.config.rehearsal_weight * robust(error, known.float())
         return loss
-
-    @torch.no_grad()
-    def _draw_back(self) -> None:
-        if self.config.anchor > 0:
-            for weight, first in zip(self._model.parameters(), self._frozen.network.parameters()):
-                weight.lerp_(first, self.config.anchor)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Let the mean over the last batches follow: it bears the few observations of a batch better than any one step (B. Polyak, A. Juditsky, 1992)."""
-        for mean, newest in zip(self._averaged.parameters(), self._model.parameters()):
-            mean.lerp_(newest, 1 / self.config.averaged)
 
     def _keep_time(self, seconds: float, count: int) -> None:
         """Make the thread's batches as large as the time allows. Those of a caller stay as wished: the same observations are to give him the same weights on any machine."""
@@ -336,15 +332,18 @@ class OnlineLearner:
     def weights(self) -> bytes:
         """The weights that are handed out as a checkpoint, with their number and the learner's figures in the record."""
         with self._learning:
-            return checkpoint.to_bytes(self._start.name, self._served, self._record())
+            return self._blob(self._served)
 
-    def _record(self) -> dict[str, object]:
-        return {**self._start.record, 'number': self.progress.number, 'online': {**asdict(self.progress), 'buffer': self.buffered}}
+    def _blob(self, network: nn.Module) -> bytes:
+        figures = {**asdict(self.progress), 'buffer': self.buffered}
+        return checkpoint.to_bytes(self._start.name, network, {**self._start.record, 'number': self.progress.number, 'online': figures})
 
     def save(self, path: str | Path) -> None:
         """Write the last good weights and the figures, whole or not at all; a checkpoint like any other, though while `progress.serves_frozen` not one to use."""
         with self._learning:
-            checkpoint.save(path, self._start.name, self._good.network, self._record())
+            blob = self._blob(self._good.network)
+        with files.whole(path, durable=True) as partial:        # which takes its time, and learning goes on
+            partial.write_bytes(blob)
 
     def restore(self, path: str | Path) -> None:
         """Go on from what save wrote; what is remembered begins anew. Raises ValueError, naming the file, for another network's, and then changes nothing."""
@@ -355,7 +354,7 @@ class OnlineLearner:
         if not figures:
             raise ValueError(f'{path}: holds no figures of an online learner')
         with self._learning, self._observing:
-            self.progress = Progress(**figures)
+            self.progress = Progress(**{**figures, 'rate': min(figures.get('rate', self.config.rate), self.config.rate)})
             self._take(saved.model)
             self._why_back = 'what was learned before the restart did harm: the frozen network is back'
 
@@ -370,6 +369,8 @@ class OnlineLearner:
     def change(self, config: OnlineLearnerConfig) -> None:
         """Go on with other settings; sizes of what is remembered, and the seed, take effect with the next reset."""
         settings.check(config)
+        if config.rate != self.config.rate:
+            self._set_rate(config.rate)
         self.config = config
 
     def forget_places(self) -> None:
