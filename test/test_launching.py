@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 
 from depth_ros.ros import launching
 
@@ -68,6 +68,20 @@ def test_what_tracking_makes_is_saved_beside_the_network_as_well(monkeypatch, tm
 def test_nothing_to_save_is_told_before_anything_starts(tmp_path, arguments):
     with pytest.raises(RuntimeError, match='out: without tracking .* tracking:=true'):
         graph('global_local.launch.py', bag='sample', out=str(tmp_path), **arguments)
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_rviz_that_is_wanted_but_not_installed_is_told_before_anything_starts(monkeypatch, file):
+    monkeypatch.setattr(launching.shutil, 'which', lambda name: None)
+    with pytest.raises(RuntimeError, match='rviz:=true, but rviz2 is not installed'):
+        graph(file, bag='sample', rviz='true')
+
+
+@pytest.mark.parametrize(('loop', 'told'), [('true', True), ('false', False)])
+def test_a_loop_says_that_it_saves_nothing_by_itself(tmp_path, loop, told):
+    context, actions = graph('deepv2d_slam.launch.py', bag='sample', out=str(tmp_path), loop=loop)
+    lines = [''.join(part.perform(context) for part in action.msg) for action in actions if isinstance(action, LogInfo)]
+    assert any('deepv2d/save_trajectory and deepv2d/save_map' in line for line in lines) == told
 
 
 @pytest.fixture

@@ -243,7 +243,7 @@ def filled(context: LaunchContext, advice: str) -> str:
     return advice.format_map({**context.launch_configurations, 'ros2': './rosenv ros2' if 'ROSENV_ACTIVE' in os.environ else 'ros2'})
 
 
-def player(context: LaunchContext, results: Sequence[Result] = (), advice: str = '') -> list[Node | RegisterEventHandler]:
+def player(context: LaunchContext, results: Sequence[Result] = (), advice: str = '') -> list[LogInfo | Node | RegisterEventHandler]:
     """The player, whose end ends the launch, once the results are saved where `out` asks for them, else with advice; nothing when the topics are live."""
     bag = value(context, 'bag')
     if not bag:
@@ -256,13 +256,18 @@ def player(context: LaunchContext, results: Sequence[Result] = (), advice: str =
             return _save(context, list(results), began)
         return [*([LogInfo(msg=hint)] if hint else ()), *_shut_down(event, context)]
 
-    return node(context, 'player', on_end=on_end, bag=path, rate=number(context, 'rate'), loop=value(context, 'loop') == 'true')
+    loop = value(context, 'loop') == 'true'
+    services = ' and '.join(result.service for result in results)
+    told = [LogInfo(msg=f'a loop has no end at which out:= could save: call {services} before you stop it')] if loop and results and output_folder(context) else []
+    return [*told, *node(context, 'player', on_end=on_end, bag=path, rate=number(context, 'rate'), loop=loop)]
 
 
 def rviz(context: LaunchContext, configuration: str, frame: str = '') -> list[Node]:
     """RViz with a configuration of rviz/, and another fixed frame than that says, where wanted and installed."""
-    wanted = value(context, 'rviz')
-    if wanted == 'false' or (wanted == 'auto' and shutil.which('rviz2') is None):
+    wanted, installed = value(context, 'rviz'), shutil.which('rviz2') is not None
+    if wanted == 'true' and not installed:
+        raise RuntimeError('rviz:=true, but rviz2 is not installed, which is a part of a full ROS 2; leave the argument out')
+    if wanted == 'false' or not installed:
         return []
     return [Node(package='rviz2', executable='rviz2', name='rviz', namespace=value(context, 'namespace'), output='log', parameters=[{'use_sim_time': sim_time(context)}],
                  arguments=['-d', share('rviz', configuration), *(('-f', frame) if frame else ())],
