@@ -13,6 +13,8 @@ from sequence_support import BEGINNING, head_of
 if TYPE_CHECKING:
     from ros_support import World
 
+    from depth_ros.models.checkpoint import Loaded
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -41,6 +43,31 @@ def world() -> Iterator[World]:
 
     with ros_support.world() as made:
         yield made
+
+
+@pytest.fixture
+def tf_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let odometry publish TF at once, without listening for a while for somebody else who does."""
+    from depth_ros.ros import tf_parents
+
+    monkeypatch.setattr(tf_parents, 'SETTLING', 0.0)
+
+
+@pytest.fixture
+def one_thread() -> None:
+    """Let torch keep to one thread, as it does in the nodes: two starve beside other work."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session')
+def start() -> Loaded:
+    """The network that learning online starts with: the untrained pose-aware one."""
+    import global_local_support as support
+    from depth_ros.models import checkpoint
+
+    return checkpoint.from_bytes(support.blob('pose_aware'))
 
 
 @pytest.fixture(scope='session')

@@ -13,9 +13,7 @@ NAMES = ['eigen', 'dispnet', 'fcrn', 'small_enc_dec', 'unsupervised']
 SMALL, FULL = (96, 128), (192, 256)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(scope='module')

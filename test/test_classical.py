@@ -18,9 +18,7 @@ from depth_ros.models.pose_head import PoseHead, motion_errors
 SIZE = (72, 96)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def pairs(count: int = 2, noise: float = 0.0, translation: float = 1.0) -> PairBatch:

@@ -22,7 +22,7 @@ from tf2_msgs.msg import TFMessage
 from depth_ros.engines.deepv2d import DeepV2DEngine
 from depth_ros.frames import Scale
 from depth_ros.learning.trajectory import read_trajectory
-from depth_ros.ros import cloud, codecs, poses, tf_parents
+from depth_ros.ros import cloud, codecs, poses
 from depth_ros.ros.deepv2d_node import DeepV2DNode
 from depth_ros.ros.flow_node import FlowNode
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
@@ -87,8 +87,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(world, monkeypatch):
-    monkeypatch.setattr(tf_parents, 'SETTLING', 0.0)
+def bench(world, tf_settled):
     with ros_support.benches(Bench, world) as make:
         yield make
 
@@ -112,12 +111,16 @@ def test_odometry_follows_the_camera_and_tf_follows_odometry(bench):
     assert last.twist.twist.linear.x == pytest.approx(speed, rel=0.2)       # x is right in the optical frame
 
 
-def test_it_uses_the_flow_bundle(bench):
-    one = bench(flow=True)
+def test_it_uses_the_flow_bundle_and_takes_no_clock_jump_for_its_silence(bench):
+    one = bench(flow=True, flow_patience=30.0)
     one.camera.run(lambda: int(one.values().get('flow bundles used', 0)) >= 5, 'bundles', every=0.1)
     one.track(3, every=0.1)
     assert abs(poses.matrix(one.odometry[-1])[1, 3] + one.moved(one.odometry[-1])) < 0.02 + 0.02 * one.moved(one.odometry[-1])
     one.camera.run(lambda: one.node.diagnostics.status().level == DiagnosticStatus.OK, 'the end of all complaints', every=0.1)
+    one.node._first_image -= 100.0      # as if it had run for long
+    one.camera.stamp -= 60 * 10 ** 9
+    one.track(1)
+    assert 'no flow' not in one.node.diagnostics.status().message
 
 
 def test_depth_points_and_map_come_in_metres_with_their_calibration(world, bench):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
-import global_local_support as support
 import numpy as np
 import pytest
-import torch
 from learner_support import QUICK, SHARE, T, feed, hits_on, parameters, same, scene
 
 from depth_ros.engines import update_guard
@@ -18,14 +16,7 @@ from depth_ros.engines.replay_buffer import observation
 from depth_ros.models import checkpoint
 
 
-@pytest.fixture(scope='module')
-def start():
-    return checkpoint.from_bytes(support.blob('pose_aware'))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 WATCHING = replace(QUICK, watch_every=1, watched=3, anchor=0.0)

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import global_local_support as support
 import numpy as np
 import pytest
-import torch
 from learner_support import QUICK, SHARE, T, feed, hits_on, parameters, same, scene
 
 from depth_ros.engines.online_learner import OnlineLearner
 from depth_ros.engines.online_settings import State
-from depth_ros.models import checkpoint
 
 
-@pytest.fixture(scope='module')
-def start():
-    return checkpoint.from_bytes(support.blob('pose_aware'))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def test_hits_that_miss_by_a_fifth_to_both_sides_for_long_are_told_as_a_sensor_in_a_wrong_place(start):

@@ -16,7 +16,7 @@ from tf2_msgs.msg import TFMessage
 from tf2_ros import StaticTransformBroadcaster
 
 from depth_ros.frames import Scale, TrackResult, TrackStatus
-from depth_ros.ros import codecs, odometry_outputs, params, poses, tf_parents
+from depth_ros.ros import codecs, odometry_outputs, params, poses
 from depth_ros.ros.managed_node import ManagedNode, NodeConfig
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE, OdometryConfig, OdometryOutputs
 
@@ -82,8 +82,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(world, monkeypatch):
-    monkeypatch.setattr(tf_parents, 'SETTLING', 0.0)
+def bench(world, tf_settled):
     with ros_support.benches(Bench, world) as make:
         yield make
 

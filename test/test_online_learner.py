@@ -23,14 +23,7 @@ from depth_ros.engines.replay_buffer import observation, pair_batch
 from depth_ros.models import checkpoint
 
 
-@pytest.fixture(scope='module')
-def start():
-    return checkpoint.from_bytes(support.blob('pose_aware'))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def test_it_learns_what_the_hits_say_and_hands_out_numbered_weights(start):

@@ -79,6 +79,7 @@ class DeepV2DNode(ManagedNode):
         self._frames: StampBuffer[CameraFrame] = StampBuffer(_REFERENCES)
         self._hits: deque[Image] = deque(maxlen=_HITS)
         self._first_image: float | None = None      # steady time [s]
+        self._flowed: float | None = None           # steady time [s] of the last image with flow, at first of the first image
         self._expected: float | None = None         # steady time [s] since when a depth sensor that was found has yet to send
         self._bundles_used = 0
         self._map.start()
@@ -138,6 +139,7 @@ class DeepV2DNode(ManagedNode):
 
     def _take_image(self, image: Image | CompressedImage) -> None:
         self._first_image = self._first_image or time.monotonic()
+        self._flowed = self._flowed or self._first_image
         if self._source is None:
             self._look_for_depth()
         elif self._expected is not None and time.monotonic() - self._expected > self.config.stale_after:
@@ -176,9 +178,11 @@ class DeepV2DNode(ManagedNode):
         return groups
 
     def _tell_flow(self, matched: Matched) -> None:
+        now = time.monotonic()
         if matched.flow is not None:
+            self._flowed = now
             self.diagnostics.clear('flow')
-        elif self._first_image is not None and time.monotonic() - self._first_image > self.config.flow_patience:
+        elif now - (self._flowed or now) > self.config.flow_patience:     # not where pairing has just begun, as when the clock jumped back
             topic = self._bundle.inputs['flow'].topic
             self.diagnostics.hold('flow', diagnostics.WARN, f'no flow on {topic} for {self.config.flow_patience:.1f} s: it is computed here, at a higher cost')
 

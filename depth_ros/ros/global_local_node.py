@@ -137,12 +137,8 @@ class GlobalLocalNode(ManagedNode):
 
     def _take_odometry(self, message: Odometry) -> None:
         self._odometry_heard = time.monotonic()
-        try:
-            self._poses.put(message, self._odometry_input.topic)
-        except BadMessage as error:
-            self.diagnostics.reject(self._odometry_input, str(error))
-            return
-        self._release()
+        if self._poses.take(message, self._odometry_input):
+            self._release()
 
     def _release(self) -> None:
         """Hand on the newest bundle that has nothing more to wait for."""

@@ -10,6 +10,8 @@ from tf2_ros import Buffer, TransformException, TransformListener
 
 from depth_ros.learning.trajectory import Trajectory
 from depth_ros.ros import codecs, diagnostics, poses
+from depth_ros.ros.codecs import BadMessage
+from depth_ros.ros.diagnostics import Flow
 from depth_ros.ros.managed_node import ManagedNode
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
 from depth_ros.ros.sync import JUMP_BACK, StampBuffer
@@ -37,6 +39,15 @@ class PoseHistory:
     def newest(self) -> int | None:
         """Stamp [ns] of the newest pose."""
         return self._poses.newest
+
+    def take(self, message: Odometry, source: Flow) -> bool:
+        """Keep the pose that came on an input; whether it can be used, else it is counted and told."""
+        try:
+            self.put(message, source.topic)
+        except BadMessage as error:
+            self._node.diagnostics.reject(source, str(error))
+            return False
+        return True
 
     def put(self, message: Odometry, topic: str) -> None:
         """Keep a pose; one that nobody trusts forgets all before it. Raises BadMessage."""
