@@ -83,6 +83,17 @@ def test_references_change_as_the_image_moves_on(world, camera, start, bundles):
     camera.run(lambda: len(references()) >= 4, 'a fourth reference')
 
 
+def test_images_beyond_the_highest_rate_are_left_out_and_told(world, camera, start, bundles):
+    node = start(width=160, height=120, max_rate=10.0)
+    camera.run(lambda: len(complete(bundles)) >= 4, 'four bundles')
+    gaps = np.diff(complete(bundles))
+    assert (gaps >= 3 * ros_support.STEP - 1).all()
+    values = {v.key: v.value for v in node.diagnostics.status().values}
+    assert int(values['images left out for max_rate']) >= 2 * len(gaps)
+    assert node.set_parameters([Parameter('max_rate', value=0.0)])[0].successful
+    camera.run(lambda: ros_support.STEP in np.diff(complete(bundles)), 'every image')
+
+
 def test_large_messages_are_not_made_for_nobody(world, camera, start):
     node = start()
     heard = world.record(TimeReference, 'flow/reference')

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from depth_ros.ros.sync import FrameMatcher, Order, PartsBuffer, StampBuffer, StampOrder
+from depth_ros.ros.sync import FrameMatcher, Order, PartsBuffer, StampBuffer, StampOrder, StampPace
 
 MS = 1_000_000
 PERIOD = 33 * MS
@@ -27,6 +27,31 @@ def test_order_tells_late_stamps_from_a_clock_that_jumped_back():
     first, second, third = stamps(3)
     assert [order.sort(s) for s in (first, third, second, third, first - 2 * 10 ** 9, first)] == [
         Order.NEWER, Order.NEWER, Order.LATE, Order.LATE, Order.JUMP, Order.NEWER]
+
+
+@pytest.mark.parametrize('rate, camera', [(18.0, 30.0), (20.0, 30.0), (15.0, 30.0), (10.0, 25.0), (7.0, 60.0)])
+def test_a_pace_takes_evenly_what_it_is_allowed_to(rate, camera):
+    random.seed(3)
+    period, seconds = 1e9 / camera, 20
+    shaken = [START + round(i * period + random.uniform(-0.03, 0.03) * period) for i in range(round(seconds * camera))]
+    pace = StampPace()
+    taken = [s for s in shaken if pace.is_due(s, rate)]
+    assert abs(len(taken) - seconds * rate) <= 1 and pace.left_out == len(shaken) - len(taken)
+    gaps = [b - a for a, b in zip(taken, taken[1:])]
+    assert max(gaps) - min(gaps) < 1.13 * period        # of whole images, and what the stamps are shaken by
+
+
+def test_a_pace_takes_all_of_a_slow_camera_and_all_where_none_is_asked_for():
+    slow, free = StampPace(), StampPace()
+    assert all(slow.is_due(START + i * 100 * MS, 18.0) for i in range(50))
+    assert all(free.is_due(s, 0.0) for s in stamps(50)) and slow.left_out == free.left_out == 0
+
+
+@pytest.mark.parametrize('jump', [-100 * 10 ** 9, -2 * 10 ** 9, 100 * 10 ** 9])
+def test_a_pace_begins_afresh_when_the_clock_jumps(jump):
+    pace = StampPace()
+    before = [pace.is_due(s, 10.0) for s in stamps(20)]
+    assert [pace.is_due(s + jump, 10.0) for s in stamps(20)] == before
 
 
 def test_buffer_finds_the_nearest_within_tolerance_and_stays_bounded():

@@ -9,15 +9,19 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from depth_ros.engines.flow import FlowConfig, FlowEngine
 from depth_ros.engines.pairing import Pairing, PairingConfig, observed_motion
-from depth_ros.ros import bundle, params
+from depth_ros.ros import bundle, codecs, params
 from depth_ros.ros.camera import CameraConfig, CameraInput
 from depth_ros.ros.managed_node import ManagedNode
+from depth_ros.ros.sync import StampPace
+from depth_ros.settings import setting
 
 
 @dataclass(frozen=True)
 class FlowNodeConfig(CameraConfig):
     """Parameters of `flow`."""
 
+    max_rate: float = setting(0.0, 'highest rate, by their stamps, of the images that are looked at; 0: every image. The others are left out evenly, which leaves the CPU to whoever '
+                              'works on the flow', 'Hz', 0.0, 1000.0)
     flow: FlowConfig = params.included(FlowConfig)
     pairing: PairingConfig = params.included(PairingConfig)
 
@@ -39,9 +43,9 @@ class FlowNode(ManagedNode):
     def start(self) -> None:
         """Begin with the next image as the reference."""
         self._pairing.reset()
-        newest = self.worker(self._work)
-        # A clock that jumps back needs nothing more: pairing starts anew by itself.
-        self._camera = CameraInput(self, newest.put, on_jump=lambda: None)
+        self._newest, self._pace = self.worker(self._work), StampPace()
+        # A clock that jumps back needs nothing more: pairing and pace start anew by themselves.
+        self._camera = CameraInput(self, self._take_image, on_jump=lambda: None)
 
     def reconfigured(self, before: FlowNodeConfig) -> None:
         """Begin anew with the new settings."""
@@ -50,6 +54,11 @@ class FlowNode(ManagedNode):
 
     def _make_engine(self) -> None:
         self._engine, self._pairing = FlowEngine(self.config.flow), Pairing(self.config.pairing)
+
+    def _take_image(self, image: Image | CompressedImage) -> None:
+        if self._pace.is_due(codecs.stamp_ns(image.header.stamp), self.config.max_rate):
+            self._newest.put(image)
+        self.diagnostics.value('images left out for max_rate', self._pace.left_out)
 
     def _work(self, image: Image | CompressedImage) -> None:
         engine, pairing = self._engine, self._pairing       # a parameter may change meanwhile

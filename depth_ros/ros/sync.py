@@ -45,6 +45,29 @@ class StampOrder:
         self.last = None
 
 
+class StampPace:
+    """Chooses from a stream, by its stamps, what comes at most so often, as evenly as it can; a clock that jumps, either way, begins afresh."""
+
+    _SLACK = 0.1        # share of the period by which an item may be early: stamps of a camera are not exact
+
+    def __init__(self) -> None:
+        self._next: int | None = None       # [ns] when the next one is due
+        self.left_out = 0
+
+    def is_due(self, stamp: int, rate: float) -> bool:
+        """Whether to take the item of a stamp [ns], for at most `rate` [Hz]; 0 takes every one."""
+        if rate <= 0.0:
+            self._next = None
+            return True
+        period = round(1e9 / rate)
+        ahead = period if self._next is None else stamp - self._next
+        if -period <= ahead < -self._SLACK * period:
+            self.left_out += 1
+            return False
+        self._next = (self._next if abs(ahead) < period else stamp) + period
+        return True
+
+
 class StampBuffer(Generic[Item]):
     """The newest items by stamp [ns]; empties itself when the clock jumps back."""
 
