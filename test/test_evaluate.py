@@ -11,12 +11,13 @@ import cv2
 import global_local_support as support
 import numpy as np
 import pytest
-from sequence_support import head_of
+from sequence_support import head_of, walking_folder
 
 from depth_ros.apps import depth_scores, evaluate, runs
 from depth_ros.engines.flow import FlowConfig
 from depth_ros.engines.global_local import GlobalLocalEngineConfig
 from depth_ros.frames import Scale, TrackResult, TrackStatus
+from depth_ros.learning.sample import sample_folder
 from depth_ros.learning.tum import open_sequence
 
 TRACKING = {'rpe_1s_trans_rmse', 'ate_rmse', 'ms_per_frame_median', 'frames', 'lost'}
@@ -168,3 +169,33 @@ def test_examples_lie_evenly_and_never_pile_up():
     chosen = spread.chosen()
     assert len(chosen) == 4 and chosen[0] == 0 and chosen[-1] > 70 and most <= 9
     assert np.diff(chosen).min() > 10
+
+
+def test_many_sequences_give_a_table_with_their_mean(beginning, kitchen, tmp_path, capsys):
+    refined = str(kitchen / 'groundtruth_refined.txt')
+    words = ['tracking', '--frames', '45', '--sequence', str(beginning), 'sample', '--reference', refined, str(sample_folder() / 'groundtruth.txt'), '--sequence', str(beginning)]
+    assert evaluate.main([*words, '--reference', refined, '--out', str(tmp_path)]) == 0
+    figures, shown = report(tmp_path), capsys.readouterr().out
+    each = figures['sequences']
+    assert list(each) == ['kitchen_1', 'sample', 'kitchen_2'] and all(TRACKING <= set(one) for one in each.values())
+    assert TRACKING <= set(figures) and figures['frames'] == 135
+    for name in ('rpe_1s_trans_rmse', 'rpe_1s_rot_rmse_deg', 'ate_rmse'):
+        assert figures[name] == pytest.approx(np.mean([one[name] for one in each.values()]))
+        assert f'{figures[name]:.4f}' in next(line for line in shown.splitlines() if line.startswith('mean'))
+    assert all(is_picture(tmp_path / name) for name in ('tracking.png', 'sample/trajectory.png'))
+    assert each['kitchen_1']['ate_rmse'] == pytest.approx(each['kitchen_2']['ate_rmse'], rel=1e-3)
+
+
+def test_a_sequence_that_cannot_be_scored_is_named_beside_the_others(tmp_path, capsys):
+    still = walking_folder(tmp_path / 'noise', 40)
+    assert evaluate.main(['tracking', '--frames', '40', '--sequence', str(still), 'sample', '--out', str(tmp_path / 'out')]) == 0
+    figures = report(tmp_path / 'out')
+    assert figures['sequences']['noise']['not_scored'] and figures['sequences_scored'] == 1
+    assert figures['ate_rmse'] == figures['sequences']['sample']['ate_rmse']
+    assert 'noise is not scored' in capsys.readouterr().out
+
+
+def test_references_are_for_each_sequence_or_for_none(beginning, kitchen, tmp_path, capsys):
+    words = ['tracking', '--sequence', str(beginning), str(beginning), '--reference', str(kitchen / 'groundtruth_refined.txt')]
+    assert evaluate.main([*words, '--out', str(tmp_path / 'out')]) == 1
+    assert '--reference: expected one file for each of the 2 sequences' in capsys.readouterr().err and not (tmp_path / 'out').exists()

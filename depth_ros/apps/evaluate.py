@@ -33,9 +33,9 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
 
 def _tracking(task: argparse.ArgumentParser, _words: list[str]) -> None:
-    from depth_ros.apps import sequence_scores
+    from depth_ros.apps import tracking_scores
 
-    sequence_scores.add_tracking_options(task)
+    tracking_scores.add_options(task)
 
 
 def _depth(task: argparse.ArgumentParser, words: list[str]) -> None:

@@ -101,7 +101,12 @@ class Summary:
         """The figures."""
         states = [t.status for t in self.tracks]
         return {'frames': len(self.milliseconds), 'lost': states.count(TrackStatus.LOST), 'initialising': states.count(TrackStatus.INITIALISING),
-                'ms_per_frame_median': float(np.median(self.milliseconds)), 'ms_per_frame_p95': float(np.percentile(self.milliseconds, 95))}
+                **times(self.milliseconds)}
+
+
+def times(milliseconds: list[float] | np.ndarray) -> dict[str, float]:
+    """What is told of the times of frames."""
+    return {'ms_per_frame_median': float(np.median(milliseconds)), 'ms_per_frame_p95': float(np.percentile(milliseconds, 95))}
 
 
 def deepv2d(course: Course, config: DeepV2DConfig) -> Iterator[Step]:

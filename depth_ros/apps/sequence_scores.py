@@ -1,4 +1,4 @@
-"""`evaluate tracking` and `evaluate depth`: score an engine on a recorded sequence; leave figures as JSON and plots."""
+"""`evaluate depth`: score the depth of an engine on a recorded sequence; leave figures as JSON and plots. And what all evaluations on sequences have in common."""
 
 from __future__ import annotations
 
@@ -14,25 +14,17 @@ from depth_ros.engines.deepv2d import DeepV2DConfig
 from depth_ros.engines.flow import FlowConfig
 from depth_ros.engines.global_local import GlobalLocalEngineConfig
 from depth_ros.learning.sequences import Sequence
-from depth_ros.learning.trajectory import Trajectory, read_trajectory, write_trajectory
+from depth_ros.learning.trajectory import Trajectory, read_trajectory
 from depth_ros.learning.tum import open_sequence
 from depth_ros.settings import settings_of
 
 ENGINES = {'deepv2d': DeepV2DConfig, 'global_local': GlobalLocalEngineConfig}
 
 
-def add_tracking_options(task: argparse.ArgumentParser) -> None:
-    """What `evaluate tracking` takes."""
-    _add_options(task, 'tracking')
-    task.set_defaults(score=_tracking)
-    task.add_argument('--engine', choices=('deepv2d',), default='deepv2d', help='the engine to score')
-    options.add(task, DeepV2DConfig, 'engine parameters')
-
-
 def add_depth_options(task: argparse.ArgumentParser, words: list[str]) -> None:
     """What `evaluate depth` takes; the words of the command line choose the engine, whose parameters are options too."""
     engine = _engine_named(words)
-    _add_options(task, 'depth')
+    add_course_options(task, 'depth')
     task.set_defaults(score=_depth)
     task.add_argument('--engine', choices=tuple(ENGINES), default='deepv2d', help='the engine to score; its own parameters are shown with --engine ENGINE --help')
     _add_scoring_options(task)
@@ -49,10 +41,13 @@ def _engine_named(words: list[str]) -> str:
     return name if name in ENGINES else 'deepv2d'
 
 
-def _add_options(task: argparse.ArgumentParser, name: str) -> None:
-    task.add_argument('--sequence', required=True, help='a TUM folder, a ROS 1 .bag, a rosbag2, or "sample"')
-    task.add_argument('--reference', type=Path, help="reference trajectory, TUM text, to score the tracked poses by; the sequence's ground truth if not given")
-    task.add_argument('--poses', type=Path, help='use these poses (TUM text) instead of tracking')
+def add_course_options(task: argparse.ArgumentParser, name: str, several: bool = False) -> None:
+    """What is run and how far; `several`: sequences, with a reference and poses for each."""
+    many = {'nargs': '+', 'action': 'extend'} if several else {}
+    each = ', for each sequence' if several else ''
+    task.add_argument('--sequence', required=True, help='a TUM folder, a ROS 1 .bag, a rosbag2, or "sample"' + '; any number of them' * several, **many)
+    task.add_argument('--reference', type=Path, help=f"reference trajectory, TUM text{each}, to score the tracked poses by; the sequence's ground truth if not given", **many)
+    task.add_argument('--poses', type=Path, help=f'use these poses (TUM text{each}) instead of tracking', **many)
     task.add_argument('--out', type=Path, default=Path(f'evaluation/{name}'), help='folder for metrics.json and plots (default: %(default)s)')
     task.add_argument('--frames', type=int, help='stop after so many frames')
     task.add_argument('--hits', choices=('none', 'scan'), default='none',
@@ -73,28 +68,17 @@ def _course(args: argparse.Namespace, sequence: Sequence) -> runs.Course:
     return runs.Course(sequence, poses, str(args.poses), args.frames, args.hits == 'scan')
 
 
-def _reference(args: argparse.Namespace, sequence: Sequence) -> Trajectory:
-    if args.reference is not None:
-        return read_trajectory(args.reference)
+def reference_of(sequence: Sequence, given: Path | None) -> Trajectory:
+    """What tracked poses are scored by: a file, or else the sequence's ground truth. Raises ValueError if there is neither."""
+    if given is not None:
+        return read_trajectory(given)
     if sequence.ground_truth is None:
-        raise ValueError(f'{args.sequence} has no ground truth: give --reference FILE')
+        raise ValueError(f'{sequence.name} has no ground truth: give --reference FILE')
     return sequence.ground_truth
 
 
-def _tracking(args: argparse.Namespace) -> None:
-    config, sequence = options.read(args, DeepV2DConfig), open_sequence(args.sequence)
-    reference, run = _reference(args, sequence), runs.Summary()
-    for step in runs.deepv2d(_course(args, sequence), config):
-        run.add(step)
-    score = scoring.tracking(run.trajectory, reference, run.scale)
-    report.write(args.out, {**_errors(score), **run.report()})
-    with files.whole(args.out / 'trajectory.txt') as partial:
-        write_trajectory(partial, run.trajectory)
-    with files.whole(args.out / 'trajectory.png') as partial:
-        plots.trajectory(score, partial)
-
-
-def _errors(score: scoring.TrackingScore) -> dict[str, object]:
+def errors(score: scoring.TrackingScore) -> dict[str, object]:
+    """The figures of a trajectory."""
     return {'rpe_1s_trans_rmse': score.rpe_1s_trans_rmse, 'rpe_1s_rot_rmse_deg': score.rpe_1s_rot_rmse, 'ate_rmse': score.ate_rmse,
             'alignment': score.alignment, 'poses': score.poses}
 
@@ -109,7 +93,7 @@ def _depth(args: argparse.Namespace) -> None:
             scores.add(step.index, step.frame, step.depth)
     figures = {**scores.report(), **run.report()}
     if args.reference is not None and len(run.trajectory):
-        figures |= _errors(scoring.tracking(run.trajectory, read_trajectory(args.reference), run.scale))
+        figures |= errors(scoring.tracking(run.trajectory, read_trajectory(args.reference), run.scale))
     report.write(args.out, figures)
     with files.whole(args.out / 'depth.png') as partial:
         plots.depth(scores.examples(), partial)

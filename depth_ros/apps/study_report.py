@@ -1,4 +1,4 @@
-"""What a study of `evaluate compare` leaves: a table on the terminal, in Markdown and JSON, and a plot."""
+"""What a study of `evaluate` leaves: a table on the terminal, in Markdown and JSON, and a plot."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ import numpy as np  # noqa: E402
 
 from depth_ros import files  # noqa: E402
 
-TITLES = {'abs_inv': 'Abs-Inv', 'abs_rel': 'Abs-Rel', 'sc_inv': 'S-RMSE', 'rotation': 'rotation [deg]', 'direction': 'translation direction [deg]',
+TITLES = {'abs_inv': 'Abs-Inv', 'abs_rel': 'Abs-Rel', 'sq_rel': 'Sq-Rel', 'rmse': 'RMSE [m]', 'rmse_log': 'RMSE log', 'sc_inv': 'S-RMSE', 'delta_1_25': 'δ < 1.25', 'delta_1_25_2': 'δ < 1.25²',
+          'delta_1_25_3': 'δ < 1.25³', 'rotation': 'rotation [deg]', 'direction': 'translation direction [deg]', 'translation_cm': 'translation [cm]',
+          'rpe_1s_trans_rmse': 'RPE [m/s]', 'rpe_1s_rot_rmse_deg': 'RPE [deg/s]', 'ate_rmse': 'ATE [m]', 'lost': 'lost frames', 'focal_error': 'focal length off [%]',
+          'within_5_percent': 'within 5 %', 'solved': 'solved',
           'longer_abs_rel': 'Abs-Rel, ten times the steps', 'longer_sc_inv': 'S-RMSE, ten times the steps'}
 
+DIGITS = {'lost': 1, 'focal_error': 2}      # after the point, where four are too many
 ODD = 2.5      # times the median: what is beyond is cut off in a plot
 
 
@@ -48,7 +52,7 @@ class Table:
         body = []
         for row, seeds in self.rows.items():
             spread = {c: float(np.std([scores[c] for scores in seeds])) for c in self.columns}
-            body.append([row, *(f'{self.mean(row, c):.4f}' + (f' ± {spread[c]:.4f}' if len(seeds) > 1 else '') for c in self.columns)])
+            body.append([row, *(f'{self.mean(row, c):.{DIGITS.get(c, 4)}f}' + (f' ± {spread[c]:.4f}' if len(seeds) > 1 else '') for c in self.columns)])
         return [['', *(TITLES[c] for c in self.columns)], *body]
 
     def terminal(self) -> str:
@@ -90,7 +94,12 @@ class Table:
         values = [self.mean(row, column) for row in self.rows]
         bars = axis.barh(list(self.rows), values)
         axis.bar_label(bars, [f'{value:.3g}' for value in values], padding=3, fontsize='small')
-        axis.set_xlim(0, min(1.2 * max(values), ODD * float(np.median(values))))       # one that is far off would hide what the others differ by
+        most, usual = 1.2 * max(values), ODD * float(np.median(values))
+        limit = (min(most, usual) if usual else most) or 1.0        # one that is far off would hide what the others differ by
+        axis.set_xlim(0, limit)
+        for bar, value in zip(bars, values):
+            if value > 0.99 * limit:
+                axis.text(0.98 * limit, bar.get_y() + bar.get_height() / 2, f'{value:.3g} →', ha='right', va='center', fontsize='small', color='white')
         axis.invert_yaxis()
 
     def _draw_curves(self, axis: plt.Axes, column: str) -> None:
