@@ -14,7 +14,7 @@ from pair_support import MemoryStore, wavy_pairs
 from depth_ros.apps import compare, learning_curves, studies
 from depth_ros.apps.bench import Bench, with_flow_error
 from depth_ros.apps.study_report import Table
-from depth_ros.learning.pairs import locked
+from depth_ros.learning.shards import locked
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.trainer import HISTORY, Data
 from depth_ros.models import registry, unsupervised

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from depth_ros import settings
 from depth_ros.geometry import pinhole, se3
 from depth_ros.geometry.warp import induced_flow, warp_by_flow
 from depth_ros.learning import materials, pairs, scenes
@@ -244,4 +245,4 @@ def test_photographs_become_surfaces(cache, tmp_path):
 
 
 def test_the_settings_are_complete():
-    assert set(asdict(SPEC)) == set(pairs.settings.settings_of(PairData))
+    assert set(asdict(SPEC)) == set(settings.settings_of(PairData))

@@ -17,9 +17,10 @@ from depth_ros import files
 from depth_ros.learning import augmentation, batches, metrics, objectives
 from depth_ros.learning.classical import DatasetMean
 from depth_ros.learning.objectives import depth_scores
-from depth_ros.learning.pairs import PairBatch, PairStore, locked
+from depth_ros.learning.pairs import PairBatch, PairStore
 from depth_ros.learning.ranks import Ranks
 from depth_ros.learning.recipe import Recipe
+from depth_ros.learning.shards import locked
 from depth_ros.learning.trainer import Data, Trainer
 
 _LOG = logging.getLogger(__name__)

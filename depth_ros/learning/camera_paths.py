@@ -14,6 +14,8 @@ from depth_ros.learning import synthetic
 from depth_ros.learning.sequences import camera_matrix
 
 PATHS, VIEWS = 3, 4                 # of a scene, and of a path
+CLIP = 5                            # views of a clip
+CLIP_STEPS = 0.02, 0.075            # between two of them, as a share of the median depth
 BASELINES = 0.03, 0.5               # [m] of useful pairs
 _CANDIDATES = 48                    # places that are looked from before the paths of a scene start
 _LOOK = 24, 18                      # [px] of those looks
@@ -71,7 +73,18 @@ def smooth_path(start: Start, rng: np.random.Generator) -> np.ndarray:
     """T_world_cam (VIEWS, 4, 4) of a smooth motion whose middle gap has a baseline that suits what is seen."""
     near = float(np.median(start.depth))
     share = math.exp(rng.normal(math.log(0.05), 0.6))                               # of the baseline in the depth
-    step = np.clip(share * near, 1.2 * BASELINES[0], 0.9 * BASELINES[1]) / 2.0
+    return _walk(start, VIEWS, np.clip(share * near, 1.2 * BASELINES[0], 0.9 * BASELINES[1]) / 2.0, rng)
+
+
+def clip_path(start: Start, rng: np.random.Generator) -> np.ndarray:
+    """T_world_cam (CLIP, 4, 4) of a smooth motion of about a second, whose views lie a few percent of the usual depth apart."""
+    share = np.clip(math.exp(rng.normal(math.log(0.04), 0.45)), *CLIP_STEPS)
+    return _walk(start, CLIP, share * float(np.median(start.depth)), rng)
+
+
+def _walk(start: Start, views: int, step: float, rng: np.random.Generator) -> np.ndarray:
+    """T_world_cam (views, 4, 4) of a smooth motion with steps [m] of about that length."""
+    near = float(np.median(start.depth))
     if start.wheels:
         way = np.array([rng.normal(0.0, 0.35), 0.0, rng.choice([1.0, 1.0, 1.0, -1.0])])
         turn = np.array([0.02, 1.0, 0.02]) * rng.normal(size=3)
@@ -84,7 +97,7 @@ def smooth_path(start: Start, rng: np.random.Generator) -> np.ndarray:
         turn += np.array([-way[1], way[0], 0.0]) * -rng.uniform(0.5, 1.2) / near
     bend = rng.normal(size=3) * 0.15 * step
     poses = [start.T_world_cam]
-    for i in range(1, VIEWS):
+    for i in range(1, views):
         T = np.eye(4)
         shake = 0.0 if start.wheels else 0.25
         T[:3, :3] = Rotation.from_rotvec(turn * (1.0 + shake * rng.normal(size=3))).as_matrix()

@@ -42,19 +42,25 @@ _HIDDEN = 0.02                      # relative depth behind what is seen from wh
 
 
 @dataclass(frozen=True)
-class SceneData:
-    """What the pairs look like."""
+class ViewData:
+    """What views of synthetic scenes look like."""
 
     seed: int = setting(1, 'decides every scene', '', 0)
-    width: int = setting(128, 'width of the pairs', 'px', 32, 1920)
-    height: int = setting(96, 'height of the pairs', 'px', 24, 1200)
-    flow_width: int = setting(256, 'width that images are rendered and flow is computed at', 'px', 32, 1920)
-    flow_height: int = setting(192, 'height that images are rendered and flow is computed at', 'px', 24, 1200)
+    width: int = setting(128, 'width of the views', 'px', 32, 1920)
+    height: int = setting(96, 'height of the views', 'px', 24, 1200)
     focal: float = setting(525.0 / 640.0, 'focal length as a share of the width', '', 0.3, 3.0)
     focal_jitter: float = setting(0.0, 'largest relative change of the focal length from path to path', '', 0.0, 0.5)
     shapes: float = setting(0.25, 'share of scenes that are shapes in the air, not furnished rooms', '', 0.0, 1.0)
     photographs: str = setting('', 'folder of photographs that some surfaces show; empty: none')
     sensor: float = setting(1.0, "strength of the camera's faults: exposure, noise, blur", '', 0.0, 3.0)
+
+
+@dataclass(frozen=True)
+class SceneData(ViewData):
+    """What the pairs look like."""
+
+    flow_width: int = setting(256, 'width that images are rendered and flow is computed at', 'px', 32, 1920)
+    flow_height: int = setting(192, 'height that images are rendered and flow is computed at', 'px', 24, 1200)
 
 
 @dataclass(frozen=True)
@@ -89,14 +95,27 @@ def scene_pairs(data: SceneData, split: str, shard: int, device: torch.device | 
         yield from _pairs_of_plans(data, group, device)
 
 
+def places(data: ViewData, split: str, shard: int) -> Iterator[tuple[synthetic.Scene, Start, np.random.Generator]]:
+    """The places in a shard's scenes at which a path may start, with what everything of that scene is drawn from."""
+    textures = shard_palette(data, split, shard)
+    for index in range(_SCENES_A_SHARD):
+        visit = _Visit.of(data, textures, scene_number(split, shard, index))
+        yield from ((visit.scene, start, visit.rng) for start in visit.starts)
+
+
 def plans(data: SceneData, split: str, shard: int, together: int = 1) -> Iterator[list[Plan]]:
     """The paths of a shard's scenes, those that may be rendered together in one list."""
-    textures = _palette(data.seed, scene_number(split, shard - shard % _SHARDS_A_PALETTE, 0), data.photographs)
+    textures = shard_palette(data, split, shard)
     for first in range(0, _SCENES_A_SHARD, together):
         visits = [_Visit.of(data, textures, scene_number(split, shard, index)) for index in range(first, min(first + together, _SCENES_A_SHARD))]
         for path in range(PATHS):
             group = [_plan(data, v.scene, v.starts[path], v.rng) for v in visits if path < len(v.starts)]
             yield [p for p in group if p is not None and p.order]
+
+
+def shard_palette(data: ViewData, split: str, shard: int) -> Textures:
+    """The surfaces of a shard's scenes, which some shards share."""
+    return _palette(data.seed, scene_number(split, shard - shard % _SHARDS_A_PALETTE, 0), data.photographs)
 
 
 @functools.lru_cache(maxsize=2)
@@ -113,7 +132,7 @@ class _Visit:
     rng: np.random.Generator
 
     @staticmethod
-    def of(data: SceneData, textures: Textures, number: int) -> _Visit:
+    def of(data: ViewData, textures: Textures, number: int) -> _Visit:
         rng = np.random.default_rng([data.seed, number])
         make = shapes_room if rng.random() < data.shapes else furnished_room
         scene = make(rng, textures)
@@ -190,9 +209,14 @@ def _chosen(data: SceneData, plan: Plan, depth: torch.Tensor, K: torch.Tensor) -
 def _cameras(data: SceneData, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """K (3, 3) at the size of flow and at that of the pair."""
     width, height = data.flow_width, data.flow_height
-    focal = data.focal * width * (1.0 + rng.uniform(-1.0, 1.0) * data.focal_jitter)
-    K = camera_matrix(focal, focal * data.flow_height / data.flow_width * data.width / data.height, (width - 1) / 2, (height - 1) / 2)
+    K = drawn_camera(data, width, height, rng)
     return torch.tensor(K, dtype=torch.float32), torch.tensor(resize_intrinsics(K, data.width / width, data.height / height), dtype=torch.float32)
+
+
+def drawn_camera(data: ViewData, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+    """K (3, 3) [px] of a camera with images of width x height that shows square pixels at the size of the data."""
+    focal = data.focal * width * (1.0 + rng.uniform(-1.0, 1.0) * data.focal_jitter)
+    return camera_matrix(focal, focal * height / width * data.width / data.height, (width - 1) / 2, (height - 1) / 2)
 
 
 def _moderate(T_2_1: np.ndarray) -> bool:

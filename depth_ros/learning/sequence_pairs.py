@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from depth_ros import files, settings
 from depth_ros.frames import CameraFrame
-from depth_ros.learning.pairs import FlowFunction, PairStore, fill, locked, record_type
+from depth_ros.learning.pairs import FlowFunction, PairStore, fill, record_type
 from depth_ros.learning.recipe import configured
 from depth_ros.learning.scenes import MAX_ANGLE, MAX_STEP, ScenePair, axis_motion, views_flow
 from depth_ros.learning.sequences import Sequence
+from depth_ros.learning.shards import locked
 from depth_ros.learning.trajectory import SequenceError, Trajectory, read_trajectory
 from depth_ros.learning.tum import open_sequence
 from depth_ros.settings import setting
