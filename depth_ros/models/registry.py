@@ -10,6 +10,7 @@ from torch import nn
 
 from depth_ros import settings
 from depth_ros.models.baselines import BaselineConfig, DispNet, Eigen, SmallEncDec
+from depth_ros.models.deepv2d import DeepV2D, DeepV2DNetworkConfig
 from depth_ros.models.fcrn import FCRN
 from depth_ros.models.flow_and_depth import FlowAndDepth, FlowAndDepthConfig
 from depth_ros.models.global_local import GlobalLocal, GlobalLocalConfig
@@ -27,6 +28,7 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     'pose_head': (PoseHeadConfig, PoseHead),
     'pwc_net': (PwcNetConfig, PwcNet),
     'flow_and_depth': (FlowAndDepthConfig, FlowAndDepth),
+    'deepv2d': (DeepV2DNetworkConfig, DeepV2D),
 }
 
 

@@ -1,0 +1,256 @@
+"""The depth module of DeepV2D: features, a volume over planes of depth, and 3D hourglasses that choose between them.
+
+Source: Teed & Deng, "DeepV2D", section 3.1 and appendix F. Beside the paper's form, where features of the keyframe and of a view stand side by side in the
+volume, there is a lighter one, `matching: correlation`: group-wise correlation (Guo et al., CVPR 2019) and, with `zncc`, the zero-mean normalised
+cross-correlation of grey windows, which matches before anything is learned. Maps have a quarter of the images' size, and so has K here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from depth_ros.geometry import pinhole
+from depth_ros.geometry.warp import sample
+from depth_ros.models.deepv2d_blocks import Hourglass, Residual, Trunk, normalisation, plain_conv
+from depth_ros.models.layers import resize
+
+if TYPE_CHECKING:
+    from depth_ros.models.deepv2d import DeepV2DNetworkConfig
+
+SPACINGS = 'linear', 'inverse'
+MATCHING = 'concatenation', 'correlation'
+FORMS = 'mean', 'concatenation'
+UPSAMPLING = 'logits', 'convex'
+WINDOW = 5                  # [px of the maps] of the grey windows
+_NOISE = 0.02               # grey values: windows with less contrast match nothing
+_SURE = 1.5                 # planes each side of the expected one whose probability is the confidence
+_PRIOR = 8.0                # how much the logits follow the mean correlation before anything is learned
+_CONTEXT = 16               # channels of the hidden layer that the convex weights come from, for each channel of the matching features: see _Convex
+_UP = 4                     # from the maps to the images
+
+
+@dataclass(frozen=True)
+class DepthEstimate:
+    """Depth of the keyframe at the images' size."""
+
+    depths: list[Tensor]    # (B, H, W) [m] of each 3D hourglass, the last one the best
+    confidence: Tensor      # (B, H, W) in [0, 1]: probability near the expected plane
+
+
+def planes_between(near: float, far: float, count: int, spacing: str = 'linear', like: Tensor | None = None) -> Tensor:
+    """Depths (count,) [m] from near to far, increasing; equally spaced in depth (linear) or in inverse depth (inverse)."""
+    if spacing not in SPACINGS:
+        raise ValueError(f'expected one of the spacings {", ".join(SPACINGS)}, got {spacing!r}')
+    if not 0 < near < far or count < 2:
+        raise ValueError(f'expected 0 < near < far and at least 2 planes, got {near} m, {far} m and {count}')
+    options = {} if like is None else {'dtype': like.dtype, 'device': like.device}
+    if spacing == 'linear':
+        return torch.linspace(near, far, count, **options)
+    return 1.0 / torch.linspace(1.0 / near, 1.0 / far, count, **options)
+
+
+class DepthModule(nn.Module):
+    """Depth of a keyframe from its features, those of other views, and how these views stand to it."""
+
+    def __init__(self, config: DeepV2DNetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        wide, volume = 2 * config.depth_width, config.volume_width
+        self.trunk = Trunk(config.depth_width, config.depth_blocks, config.depth_norm)
+        self.hourglasses = nn.Sequential(*(Hourglass(config.depth_levels, wide, config.depth_growth, config.depth_norm, 2) for _ in range(config.depth_hourglasses)))
+        self.embed = plain_conv(wide, config.depth_features + config.context, 1)
+        self.stem = _stem(config)
+        self.matchers = nn.ModuleList(Hourglass(config.volume_levels, volume, config.volume_growth, config.volume_norm, 3) for _ in range(config.volume_hourglasses))
+        self.heads = nn.ModuleList(_Head(volume, config.volume_norm) for _ in range(config.volume_hourglasses))
+        self.prior = _Prior(_costs(config)) if config.matching == 'correlation' else None
+        self.excite = nn.ModuleList(nn.Conv2d(config.context, volume, 1) for _ in range(config.volume_hourglasses)) if config.context else None
+        self.convex = _Convex(config.depth_features + config.context) if config.upsampling == 'convex' else None
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, C, h, w), h = ceil(H / 4), of images (B, 3, H, W) in [0, 1]: those that are matched, those of the context, and grey if `zncc` asks for it."""
+        maps = self.embed(self.hourglasses(self.trunk(images)))
+        if self.config.matching == 'correlation':
+            matched = self.config.depth_features
+            maps = torch.cat([F.normalize(maps[:, :matched], dim=1, eps=1e-6), maps[:, matched:]], 1)
+        if not self.config.zncc:
+            return maps
+        return torch.cat([maps, F.interpolate(images.mean(1, keepdim=True), maps.shape[-2:], mode='area')], 1)
+
+    def forward(self, features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, size: tuple[int, int], seen: Tensor | None = None) -> DepthEstimate:
+        """Depth at `size` (H, W) of the keyframe, from features (B, 1 + V, C, h, w), the keyframe's first, K (B, 3, 3) [px of the maps], T_view_key (B, V, 4, 4).
+
+        planes (B, D) [m], increasing. seen (B, V) bool: views that count, all by default; every sample needs one. Any V will do, unless the form is concatenation.
+        """
+        self._check(features, T_view_key, planes)
+        key, context = features[:, 0], None
+        matched = self.config.depth_features
+        if self.config.context:
+            context = key[:, matched:matched + self.config.context]
+        volume, x = self._volume(features, K, T_view_key, planes, seen)
+        depths, confidence = [], key[:, 0]
+        for i, (matcher, head) in enumerate(zip(self.matchers, self.heads)):
+            if self.excite is not None:
+                x = x * (2 * torch.sigmoid(self.excite[i](context)))[:, :, None]
+            x = matcher(x)
+            logits = head(x) if self.prior is None else head(x) + self.prior(volume)
+            depth, confidence = self._choose(logits, planes, key, size)
+            depths.append(depth)
+        return DepthEstimate(depths, confidence)
+
+    def _check(self, features: Tensor, T_view_key: Tensor, planes: Tensor) -> None:
+        batch, frames = features.shape[:2]
+        if frames < 2 or T_view_key.shape != (batch, frames - 1, 4, 4) or planes.dim() != 2 or len(planes) != batch:
+            raise ValueError(f'expected features (B, 1 + V, C, h, w), T_view_key (B, V, 4, 4) and planes (B, D) with V >= 1, '
+                             f'got {tuple(features.shape)}, {tuple(T_view_key.shape)} and {tuple(planes.shape)}')
+        if self.config.form == 'concatenation' and frames != 1 + self.config.views:
+            raise ValueError(f'the form concatenation was made for {self.config.views} views, got {frames - 1}')
+
+    def _volume(self, features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The mean of all views' costs (B, c, D, h, w), and what the 3D network starts with (B, volume_width, D, h, w)."""
+        config, key = self.config, features[:, 0]
+        views = features.shape[1] - 1
+        weight = torch.ones_like(T_view_key[..., 0, 0]) if seen is None else seen.to(features)
+        costs = []
+        for v in range(views):
+            if config.matching == 'correlation':
+                costs.append(_correlation(config, key, features[:, 1 + v], K, T_view_key[:, v], planes))
+            else:
+                warped, inside = swept(features[:, 1 + v], K, T_view_key[:, v], planes)
+                costs.append(torch.cat([key[:, :, None].expand_as(warped), warped * inside[:, None]], 1))
+        if config.form == 'concatenation':
+            volume = torch.cat([costs[0][:, :key.shape[1]], *(c[:, key.shape[1]:] for c in costs)], 1)
+            return volume, self.stem(volume)
+        each = torch.stack(costs, 1)
+        x = self.stem(each.flatten(0, 1)).unflatten(0, each.shape[:2])
+        share = (weight / weight.sum(1, keepdim=True).clamp(min=1.0))[..., None, None, None, None]
+        mean = (each * share).sum(1) if self.prior is not None else each[:, 0]
+        return mean, (x * share).sum(1)
+
+    def _choose(self, logits: Tensor, planes: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Expected depth and its confidence (B, H, W) of logits (B, D, h, w). With inverse spacing it is the inverse of the expected inverse depth."""
+        inverse = self.config.spacing == 'inverse'
+        if self.convex is None:
+            logits = F.interpolate(logits, size, mode='bilinear', align_corners=False)
+        value = (1.0 / planes if inverse else planes)[..., None, None]
+        probability = torch.softmax(logits, 1)
+        index = torch.arange(planes.shape[1], dtype=logits.dtype, device=logits.device)[:, None, None]
+        expected, place = (probability * value).sum(1), (probability * index).sum(1, keepdim=True)
+        confidence = torch.where((index - place).abs() <= _SURE, probability, 0.0).sum(1)
+        if self.convex is not None:
+            expected = resized(self.convex(expected, key), size)
+            confidence = resized(confidence, size)
+        return (1.0 / expected if inverse else expected), confidence
+
+
+def _costs(config: DeepV2DNetworkConfig) -> int:
+    """Channels of one view's volume in `matching: correlation`: groups, the grey windows' correlation, and where it is inside."""
+    return config.groups + config.zncc + 1
+
+
+def _stem(config: DeepV2DNetworkConfig) -> nn.Module:
+    """From one view's volume (or all views', in the form concatenation) to the 3D network's width."""
+    width, norm = config.volume_width, config.volume_norm
+    if config.form == 'concatenation':
+        return nn.Sequential(plain_conv(config.depth_features * (1 + config.views), width, 3, dimensions=3), Residual(width, width, 1, norm, 3))
+    if config.matching == 'concatenation':
+        return nn.Sequential(plain_conv(2 * config.depth_features, width, 1, dimensions=3), Residual(width, width, 1, norm, 3))
+    return nn.Sequential(plain_conv(_costs(config), width, 1, dimensions=3), nn.ReLU())
+
+
+class _Head(nn.Sequential):
+    """Norm, ReLU, two convolutions and one to logits: (B, D, h, w) of (B, width, D, h, w)."""
+
+    def __init__(self, width: int, norm: str) -> None:
+        super().__init__(normalisation(norm, width, 3), nn.ReLU(), plain_conv(width, width, 3, dimensions=3), nn.ReLU(),
+                         plain_conv(width, width, 3, dimensions=3), nn.ReLU(), plain_conv(width, 1, 1, dimensions=3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return super().forward(x)[:, 0]
+
+
+class _Prior(nn.Module):
+    """Logits (B, D, h, w) as a weighted sum of the views' mean costs (B, c, D, h, w): the network need only learn what to correct."""
+
+    def __init__(self, costs: int) -> None:
+        super().__init__()
+        weight = torch.full((costs,), _PRIOR / costs)
+        weight[-1] = 0.0            # being inside says nothing about the plane
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, mean: Tensor) -> Tensor:
+        """Logits."""
+        return (mean * self.weight[:, None, None, None]).sum(1)
+
+
+class _Convex(nn.Module):
+    """A map to four times its size: each new pixel is a mean of 3 x 3 old ones with weights that the image's features give (RAFT, Teed & Deng, ECCV 2020, section 3.3)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weights = nn.Sequential(plain_conv(features, 2 * _CONTEXT, 3), nn.ReLU(), plain_conv(2 * _CONTEXT, 9 * _UP ** 2, 1))
+        self.channels = features
+        with torch.no_grad():
+            self.weights[-1].weight.mul_(0.1)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        """(B, 4 h, 4 w) of x (B, h, w)."""
+        batch, height, width = x.shape
+        weights = torch.softmax(self.weights(features[:, :self.channels]).view(batch, 9, _UP ** 2, height, width), 1)
+        around = F.unfold(F.pad(x[:, None], (1, 1, 1, 1), mode='replicate'), 3).view(batch, 9, 1, height, width)
+        return F.pixel_shuffle((weights * around).sum(1), _UP)[:, 0]
+
+
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """x (B, h, w) at another size (H, W), bilinearly."""
+    return resize(x[:, None], x.new_empty(1, 1, *size))[:, 0]
+
+
+def swept(features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (B, C, h, w) of a view as the keyframe would see them at every plane (B, D) [m]: (B, C, D, h, w), and where they are inside (B, D, h, w).
+
+    K (B, 3, 3) [px of the maps], T_view_key (B, 4, 4). Equation 3 of the paper.
+    """
+    height, width = features.shape[-2:]
+    infinity = pinhole.apply_to_grid(K @ T_view_key[:, :3, :3] @ torch.linalg.inv(K), height, width)[:, None]      # (B, 1, h, w, 3)
+    epipole = (K @ T_view_key[:, :3, 3:])[:, None, None, None, :, 0]
+    # Divided by depth, so that far planes keep their digits.
+    pixels, in_front = pinhole.dehomogenise(infinity + epipole / planes[:, :, None, None, None])
+    values, inside = sample(features, pixels.flatten(1, 2))
+    return values.unflatten(2, (-1, height)), inside.view_as(in_front) & in_front
+
+
+def _correlation(config: DeepV2DNetworkConfig, key: Tensor, view: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor) -> Tensor:
+    """Costs (B, c, D, h, w) of one view: correlation of each group of features, of the grey windows, and 1 where it is inside; 0 where it is not."""
+    matched = config.depth_features
+    which = torch.cat([view[:, :matched], view[:, -1:]], 1) if config.zncc else view[:, :matched]
+    warped, inside = swept(which, K, T_view_key, planes)
+    mask = inside[:, None].to(key)
+    product = (warped[:, :matched] * key[:, :matched, None]).unflatten(1, (config.groups, -1)).sum(2) * config.groups
+    parts = [product * mask]
+    if config.zncc:
+        parts.append(_zncc(key[:, -1:], warped[:, -1]) * mask)
+    return torch.cat([*parts, mask], 1)
+
+
+def _zncc(grey: Tensor, warped: Tensor) -> Tensor:
+    """Correlation (B, 1, D, h, w) in [-1, 1] of the window around each pixel of grey (B, 1, h, w) with that of warped (B, D, h, w)."""
+    own, own_scale = _window_statistics(grey)
+    mean, scale = _window_statistics(warped)
+    covariance = _box(grey * warped) - own * mean
+    return (covariance * own_scale * scale)[:, None]
+
+
+def _window_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean = _box(x)
+    return mean, ((_box(x * x) - mean * mean).clamp(min=0) + _NOISE ** 2).rsqrt()
+
+
+def _box(x: Tensor) -> Tensor:
+    """Mean over windows, edges repeated."""
+    return F.avg_pool2d(F.pad(x, (WINDOW // 2,) * 4, mode='replicate'), WINDOW, 1)

@@ -1,0 +1,212 @@
+"""Laws of the DeepV2D networks: their sizes are the published ones, volumes are what single projections say, and samples and views do not touch each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from depth_ros.geometry import se3
+from depth_ros.models import checkpoint, deepv2d_depth, registry
+from depth_ros.models.deepv2d import LIVE, PAPER, DeepV2D, DeepV2DNetworkConfig
+from depth_ros.models.deepv2d_depth import planes_between
+from depth_ros.models.deepv2d_motion import agreement
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+SMALL = replace(LIVE, planes=8)
+LITTLE = replace(PAPER, motion_width=8, motion_features=8, motion_flow=8, depth_width=8, depth_growth=8, depth_features=8, volume_width=8, volume_growth=4, planes=16)
+
+
+@pytest.fixture(scope='module')
+def live() -> DeepV2D:
+    torch.manual_seed(0)
+    return DeepV2D(SMALL).eval()
+
+
+def camera(height: int, width: int, batch: int = 1) -> Tensor:
+    """K (B, 3, 3) of maps of that size, focal length 0.8 of the width."""
+    return torch.tensor([[0.8 * width, 0.0, (width - 1) / 2], [0.0, 0.8 * width, (height - 1) / 2], [0.0, 0.0, 1.0]]).expand(batch, 3, 3)
+
+
+def motions(batch: int, views: int, size: float = 0.03, seed: int = 5) -> Tensor:
+    return se3.exp(size * torch.randn(batch, views, 6, generator=torch.Generator().manual_seed(seed)))
+
+
+def images(*shape: int, seed: int = 6) -> Tensor:
+    """Smooth random images (..., 3, H, W)."""
+    coarse = torch.rand(math.prod(shape[:-2]), 1, shape[-2] // 4, shape[-1] // 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, shape[-2:], mode='bicubic', align_corners=False).clamp(0, 1).view(*shape)
+
+
+def depth_of(network: DeepV2D, clips: Tensor, T_view_key: Tensor, seen: Tensor | None = None) -> deepv2d_depth.DepthEstimate:
+    features = network.depth.features(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+    K = camera(*features.shape[-2:], len(clips))
+    return network.depth(features, K, T_view_key, network.planes(clips), clips.shape[-2:], seen)
+
+
+def conv(inputs: int, outputs: int, taps: int) -> int:
+    return (inputs * taps + 1) * outputs
+
+
+def normed(inputs: int, outputs: int, taps: int) -> int:
+    """Batch norm's scale and shift, and the convolution after it."""
+    return 2 * inputs + conv(inputs, outputs, taps)
+
+
+def residual(inputs: int, outputs: int, taps: int) -> int:
+    return normed(inputs, outputs, taps) + normed(outputs, outputs, taps)
+
+
+def hourglass(width: int, growth: int, taps: int) -> int:
+    """Four levels; the innermost one is a convolution in two dimensions and a residual block in three."""
+    total = 0
+    for _ in range(4):
+        total += residual(width, width, taps) + normed(width, width + growth, taps) + normed(width + growth, width, taps)
+        width += growth
+    return total + (normed(width, width, taps) if taps == 9 else residual(width, width, taps))
+
+
+def test_it_has_as_many_parameters_as_published():
+    """About 8.5 M in the motion module without its pose network and about 32 M in the depth module, from the widths of the paper's appendix."""
+    trunk = conv(3, 32, 49) + 3 * residual(32, 32, 9) + residual(32, 64, 9) + conv(32, 64, 1) + 3 * residual(64, 64, 9)
+    encoder = [(128, 32, 49), (32, 32, 49), (32, 64, 25), (64, 64, 25), (64, 128, 9), (128, 128, 9), (128, 256, 9), (256, 256, 9), (256, 512, 9), (512, 512, 9)]
+    decoder = [(512, 256), (512, 256), (256, 128), (256, 128), (128, 64), (128, 64), (64, 32), (64, 32), (32, 32), (32, 32)]
+    flow = sum(conv(*layer) for layer in encoder) + sum(conv(a, b, 9) for a, b in decoder) + 2 * conv(32, 2, 9)
+    motion = trunk + conv(64, 64, 1) + flow
+    head = 2 * 32 + 2 * conv(32, 32, 27) + conv(32, 1, 1)
+    volume = conv(64, 32, 1) + residual(32, 32, 27) + 2 * (hourglass(32, 48, 27) + head)
+    depth = trunk + 2 * hourglass(64, 64, 9) + conv(64, 32, 1) + volume
+    network = DeepV2D(PAPER)
+    counts = {name: sum(p.numel() for p in module.parameters()) for name, module in network.named_modules() if name in ('motion', 'motion.pose', 'depth')}
+    assert (counts['motion'] - counts['motion.pose'], counts['depth']) == (motion, depth) == (8_550_212, 32_117_890)
+    assert motion == pytest.approx(8.5e6, rel=0.02) and depth == pytest.approx(32e6, rel=0.02)
+
+
+def test_the_published_size_runs_forward_and_backward():
+    torch.manual_seed(1)
+    network = DeepV2D(PAPER)
+    clip = images(1, 3, 3, 64, 64)
+    estimate = depth_of(network, clip, motions(1, 2))
+    features = network.motion.features(clip[0, :2])
+    flow, confidence = network.motion(features[:1], features[1:])
+    twist = network.motion.initial_motion(clip[:, 0], clip[:, 1])
+    assert [tuple(d.shape) for d in estimate.depths] == [(1, 64, 64)] * 2 and flow.shape == confidence.shape == (1, 2, 16, 16) and twist.shape == (1, 6)
+    (sum(d.mean() for d in estimate.depths) + flow.abs().mean() + confidence.mean() + twist.abs().sum()).backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+
+
+@pytest.mark.parametrize('config', [SMALL, LITTLE, replace(LITTLE, form='concatenation', views=2, spacing='inverse')], ids=['live', 'paper', 'concatenation'])
+def test_every_weight_learns_from_odd_sizes(config: DeepV2DNetworkConfig):
+    torch.manual_seed(2)
+    network = DeepV2D(config)
+    clip = images(2, 3, 3, 56, 72)
+    estimate = depth_of(network, clip, motions(2, 2))
+    features = network.motion.features(clip[:, :2].flatten(0, 1)).unflatten(0, (2, 2))
+    flow, confidence = network.motion(features[:, 0], features[:, 1])
+    truth = torch.linspace(1.0, 4.0, 72).expand(2, 56, 72)
+    loss = sum((d - truth).abs().mean() for d in estimate.depths) + (flow - 1.0).square().mean() + (confidence * flow).mean()
+    if network.motion.pose is not None:
+        loss = loss + network.motion.initial_motion(clip[:, 0], clip[:, 1]).sum()
+    loss.backward()
+    silent = [name for name, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all() or not p.grad.abs().sum() > 0]
+    assert not [name for name in silent if not name.endswith('bias')]       # a softmax over planes or a norm takes some biases away
+
+
+def test_planes_are_evenly_spaced_in_what_they_say():
+    linear, inverse = planes_between(0.5, 4.0, 8), planes_between(0.5, 4.0, 8, 'inverse')
+    torch.testing.assert_close(linear.diff(), torch.full((7,), 0.5))
+    torch.testing.assert_close((1 / inverse).diff(), torch.full((7,), -0.25))
+    assert inverse[0] == pytest.approx(0.5) and inverse[-1] == pytest.approx(4.0)
+    for wrong in ((0.0, 4.0, 8), (4.0, 0.5, 8), (0.5, 4.0, 1)):
+        with pytest.raises(ValueError, match='near < far'):
+            planes_between(*wrong)
+    with pytest.raises(ValueError, match='linear, inverse'):
+        planes_between(0.5, 4.0, 8, 'cubic')
+
+
+def test_a_volume_holds_the_pixel_that_each_plane_projects_to():
+    """Maps of their own pixel coordinates, swept, give the projections themselves."""
+    height, width = 12, 16
+    K, T, planes = camera(height, width), motions(1, 1, 0.05)[:, 0], planes_between(0.5, 8.0, 5)[None]
+    v, u = torch.meshgrid(torch.arange(height, dtype=torch.float32), torch.arange(width, dtype=torch.float32), indexing='ij')
+    values, inside = deepv2d_depth.swept(torch.stack([u, v])[None], K, T, planes)
+    for k, y, x in ((0, 3, 4), (2, 6, 8), (4, 9, 11)):
+        point = T[0, :3, :3] @ (planes[0, k] * torch.linalg.inv(K[0]) @ torch.tensor([float(x), float(y), 1.0])) + T[0, :3, 3]
+        pixel = (K[0] @ point)[:2] / point[2]
+        assert inside[0, k, y, x]
+        torch.testing.assert_close(values[0, :, k, y, x], pixel, atol=1e-4, rtol=0)
+
+
+def test_untrained_correlation_prefers_the_right_plane():
+    """What views of a wall show agrees best on the plane of the wall, before anything is learned."""
+    torch.manual_seed(3)
+    K, planes, wall = camera(24, 32), planes_between(1.0, 4.0, 7)[None], 2.0
+    T = torch.eye(4)[None].repeat(1, 1, 1)
+    T[0, 0, 3] = -4 * wall / K[0, 0, 0]             # 4 px there
+    grey = images(1, 1, 24, 40, seed=8)
+    key, view = grey[..., 4:36], grey[..., 8:40]    # what is at u in the keyframe is at u - 4 in the view
+    found = deepv2d_depth._correlation(replace(LIVE, depth_features=4, groups=4), torch.cat([torch.ones(1, 4, 24, 32), key], 1),
+                                       torch.cat([torch.ones(1, 4, 24, 32), view], 1), K, T, planes)[0, 4]
+    assert float((found[:, 3:-3, 8:-3].argmax(0) == int((planes[0] - wall).abs().argmin())).float().mean()) > 0.99
+    assert float(found.max()) <= 1.0 + 1e-4
+
+
+def test_samples_and_the_order_of_views_do_not_matter(live):
+    clips, T = images(2, 4, 3, 48, 64), motions(2, 3)
+    with torch.inference_mode():
+        together = depth_of(live, clips, T)
+        alone = torch.cat([depth_of(live, clips[i:i + 1], T[i:i + 1]).depths[-1] for i in range(2)])
+        turned = depth_of(live, clips[:, [0, 3, 1, 2]], T[:, [2, 0, 1]]).depths[-1]
+    torch.testing.assert_close(together.depths[-1], alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together.depths[-1], turned, atol=1e-4, rtol=1e-4)
+    assert together.confidence.min() >= 0 and together.confidence.max() <= 1 + 1e-5
+
+
+def test_views_that_do_not_count_change_nothing(live):
+    clips, T = images(1, 4, 3, 48, 64), motions(1, 3)
+    with torch.inference_mode():
+        two = depth_of(live, clips[:, :3], T[:, :2])
+        masked = depth_of(live, clips, T, seen=torch.tensor([[True, True, False]]))
+    torch.testing.assert_close(two.depths[-1], masked.depths[-1], atol=1e-5, rtol=1e-5)
+
+
+def test_depth_stays_between_the_planes(live):
+    with torch.inference_mode():
+        depth = depth_of(live, images(1, 3, 3, 40, 56), motions(1, 2)).depths[-1]
+    assert SMALL.near <= depth.min() and depth.max() <= SMALL.far
+
+
+def test_wrong_numbers_of_views_are_told():
+    network = DeepV2D(replace(LITTLE, form='concatenation', views=2)).eval()
+    with pytest.raises(ValueError, match='made for 2 views, got 3'):
+        depth_of(network, images(1, 4, 3, 48, 64), motions(1, 3))
+    with pytest.raises(ValueError, match='V >= 1'):
+        depth_of(network, images(1, 1, 3, 48, 64), motions(1, 1)[:, :0])
+
+
+@pytest.mark.parametrize('values, told', [({'near': 5.0, 'far': 2.0}, 'near'), ({'matching': 'correlation', 'groups': 5}, 'groups'), ({'zncc': True}, 'zncc'),
+                                          ({'form': 'concatenation', 'matching': 'correlation'}, 'form'), ({'plane': 3}, 'plane')])
+def test_settings_that_contradict_are_refused(values, told):
+    with pytest.raises(ValueError, match=told):
+        registry.configuration('deepv2d', values)
+
+
+def test_agreement_is_largest_where_features_came_from():
+    features = torch.randn(1, 16, 12, 16, generator=torch.Generator().manual_seed(9))
+    moved = features.roll((1, -2), (2, 3))
+    found = agreement(features, moved, 2)[0, :, 3:-3, 3:-3]
+    assert found.shape[0] == 25 and (found.argmax(0) == (1 + 2) * 5 + (-2 + 2)).all()
+    torch.testing.assert_close(found.amax(0), torch.ones(6, 10), atol=1e-5, rtol=0)
+
+
+def test_it_is_stored_and_found_by_its_name(live, tmp_path: Path):
+    checkpoint.save(tmp_path / 'live.safetensors', 'deepv2d', live, {'steps': 0})
+    loaded = checkpoint.load(tmp_path / 'live.safetensors', expect='deepv2d').model
+    clips, T = images(1, 3, 3, 48, 64), motions(1, 2)
+    with torch.inference_mode():
+        assert loaded.config == SMALL
+        assert torch.equal(depth_of(loaded, clips, T).depths[-1], depth_of(live, clips, T).depths[-1])
