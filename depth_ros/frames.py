@@ -78,6 +78,16 @@ class CameraFrame:
         return replace(self, image=image, K=resize_intrinsics(self.K, scale_x, scale_y), depth=depth, depth_valid=valid)
 
 
+def unusable(frame: CameraFrame) -> str:
+    """What is wrong with a frame; '' if nothing is."""
+    K = frame.K
+    if K.shape != (3, 3) or not np.isfinite(K).all() or not (K[0, 0] > 0 and K[1, 1] > 0):
+        return f'the calibration has no positive focal length: K = {np.array2string(K, separator=", ")}'.replace('\n', '')
+    if frame.image.ndim != 3 or min(frame.image.shape[:2]) < 16:
+        return f'expected an image of at least 16 x 16 pixels and three channels, got {frame.image.shape}'
+    return ''
+
+
 def nearest_indices(source: int, target: int) -> np.ndarray:
     """Index (target,) of the source pixel nearest to each target pixel's centre, for a resize of source to target pixels."""
     centres = (np.arange(target) + 0.5) * (source / target) - 0.5

@@ -57,7 +57,7 @@ class Matches:
     points: torch.Tensor        # (N, 3) [m], source camera
     pixels: torch.Tensor        # (N, 2) [px], target image
     confidence: torch.Tensor    # (N,) [0, 1], 0 where not valid
-    flow_variance: torch.Tensor     # (N,) [px^2]
+    flow_variance: torch.Tensor     # (N, 2) [px^2] along u and v
     depth: torch.Tensor         # (N,) [m] measured by the target at pixels
     depth_information: torch.Tensor     # (N,) [1/m^2], 0 where the target measured none
     candidates: int             # points that have depth and texture, whatever their flow
@@ -79,21 +79,26 @@ def matches(source: View, target: View, forward: np.ndarray, backward: np.ndarra
     """Matches along flow `forward` (H, W, 2) source -> target, checked against `backward`; None without depth in the source."""
     if source.depth is None:
         return None
-    grid, rays = _grid(source.frame.size, tuple(source.frame.K.ravel()), config.grid_stride)
-    at = _slice(config.grid_stride)
+    at = grid_slice(config.grid_stride)
     ahead = forward[at]
-    error = consistency_error(ahead, backward, grid)
+    error = consistency_error(ahead, backward, points_on_grid(source, config)[0])
+    return matches_along(source, target, ahead, np.where(error < config.max_inconsistency, 1 / (1 + (error / 0.5) ** 2), 0), np.float32(config.flow_noise ** 2), config)
+
+
+def matches_along(source: View, target: View, ahead: np.ndarray, confidence: np.ndarray, variance: np.ndarray, config: AlignmentConfig) -> Matches:
+    """Matches along flow `ahead` (h, w, 2) of the grid's pixels, whoever found it, with its confidence (h, w) in [0, 1] and variance (..., 2) or one for all [px^2]."""
+    grid, points = points_on_grid(source, config)
+    at = grid_slice(config.grid_stride)
     depth, ends = source.depth.depth[at], grid + ahead
     usable = source.depth.valid[at] & (depth > MIN_DEPTH) & (source.texture[at] > config.min_texture)
     # Texture at both ends: flow into a blank image is consistent, and means nothing.
     textured = cv2.remap(target.texture, ends, None, cv2.INTER_NEAREST) > config.min_texture
-    confidence = np.where(usable & textured & (error < config.max_inconsistency), 1 / (1 + (error / 0.5) ** 2), 0)
     parallax = source.frame.K[0, 0] * np.linalg.norm(source.T_odom_cam[:3, 3] - target.T_odom_cam[:3, 3])
     sigma = config.sensor_sigma(depth) if source.depth.sigma is None else source.depth.sigma[at]
-    variance = config.flow_noise ** 2 + (parallax * sigma / np.maximum(depth, MIN_DEPTH) ** 2) ** 2
+    variance = np.broadcast_to(variance, ends.shape) + ((parallax * sigma / np.maximum(depth, MIN_DEPTH) ** 2) ** 2)[..., None]
     seen, information = _depth_at(target.depth, ends, config)
     flat = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)).flatten(0, 1)
-            for a in (depth[..., None] * rays, ends, confidence, variance, seen, information)]
+            for a in (points, ends, np.where(usable & textured, confidence, 0), variance, seen, information)]
     return Matches(source, target, *flat, candidates=int(usable.sum()))
 
 
@@ -153,7 +158,7 @@ class _System:
         self.points, self.pixels, self.confidence, self.variance, self.depth, self.information = (
             torch.stack([getattr(m, name) for m in given])
             for name in ('points', 'pixels', 'confidence', 'flow_variance', 'depth', 'depth_information'))
-        self.points = self.points.mT.contiguous()   # (E, 3, N): ten times faster to move
+        self.points, self.variance = self.points.mT.contiguous(), self.variance.mT.contiguous()     # (E, 3, N): ten times faster to move
 
     def linearise(self, T_target_source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Every edge's normal equations (E, 6, 6), (E, 6) in float64 about its relative motion (E, 4, 4)."""
@@ -166,12 +171,12 @@ class _System:
         v = self.pixels[..., 1] - (f[:, 1:] * Y * inverse_z + c[:, 1:])
         z = self.depth - Z
         self.squared_residual = u * u + v * v
-        w_flow = self.confidence * (Z > MIN_DEPTH) / (self.variance + self.squared_residual / FLOW_CAUCHY ** 2)
+        w_flow = (self.confidence * (Z > MIN_DEPTH))[:, None] / (self.variance + (self.squared_residual / FLOW_CAUCHY ** 2)[:, None])
         w_depth = self.confidence * self.information / (1 + z * z * self.information / DEPTH_CAUCHY ** 2)
-        self.squared_error = (w_flow * self.squared_residual).sum() + (w_depth * z * z).sum()
+        self.squared_error = (w_flow[:, 0] * u * u + w_flow[:, 1] * v * v).sum() + (w_depth * z * z).sum()
         self.evidence = 2 * self.confidence.sum() + (self.confidence * (self.information > 0)).sum()
         J = gauss_newton.point_jacobian(moved.mT, self.K)
-        H, b = gauss_newton.normal_equations(J, torch.stack([u, v, z], -2), torch.stack([w_flow, w_flow, w_depth], -2))
+        H, b = gauss_newton.normal_equations(J, torch.stack([u, v, z], -2), torch.cat([w_flow, w_depth[:, None]], -2))
         return H.double(), b.double()
 
     def judge(self, T_cam_odom: torch.Tensor, H: torch.Tensor, status: SolveStatus) -> Alignment:
@@ -206,7 +211,13 @@ def _grid(size: tuple[int, int], K: tuple[float, ...], stride: int) -> tuple[np.
     return grid, (np.concatenate([grid, ones], axis=-1) @ np.linalg.inv(np.array(K).reshape(3, 3)).T).astype(np.float32)
 
 
-def _slice(stride: int) -> tuple[slice, slice]:
+def points_on_grid(view: View, config: AlignmentConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The grid's pixels (h, w, 2) and the points (h, w, 3) [m] that a view with depth sees there; the view's own depth tells where they mean something."""
+    grid, rays = _grid(view.frame.size, tuple(view.frame.K.ravel()), config.grid_stride)
+    return grid, view.depth.depth[grid_slice(config.grid_stride)][..., None] * rays
+
+
+def grid_slice(stride: int) -> tuple[slice, slice]:
     """Where the grid's pixels lie in an image."""
     return (slice(stride // 2, None, stride),) * 2
 

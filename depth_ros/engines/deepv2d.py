@@ -24,7 +24,7 @@ from depth_ros.engines.scale import MetricScale, MetricScaleConfig, ScaledPath
 from depth_ros.engines.sweep import Sweeper, SweepSettings
 from depth_ros.engines.threads import single_threaded
 from depth_ros.engines.tracker import UNKNOWN, Tracker, TrackerConfig, level_start
-from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, TrackResult, TrackStatus
+from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, TrackResult, TrackStatus, unusable
 from depth_ros.geometry.two_view import TwoViewStatus, essential_from_flow
 from depth_ros.settings import setting
 
@@ -258,16 +258,6 @@ class DeepV2DEngine:
         if (self._count - 1) % self.config.sweep_every:
             return None
         return self._sweeper.step(float(np.median(estimate.value)))
-
-
-def unusable(frame: CameraFrame) -> str:
-    """What is wrong with a frame; '' if nothing is."""
-    K = frame.K
-    if K.shape != (3, 3) or not np.isfinite(K).all() or not (K[0, 0] > 0 and K[1, 1] > 0):
-        return f'the calibration has no positive focal length: K = {np.array2string(K, separator=", ")}'.replace('\n', '')
-    if frame.image.ndim != 3 or min(frame.image.shape[:2]) < 16:
-        return f'expected an image of at least 16 x 16 pixels and three channels, got {frame.image.shape}'
-    return ''
 
 
 def reverse(result: FlowResult) -> FlowResult:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from depth_ros.frames import R_BODY_OPTICAL, CameraFrame, FlowResult, ImagePair,
 from depth_ros.geometry import se3
 from depth_ros.geometry.gauss_newton import SolveStatus
 from depth_ros.settings import setting
+
+if TYPE_CHECKING:
+    from depth_ros.engines.learned_motion import LearnedMotion
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +67,15 @@ class Tracker:
     a caller that knows the pose (from two views, say) passes it to `step`.
     """
 
-    def __init__(self, config: TrackerConfig = TrackerConfig(), flow: FlowEngine | None = None, T_odom_cam: np.ndarray | None = None) -> None:
+    def __init__(self, config: TrackerConfig = TrackerConfig(), flow: FlowEngine | None = None, T_odom_cam: np.ndarray | None = None,
+                 learned: LearnedMotion | None = None) -> None:
+        """`learned`: takes the place of flow in finding poses; flow still tells when a keyframe is spent."""
         settings.check(config)
         self.config = config
         self.flows: tuple[FlowResult, ...] = ()
         self.keyframes = Keyframes(config.max_recent, config.max_keyframes)
         self._flow = flow or FlowEngine()
+        self._learned = learned
         self._pairing = PairingConfig(displacement=config.keyframe_displacement)
         self._relocaliser = Relocaliser()
         self.reset(T_odom_cam)
@@ -77,6 +84,8 @@ class Tracker:
         """Forget everything; the next frame starts at T_odom_cam (4, 4), level at the origin by default."""
         self.keyframes.clear()
         self.flows = ()
+        if self._learned is not None:
+            self._learned.reset()
         self._T_odom_cam = level_start() if T_odom_cam is None else np.array(T_odom_cam, dtype=np.float64)
         self._before: View | None = None            # the frame before the last, where the motion between them is known
         self._velocity: np.ndarray | None = None    # (6,) twist [m/s, rad/s] along the camera's axes
@@ -109,16 +118,16 @@ class Tracker:
         if self.keyframes.last is None:
             return self._start(view, posed=T_odom_cam is not None)
         references = self._references(view, bundle)
-        self.flows = self._flows_to(view, references, bundle, posed=T_odom_cam is not None)
         if T_odom_cam is not None:
+            self.flows = self._flows_to(view, references, bundle, posed=True)
             return self._accept(view, np.zeros((6, 6)), 1.0)
-        return self._track(view, references)
+        return self._track(view, references, bundle)
 
     def refine(self, depth: DepthMap) -> np.ndarray:
         """Align the last tracked frame once more, now that it has depth of its own; its T_odom_cam (4, 4), which stands if the new one cannot be trusted."""
         view = self.keyframes.last
         view.depth = depth
-        found = self._align(view, [(self.keyframes.find(flow.pair.reference.stamp), flow) for flow in self.flows])
+        found = self._align(view, [(self.keyframes.find(flow.pair.reference.stamp), flow) for flow in self.flows], near=True)
         if self._supported(found) and (self._before is None or self._possible(self._before, view.stamp, found.T_odom_cam)):
             view.T_odom_cam = found.T_odom_cam
             self._settle(view)
@@ -175,8 +184,8 @@ class Tracker:
         start = (expected_flow(view, reference), expected_flow(reference, view)) if expected else (None, None)
         return self._flow.step(ImagePair(view.frame, reference.frame), None if start[0] is None else start)
 
-    def _track(self, view: View, references: Sequence[View]) -> TrackResult:
-        found = self._align(view, list(zip(references, self.flows, strict=True)))
+    def _track(self, view: View, references: Sequence[View], bundle: FlowResult | None) -> TrackResult:
+        found = self._align_with(view, references, bundle)
         if found is None:
             self._status = TrackStatus.INITIALISING
             self.keyframes.remember(view)
@@ -193,9 +202,26 @@ class Tracker:
                 return self._accept_found(view, found)
         return self._recover(view)
 
-    def _align(self, view: View, pairs: Sequence[tuple[View, FlowResult]], config: AlignmentConfig | None = None) -> Alignment | None:
-        """The pose of a view by its flow to others, started from the pose it has; None if none of them has depth."""
+    def _align_with(self, view: View, references: Sequence[View], bundle: FlowResult | None) -> Alignment | None:
+        """The pose of a view by the keyframes, None if none of them has depth; `flows` are then those to them.
+
+        Learned motion needs no flow: its pose is where flow starts from, and without a pose there is none. With a sensor only the newest keyframe's is asked for.
+        """
+        if self._learned is None:
+            self.flows = self._flows_to(view, references, bundle, posed=False)
+            return self._align(view, list(zip(references, self.flows, strict=True)))
+        found = self._learned.align(view, references, self.config)
+        self.flows = ()
+        if self._trusted(found, view):
+            view.T_odom_cam = found.T_odom_cam
+            self.flows = self._flows_to(view, references[:1] if view.depth is not None else references, bundle, posed=True)
+        return found
+
+    def _align(self, view: View, pairs: Sequence[tuple[View, FlowResult]], config: AlignmentConfig | None = None, near: bool = False) -> Alignment | None:
+        """The pose of a view by its flow to others, started from the pose it has; None if none of them has depth. `near`: that pose is all but right."""
         config = config or self.config
+        if self._learned is not None:
+            return self._learned.align(view, [reference for reference, _ in pairs], config, near)
         given = [m for reference, result in pairs for m in pair_matches(view, reference, result, config)]
         return align(view, given, config) if given else None
 

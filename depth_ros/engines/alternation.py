@@ -1,0 +1,302 @@
+"""Depth of a keyframe and the motion of the frames around it, each worked out from the other by turns with DeepV2D's networks.
+
+Z. Teed, J. Deng, "DeepV2D: Video to Depth with Differentiable Structure from Motion", ICLR 2020, section 3.3. It begins with a constant depth, a depth that is
+given (a single-image network's, a sensor's) or poses that are given, takes any number of views, and stops after a fixed number of rounds. The networks learned from
+scenes of one size, so lengths are scaled for them, by the median depth, and back. Bad input gives a status and a reason, never an exception or a NaN.
+"""
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from depth_ros import settings
+from depth_ros.engines.keyframes import DepthMap, View
+from depth_ros.engines.threads import single_threaded
+from depth_ros.frames import CameraFrame, nearest_indices, resize_intrinsics, unusable
+from depth_ros.geometry import gauss_newton, pinhole, se3
+from depth_ros.geometry.gauss_newton import Damping, Edges
+from depth_ros.models.deepv2d import TYPICAL_DEPTH, DeepV2D
+from depth_ros.models.deepv2d_motion import MotionEstimate, align, damping_for, keyframe_edges
+from depth_ros.settings import setting
+
+STRIDE = 4                          # [px of the image] of a pixel of the networks' maps
+_TEXTURE, _TEXTURED = 0.5, 0.02     # [grey levels/px] gradient that counts, and the share of an image that must have it
+_BELIEVABLE = 1e-4, 1e4             # median depths, whatever the unit
+
+
+class AlternationStatus(enum.Enum):
+    """What became of a run."""
+
+    OK = 'ok'
+    TOO_FEW_FRAMES = 'too few frames'
+    BAD_CALIBRATION = 'bad calibration'
+    OTHER_CAMERA = 'other camera'       # frames of different sizes or calibrations
+    BLANK = 'blank'                     # too little to see
+    NO_PARALLAX = 'no parallax'         # the camera rests, or only turns: there is motion, but no depth
+    UNSOLVED = 'unsolved'               # nothing ties a pose
+    NOT_FINITE = 'not finite'
+
+
+@dataclass(frozen=True)
+class AlternationConfig:
+    """How long it runs, and what is unknown."""
+
+    rounds: int = setting(3, 'rounds of motion and depth', '', 1, 50)
+    iterations: int = setting(3, 'warps and residual flows of one estimate of the motion', '', 1, 20)
+    form: str = setting('keyframe', 'keyframe: every pose is solved alone against the keyframe; global: all in one system, with a depth for every frame', choices=('keyframe', 'global'))
+    initial_poses: str = setting('identity', 'where poses begin that are not given: at the keyframe, or where the pose network puts them, if there is one', choices=('identity', 'network'))
+    uncalibrated: bool = setting(False, 'solve for one focal length, shared by all frames, beginning with what they say')
+    min_frames: int = setting(2, 'frames that a run needs, the keyframe among them', '', 2, 100)
+    min_parallax: float = setting(0.004, 'largest parallax of the usual depth, as a share of the image width, below which there is no depth', '', 0.0, 0.5)
+    remembered: int = setting(16, 'frames whose features are kept; those of one run always are', '', 1, 1000)
+
+
+@dataclass(frozen=True)
+class AlternationResult:
+    """What a run found, in the unit of what was given; without that, in one in which the usual depth is 2."""
+
+    depth: np.ndarray           # (H, W) float32 of the keyframe, 0 where not known
+    confidence: np.ndarray      # (H, W) float32 in [0, 1], 0 where not known
+    T_view_key: np.ndarray      # (V, 4, 4), always finite; as it began where nothing was found
+    K: np.ndarray               # (3, 3) [px], with the focal length found if uncalibrated
+    status: AlternationStatus
+    reason: str                 # why not OK; '' if OK
+
+
+class FeatureCache:
+    """Features of the last frames by stamp and size, so that none is worked out twice."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[tuple[int, tuple[int, int]], Tensor] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def clear(self) -> None:
+        """Forget all, as after a jump of the clock."""
+        self._kept.clear()
+
+    def of(self, frames: Sequence[CameraFrame], features: Callable[[Tensor], Tensor], device: torch.device | str = 'cpu') -> Tensor:
+        """Features (1, N, C, h, w) of the frames by a network that takes images (M, 3, H, W) in [0, 1]."""
+        keys = [(frame.stamp, frame.size) for frame in frames]
+        missing = {key: frame for key, frame in zip(keys, frames, strict=True) if key not in self._kept}
+        if missing:
+            found = features(torch.stack([image_tensor(frame) for frame in missing.values()]).to(device))
+            self._kept.update(zip(missing, found))
+        for key in keys:
+            self._kept.move_to_end(key)
+        wanted = torch.stack([self._kept[key] for key in keys])[None]
+        while len(self._kept) > self._limit:
+            self._kept.popitem(last=False)
+        return wanted
+
+
+@dataclass
+class _Scene:
+    """A run under way, in the networks' unit. The keyframe is frame 0, and its camera the world."""
+
+    frames: Sequence[CameraFrame]
+    K: Tensor                   # (1, 3, 3) [px of the maps]
+    T: Tensor                   # (1, N, 4, 4) T_cam_world
+    depth: Tensor               # (1, N, H, W), 0 where not known
+    confidence: Tensor          # (H, W) of the keyframe's depth
+    unit: float                 # what one of the caller's lengths is here
+
+    def rescale(self) -> None:
+        """Bring the usual depth of the keyframe back to what the networks know."""
+        factor = TYPICAL_DEPTH / median_depth(self.depth[0, 0])
+        self.unit *= factor
+        self.depth = self.depth * factor
+        self.T = scaled(self.T, factor)
+
+
+class Alternation:
+    """Runs with one network. `network` may be a DeepV2D or anything with its interface, such as one whose parts are graphs."""
+
+    def __init__(self, network: DeepV2D, config: AlternationConfig = AlternationConfig(), device: torch.device | str = 'cpu') -> None:
+        settings.check(config)
+        if config.initial_poses == 'network' and not network.config.pose_network:
+            raise ValueError('initial_poses: this network has no pose network')
+        self.config = config
+        self.network = network
+        self.motion_features, self.depth_features = FeatureCache(config.remembered), FeatureCache(config.remembered)
+        self._device = device
+
+    def reset(self) -> None:
+        """Forget all features, as after a jump of the clock."""
+        self.motion_features.clear()
+        self.depth_features.clear()
+
+    @single_threaded()
+    @torch.inference_mode()
+    def run(self, frames: Sequence[CameraFrame], depth: DepthMap | None = None, T_view_key: np.ndarray | None = None, expected_depth: float | None = None) -> AlternationResult:
+        """Depth of the first frame and the motion from it to each of the others.
+
+        `depth` of the keyframe and `T_view_key` (V, 4, 4) are where it begins, in one unit of length, which the result then has too. Poses alone are first given a
+        depth, which is the first round; `expected_depth` is then the median of what can be expected. A single round with poses given leaves them as they are.
+        """
+        refused = self._refused(frames, T_view_key)
+        if refused is not None:
+            return self._given_up(frames, T_view_key, *refused)
+        scene = self._begin(frames, depth, T_view_key, expected_depth)
+        posed = T_view_key is not None and depth is None
+        problem = None
+        for number in range(self.config.rounds):
+            problem = (None if posed and number == 0 else self._move(scene)) or self._measure(scene)
+            if problem is not None:
+                break
+        return _result(scene, *(problem or (AlternationStatus.OK, '')))
+
+    # What a run is made of. Each part returns what is wrong, and leaves the scene as it was then
+
+    def _refused(self, frames: Sequence[CameraFrame], T_view_key: np.ndarray | None) -> tuple[AlternationStatus, str] | None:
+        if len(frames) < self.config.min_frames:
+            return AlternationStatus.TOO_FEW_FRAMES, f'{len(frames)} frames of {self.config.min_frames} that are needed'
+        bad = next(filter(None, map(unusable, frames)), '')
+        if bad:
+            return AlternationStatus.BAD_CALIBRATION, bad
+        key, *views = frames
+        for view in views:
+            if view.size != key.size or not np.allclose(view.K, key.K):
+                return AlternationStatus.OTHER_CAMERA, f'a frame of {view.size} pixels and focal length {view.K[0, 0]:.1f} beside a keyframe of {key.size} and {key.K[0, 0]:.1f}'
+        if T_view_key is not None and not (np.shape(T_view_key) == (len(views), 4, 4) and np.isfinite(T_view_key).all()):
+            return AlternationStatus.NOT_FINITE, f'expected a finite pose (4, 4) for each of {len(views)} views, got {np.shape(T_view_key)}'
+        if _is_blank(key) or all(map(_is_blank, views)):
+            return AlternationStatus.BLANK, 'there is too little to see in the images'
+        return None
+
+    def _given_up(self, frames: Sequence[CameraFrame], T_view_key: np.ndarray | None, status: AlternationStatus, reason: str) -> AlternationResult:
+        views = max(len(frames) - 1, 0)
+        poses = np.tile(np.eye(4), (views, 1, 1))
+        if T_view_key is not None and np.shape(T_view_key) == poses.shape and np.isfinite(T_view_key).all():
+            poses = np.array(T_view_key, np.float64)
+        shape = frames[0].image.shape[:2] if frames else (0, 0)
+        return AlternationResult(np.zeros(shape, np.float32), np.zeros(shape, np.float32), poses, frames[0].K if frames else np.eye(3), status, reason)
+
+    def _begin(self, frames: Sequence[CameraFrame], depth: DepthMap | None, T_view_key: np.ndarray | None, expected_depth: float | None) -> _Scene:
+        width, height = frames[0].size
+        start = torch.zeros(1, len(frames), height, width, device=self._device)
+        confidence = torch.zeros(height, width, device=self._device)
+        if depth is not None:
+            known = depth.valid & np.isfinite(depth.depth) & (depth.depth > 0)
+            start[0, 0] = torch.from_numpy(np.where(known, depth.depth, 0.0)).to(start)
+            confidence = (start[0, 0] > 0).float()
+            expected_depth = median_depth(start[0, 0])
+        elif T_view_key is None:
+            start[:] = expected_depth = TYPICAL_DEPTH
+        unit = TYPICAL_DEPTH / (expected_depth or TYPICAL_DEPTH)
+        T = torch.eye(4, device=self._device).repeat(1, len(frames), 1, 1)
+        if T_view_key is not None:
+            T[0, 1:] = torch.from_numpy(np.asarray(T_view_key)).to(T)
+        elif self.config.initial_poses == 'network':
+            images = torch.stack([image_tensor(frame) for frame in frames]).to(self._device)
+            T[0, 1:] = se3.exp(self.network.motion.initial_motion(images[:1].expand(len(frames) - 1, -1, -1, -1), images[1:]))
+        K = resize_intrinsics(torch.from_numpy(frames[0].K).float(), 1 / STRIDE, 1 / STRIDE)[None].to(self._device)
+        return _Scene(frames, K, scaled(T, unit if T_view_key is not None else 1.0), start * unit, confidence, unit)
+
+    def _move(self, scene: _Scene) -> tuple[AlternationStatus, str] | None:
+        """Poses, and the focal length if it is not known, by the depth there is."""
+        config, count = self.config, len(scene.frames)
+        features = self.motion_features.of(scene.frames, self.network.motion.features, self._device)
+        edges = keyframe_edges(count) if config.form == 'keyframe' else gauss_newton.all_pairs(count)
+        depth = at_maps(scene.depth, features.shape[-2:])
+        T, K, solved = scene.T, scene.K, True
+        for iterations in [1] * config.iterations if config.uncalibrated else [config.iterations]:
+            found = align(self.network.motion, features, depth, K, T, edges, form=config.form, iterations=iterations)
+            T, K = self._refocused(found, depth, K, T) if config.uncalibrated else (found.T_cam_world, K)
+            solved = solved and bool(found.solved.all())
+        if not (torch.isfinite(T).all() and torch.isfinite(K).all() and torch.isfinite(found.iterations[-1].residual).all()):
+            return AlternationStatus.NOT_FINITE, 'the motion network gives what is not a number'
+        if not solved:
+            return AlternationStatus.UNSOLVED, 'nothing in the images ties the poses'
+        scene.T, scene.K = T, K
+        return None
+
+    def _refocused(self, found: MotionEstimate, depth: Tensor, K: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
+        """Poses and K from what the network said of poses T (1, N, 4, 4), the focal length being solved for as well."""
+        said = found.iterations[-1]
+        weights = torch.where(said.valid[:, :, None] & torch.isfinite(said.confidence), said.confidence, 0.0)
+        edges = Edges(found.source, found.target, pinhole.unproject(depth[:, found.source], K[:, None]).flatten(2, 3), said.pixels.flatten(2, 3), weights.flatten(3).mT, K)
+        damping = damping_for(*depth.shape[-2:])
+        focal = Damping(damping.absolute, gauss_newton.FOCAL_DAMPING.relative)
+        if self.config.form == 'global':
+            solved = gauss_newton.uncalibrated_global_form(T, edges, 1, 1, damping, focal)
+            return solved.poses, solved.K
+        motion = gauss_newton.relative_motion(T, found.source, found.target)
+        solved = gauss_newton.uncalibrated_keyframe_form(motion, edges, 2, damping, focal)
+        return T.index_copy(1, found.target, solved.poses @ T[:, :1]), solved.K
+
+    def _measure(self, scene: _Scene) -> tuple[AlternationStatus, str] | None:
+        """Depth by the poses there are: of the keyframe, and in global form of every other frame too."""
+        parallax, width = self._parallax(scene), scene.frames[0].size[0]
+        if not parallax >= self.config.min_parallax * width:
+            return AlternationStatus.NO_PARALLAX, f'the usual depth moves by {parallax:.2f} pixels: the camera rests or only turns, which tells no depth'
+        features = self.depth_features.of(scene.frames, self.network.depth.features, self._device)
+        count = len(scene.frames)
+        keys = range(count) if self.config.form == 'global' else range(1)
+        found = [self._depth_of(scene, features, [key, *(i for i in range(count) if i != key)]) for key in keys]
+        if not all(torch.isfinite(part).all() for pair in found for part in pair):
+            return AlternationStatus.NOT_FINITE, 'the depth network gives what is not a number'
+        scene.depth, scene.confidence = scene.depth.clone(), found[0][1]
+        for key, (depth, _) in zip(keys, found, strict=True):
+            scene.depth[0, key] = depth
+        scene.rescale()
+        return None
+
+    def _depth_of(self, scene: _Scene, features: Tensor, order: list[int]) -> tuple[Tensor, Tensor]:
+        """Depth and confidence (H, W) of the first frame of an order."""
+        key, *views = order
+        T_view_key = scene.T[:, views] @ se3.inverse(scene.T[:, key:key + 1])
+        estimate = self.network.depth(features[:, order], scene.K, T_view_key, self.network.planes(features), scene.depth.shape[-2:])
+        return estimate.depths[-1][0], estimate.confidence[0]
+
+    def _parallax(self, scene: _Scene) -> float:
+        """Of the usual depth between the keyframe and the view farthest from it [px of the image]."""
+        depth = scene.depth[0, 0]
+        usual = median_depth(depth) if bool((depth > 0).any()) else TYPICAL_DEPTH
+        t = (se3.inverse(scene.T[:, :1]) @ scene.T[:, 1:])[..., :3, 3]
+        return STRIDE * float(scene.K[0, 0, 0] * t.norm(dim=-1).max()) / usual
+
+
+def image_tensor(frame: CameraFrame) -> Tensor:
+    """(3, H, W) float in [0, 1] of a frame's image."""
+    return torch.from_numpy(frame.image).permute(2, 0, 1).float() / 255
+
+
+def _is_blank(frame: CameraFrame) -> bool:
+    return bool((View(frame, np.eye(4)).texture > _TEXTURE).mean() < _TEXTURED)
+
+
+def median_depth(depth: Tensor) -> float:
+    """Median of a depth (H, W) where it is known; of every fourth pixel and row, which is enough."""
+    sampled = depth[::4, ::4]
+    known = sampled[sampled > 0]
+    return float(known.median().clamp(*_BELIEVABLE)) if known.numel() else TYPICAL_DEPTH
+
+
+def scaled(T: Tensor, factor: float) -> Tensor:
+    """Motions (..., 4, 4) in another unit of length."""
+    return torch.cat([torch.cat([T[..., :3, :3], T[..., :3, 3:] * factor], -1), T[..., 3:, :]], -2)
+
+
+def at_maps(depth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Depth (1, N, H, W) at the nearest pixels of maps of a size (h, w): nothing is mixed with what is not known."""
+    rows, columns = (torch.from_numpy(nearest_indices(before, after)).to(depth.device) for before, after in zip(depth.shape[-2:], size, strict=True))
+    return depth.index_select(-2, rows).index_select(-1, columns)
+
+
+def _result(scene: _Scene, status: AlternationStatus, reason: str) -> AlternationResult:
+    """A scene in the caller's unit."""
+    K = scene.frames[0].K.copy()
+    K[[0, 1], [0, 1]] *= STRIDE * float(scene.K[0, 0, 0]) / K[0, 0]
+    T = scaled(scene.T[0, 1:] @ se3.inverse(scene.T[0, :1]), 1 / scene.unit).double().cpu().numpy()
+    known = status is AlternationStatus.OK or bool((scene.confidence > 0).any())    # a constant depth that it began with is not a result
+    depth = (scene.depth[0, 0] / scene.unit if known else torch.zeros_like(scene.depth[0, 0])).cpu().numpy()
+    return AlternationResult(depth, scene.confidence.cpu().numpy(), T, K, status, reason)
