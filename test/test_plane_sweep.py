@@ -234,10 +234,10 @@ def test_semi_global_costs_are_those_of_the_plain_recursion() -> None:
 
 
 @pytest.mark.parametrize("window", [1, 3, 5, 7, 9, 11])
-def test_box_mean_agrees_with_scipy(window: int) -> None:
+def testbox_mean_agrees_with_scipy(window: int) -> None:
     x = torch.rand(3, 14, 17, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     expected = np.stack([uniform_filter(image, window, mode="nearest") for image in x.numpy()])
-    np.testing.assert_allclose(plane_sweep._box_mean(x, window).numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(plane_sweep.box_mean(x, window).numpy(), expected, atol=1e-12)
 
 
 def test_guided_filter_keeps_what_the_guide_explains_and_forgets_what_weighs_nothing() -> None:

@@ -141,7 +141,7 @@ def _cost_of_some(w: Tensor, grey: Tensor, own: tuple[Tensor, Tensor], reference
     """1 - ZNCC of grey (H, W), whose statistics are `own`, with references (V, H, W) by way of w; see _cost_of."""
     warped, seen = _sample_by_depth(references, K, T_ref_cur, w)
     mean, scale = _mean_and_inverse_deviation(warped, config)
-    covariance = _box_mean(warped.mul_(grey), config.window).addcmul_(mean, own[0], value=-1)
+    covariance = box_mean(warped.mul_(grey), config.window).addcmul_(mean, own[0], value=-1)
     return _better_views(1 - covariance.mul_(scale).mul_(own[1]), seen, config.best_share), seen.any(0)
 
 
@@ -169,8 +169,8 @@ def _sample_by_depth(references: Tensor, K: Tensor, T_ref_cur: Tensor, w: Tensor
 
 def _mean_and_inverse_deviation(x: Tensor, config: SweepConfig) -> tuple[Tensor, Tensor]:
     """Mean and inverse standard deviation (noise included) of the window around each pixel of (..., H, W)."""
-    mean = _box_mean(x, config.window)
-    variance = _box_mean(x * x, config.window).addcmul_(mean, mean, value=-1)
+    mean = box_mean(x, config.window)
+    variance = box_mean(x * x, config.window).addcmul_(mean, mean, value=-1)
     return mean, variance.clamp_(min=0).add_(config.noise ** 2).rsqrt_()
 
 
@@ -245,16 +245,16 @@ def _minimum(cost: Tensor, smooth: Tensor, planes: Tensor) -> tuple[Tensor, Tens
 def _guided_filter(guide: Tensor, x: Tensor, weight: Tensor, radius: int, edge: float) -> Tensor:
     """x (..., H, W) as a locally affine function of guide (H, W), fitted by weight (H, W): smooth, but with the guide's edges."""
     window = 2 * radius + 1
-    total = _box_mean(weight, window)
-    mean_guide, mean_x = (_box_mean(weight * y, window) / total for y in (guide, x))
-    covariance = _box_mean(weight * guide * x, window) / total - mean_guide * mean_x
-    variance = (_box_mean(weight * guide * guide, window) / total - mean_guide * mean_guide).clamp(min=0)
+    total = box_mean(weight, window)
+    mean_guide, mean_x = (box_mean(weight * y, window) / total for y in (guide, x))
+    covariance = box_mean(weight * guide * x, window) / total - mean_guide * mean_x
+    variance = (box_mean(weight * guide * guide, window) / total - mean_guide * mean_guide).clamp(min=0)
     slope = covariance / (variance + edge ** 2)
     offset = mean_x - slope * mean_guide
-    return (_box_mean(total * slope, window) * guide + _box_mean(total * offset, window)) / _box_mean(total, window)
+    return (box_mean(total * slope, window) * guide + box_mean(total * offset, window)) / box_mean(total, window)
 
 
-def _box_mean(x: Tensor, window: int) -> Tensor:
+def box_mean(x: Tensor, window: int) -> Tensor:
     """Mean over window x window (odd) around each pixel of (..., H, W); the border's values go on beyond it."""
     return _running_sum(_running_sum(x, window, -1), window, -2).div_(window * window)
 

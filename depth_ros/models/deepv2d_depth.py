@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from depth_ros.geometry import pinhole
+from depth_ros.geometry.plane_sweep import box_mean
 from depth_ros.geometry.warp import sample
 from depth_ros.models.deepv2d_blocks import Hourglass, Residual, Trunk, normalisation, plain_conv
 from depth_ros.models.layers import resize
@@ -112,24 +113,26 @@ class DepthModule(nn.Module):
 
     def _volume(self, features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
         """The mean of all views' costs (B, c, D, h, w), and what the 3D network starts with (B, volume_width, D, h, w)."""
-        config, key = self.config, features[:, 0]
-        views = features.shape[1] - 1
-        weight = torch.ones_like(T_view_key[..., 0, 0]) if seen is None else seen.to(features)
-        costs = []
-        for v in range(views):
-            if config.matching == 'correlation':
-                costs.append(_correlation(config, key, features[:, 1 + v], K, T_view_key[:, v], planes))
-            else:
-                warped, inside = swept(features[:, 1 + v], K, T_view_key[:, v], planes)
-                costs.append(torch.cat([key[:, :, None].expand_as(warped), warped * inside[:, None]], 1))
-        if config.form == 'concatenation':
-            volume = torch.cat([costs[0][:, :key.shape[1]], *(c[:, key.shape[1]:] for c in costs)], 1)
+        key, views = features[:, 0], features[:, 1:].unbind(1)
+        if self.config.form == 'concatenation':
+            swept_views = (swept(view, K, T, planes) for view, T in zip(views, T_view_key.unbind(1)))
+            volume = torch.cat([_repeated(key, planes), *(warped * inside[:, None] for warped, inside in swept_views)], 1)
             return volume, self.stem(volume)
-        each = torch.stack(costs, 1)
-        x = self.stem(each.flatten(0, 1)).unflatten(0, each.shape[:2])
-        share = (weight / weight.sum(1, keepdim=True).clamp(min=1.0))[..., None, None, None, None]
-        mean = (each * share).sum(1) if self.prior is not None else each[:, 0]
-        return mean, (x * share).sum(1)
+        weight = torch.ones_like(T_view_key[..., 0, 0]) if seen is None else seen.to(features)
+        share = weight / weight.sum(1, keepdim=True).clamp(min=1.0)
+        mean, x = 0.0, 0.0
+        for view, T, part in zip(views, T_view_key.unbind(1), share.unbind(1)):     # one after the other: memory that is written once costs most of the time
+            cost, part = self._cost(key, view, K, T, planes), part[:, None, None, None, None]
+            x = x + self.stem(cost) * part
+            mean = mean + cost * part if self.prior is not None else cost
+        return mean, x
+
+    def _cost(self, key: Tensor, view: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor) -> Tensor:
+        """One view's volume (B, c, D, h, w)."""
+        if self.config.matching == 'correlation':
+            return _correlation(self.config, key, view, K, T_view_key, planes)
+        warped, inside = swept(view, K, T_view_key, planes)
+        return torch.cat([_repeated(key, planes), warped * inside[:, None]], 1)
 
     def _choose(self, logits: Tensor, planes: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Expected depth and its confidence (B, H, W) of logits (B, D, h, w). With inverse spacing it is the inverse of the expected inverse depth."""
@@ -225,6 +228,11 @@ def swept(features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor) -> tu
     return values.unflatten(2, (-1, height)), inside.view_as(in_front) & in_front
 
 
+def _repeated(key: Tensor, planes: Tensor) -> Tensor:
+    """Features (B, C, h, w) of the keyframe at every plane: (B, C, D, h, w)."""
+    return key[:, :, None].expand(-1, -1, planes.shape[1], -1, -1)
+
+
 def _correlation(config: DeepV2DNetworkConfig, key: Tensor, view: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor) -> Tensor:
     """Costs (B, c, D, h, w) of one view: correlation of each group of features, of the grey windows, and 1 where it is inside; 0 where it is not."""
     matched = config.depth_features
@@ -242,15 +250,10 @@ def _zncc(grey: Tensor, warped: Tensor) -> Tensor:
     """Correlation (B, 1, D, h, w) in [-1, 1] of the window around each pixel of grey (B, 1, h, w) with that of warped (B, D, h, w)."""
     own, own_scale = _window_statistics(grey)
     mean, scale = _window_statistics(warped)
-    covariance = _box(grey * warped) - own * mean
+    covariance = box_mean(grey * warped, WINDOW) - own * mean
     return (covariance * own_scale * scale)[:, None]
 
 
 def _window_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    mean = _box(x)
-    return mean, ((_box(x * x) - mean * mean).clamp(min=0) + _NOISE ** 2).rsqrt()
-
-
-def _box(x: Tensor) -> Tensor:
-    """Mean over windows, edges repeated."""
-    return F.avg_pool2d(F.pad(x, (WINDOW // 2,) * 4, mode='replicate'), WINDOW, 1)
+    mean = box_mean(x, WINDOW)
+    return mean, ((box_mean(x * x, WINDOW) - mean * mean).clamp(min=0) + _NOISE ** 2).rsqrt()
