@@ -33,7 +33,7 @@ def test_changes_win_over_the_file(written):
 
 
 @pytest.mark.parametrize('text, complaint', [
-    ('ratee: 1.0e-3', "unknown key 'ratee': expected model, model_config, data, endless, objective"),
+    ('ratee: 1.0e-3', "unknown key 'ratee': expected model, size, model_config, data, endless, objective"),
     ('rate: 1e-3', 'rate: expected float'),             # a string to YAML
     ('steps: 0', 'steps: expected at least 1'),
     ('schedule: exponential', 'schedule: expected one of constant, cosine, step'),

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from depth_ros import files
-from depth_ros.learning import augmentation, batches, metrics, objectives
+from depth_ros.learning import augmentation, metrics, objectives
+from depth_ros.learning.batches import Batches
 from depth_ros.learning.classical import DatasetMean
 from depth_ros.learning.objectives import depth_scores
 from depth_ros.learning.pairs import PairBatch, PairStore
@@ -118,7 +119,7 @@ class Bench:
         return scores
 
     def _batches(self, recipe: Recipe) -> list[PairBatch]:
-        return [batches.unseen(self._test, recipe, first, recipe.reduce) for first in range(0, len(self._test), recipe.batch)]
+        return [Batches.unseen(self._test, recipe, first, recipe.reduce) for first in range(0, len(self._test), recipe.batch)]
 
 
 def with_flow_error(pairs: PairBatch, share: float) -> PairBatch:

@@ -22,7 +22,9 @@ import depth_ros
 from depth_ros.apps import options
 from depth_ros.engines import flow as flows
 from depth_ros.engines.flow import FlowConfig
-from depth_ros.learning import ranks, recipe, train_state
+from depth_ros.learning import objectives, ranks, recipe, train_state
+from depth_ros.learning.clip_batches import ClipBatches
+from depth_ros.learning.clips import ClipData, open_clips
 from depth_ros.learning.pairs import FlowFunction, PairData, PairStore, open_store
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.sequence_pairs import open_sequence_store, sequence_splits
@@ -37,7 +39,7 @@ _EPILOG = """
 OUT gets last.safetensors (everything needed to go on), best.safetensors (the network that did best on the validation split),
 history.json and curves for `tensorboard --logdir OUT`. Ctrl-C saves before it ends. The pairs are rendered into the user's cache first; or, where the
 recipe's data name a sequence, made from that: --set data.sequence=FOLDER --set data.poses=FILE.
-How long it takes: one CPU core renders 10 to 20 pairs a second, so that 8192 of them take some ten minutes, once; what is rendered is kept when it is stopped. Then the
+How long it takes: one CPU core renders 10 to 20 pairs, or 3 clips (for deepv2d), a second, so that 8192 of them take some ten minutes, once; what is rendered is kept when it is stopped. Then the
 first steps tell how long the others will take: hours on a CPU for the recipes that are meant for one, days for the others.
 Several accelerators, or processes: torchrun --nproc-per-node 2 -m depth_ros.apps.train RECIPE.
 """
@@ -120,6 +122,12 @@ def find_recipe(name: str) -> Path:
 @contextlib.contextmanager
 def opened_data(chosen: Recipe) -> Iterator[Data]:
     """The splits that a recipe trains and validates on, rendered now if they are not there; the processes of one training share the work."""
+    if objectives.kind(chosen).batches is ClipBatches:
+        if chosen.endless:
+            raise ValueError('endless: expected False with an objective that learns from clips')
+        clips = recipe.configured(ClipData, chosen.data)
+        yield Data(*(open_clips(clips, split) for split in ('train', 'validation')))
+        return
     if 'sequence' in chosen.data:
         if chosen.endless:
             raise ValueError('endless: expected False with a sequence, which ends')

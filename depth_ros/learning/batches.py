@@ -29,13 +29,21 @@ class Drawn:
     pairs: PairBatch        # b pairs, augmented
     supervised: Tensor      # (b, 1, H, W) bool: the pixels whose depth is told
 
+    def to(self, device: torch.device | str) -> Drawn:
+        """The same on another device."""
+        return Drawn(self.indices, self.pairs.to(device), self.supervised.to(device))
+
+    def pick(self, places: list[int]) -> Drawn:
+        """Some of them."""
+        return Drawn(self.indices[places], self.pairs.pick(places), self.supervised[places])
+
 
 class Batches:
     """Draws the batches of a recipe from a store, each pair once an epoch, or once at all if there is no end of them."""
 
     def __init__(self, store: PairStore, recipe: Recipe, ranks: Ranks = Ranks()) -> None:
         if len(store) == 0:
-            raise ValueError('the training split holds no pairs')
+            raise ValueError('the training split is empty')
         self._store, self._recipe, self._part = store, recipe, ranks.part(recipe.batch)
         self._reduced: tuple[int, PairBatch] | None = None      # the whole store at 1 / factor of its size
 
@@ -47,11 +55,14 @@ class Batches:
             return places       # each pair is shown once
         return np.array([_order(self._recipe.seed, int(epoch), size)[place] for epoch, place in zip(places // size, places % size)])
 
+    def drawn_for(self, step: int) -> tuple[np.ndarray, list[torch.Generator]]:
+        """Indices (b,) of this process's part of a step's batch, and what everything else is drawn from for each."""
+        return self.joint_indices(step)[self._part], [generator(self._recipe.seed, step, place) for place in range(self._recipe.batch)[self._part]]
+
     def of_step(self, step: int) -> Drawn:
         """This process's part of a step's batch."""
         recipe = self._recipe
-        indices = self.joint_indices(step)[self._part]
-        generators = [_generator(recipe.seed, step, place) for place in range(recipe.batch)[self._part]]
+        indices, generators = self.drawn_for(step)
         factor = recipe.reduce_at(step)
         pairs = self._pairs(indices, factor)
         supervised = self._supervised(pairs, indices, factor)
@@ -66,9 +77,18 @@ class Batches:
             pairs = augmentation.disturb_motion(pairs, torch.stack(errors))
         return Drawn(indices, pairs, supervised)
 
+    @staticmethod
+    def unseen(store: PairStore, recipe: Recipe, first: int, factor: int) -> PairBatch:
+        """At most a batch of a store that is not trained on, from index `first` on, with the intrinsics and at 1 / factor of the size that the recipe trains with.
+
+        Whatever the recipe's seed, they are the same.
+        """
+        indices = np.arange(first, min(first + recipe.batch, len(store)))
+        return _fitted(store.batch(indices), recipe, factor, [generator(0, int(index), 0) for index in indices])
+
     def _supervised(self, pairs: PairBatch, indices: np.ndarray, factor: int) -> Tensor:
         """The pixels (b, 1, H, W) of pairs at 1 / factor of their size whose depth is told: a pair's own, whenever it is visited, as if no more had been measured."""
-        generators = [_generator(self._recipe.seed, int(index), _PIXELS, _OF_THE_PAIR) for index in indices]
+        generators = [generator(self._recipe.seed, int(index), _PIXELS, _OF_THE_PAIR) for index in indices]
         return torch.cat([supervision.choose(valid[None], self._recipe.supervised_pixels, g, factor) for valid, g in zip(pairs.valid, generators)])
 
     def _pairs(self, indices: np.ndarray, factor: int) -> PairBatch:
@@ -82,7 +102,7 @@ class Batches:
         return self._reduced[1].pick(torch.from_numpy(indices))
 
     def _made(self, indices: np.ndarray, factor: int) -> PairBatch:
-        generators = [_generator(self._recipe.seed, int(index), _CAMERA, _OF_THE_PAIR) for index in indices]
+        generators = [generator(self._recipe.seed, int(index), _CAMERA, _OF_THE_PAIR) for index in indices]
         return _fitted(self._store.batch(indices), self._recipe, factor, generators)
 
 
@@ -90,15 +110,6 @@ def _bytes(store: PairStore, factor: int) -> int:
     """Size of all pairs of a store as tensors, at 1 / factor of theirs."""
     one = store.batch(np.arange(1))
     return len(store) * sum(getattr(one, f.name).nbytes for f in fields(PairBatch)) // factor ** 2
-
-
-def unseen(store: PairStore, recipe: Recipe, first: int, factor: int) -> PairBatch:
-    """At most a batch of a store that is not trained on, from index `first` on, with the intrinsics and at 1 / factor of the size that the recipe trains with.
-
-    Whatever the recipe's seed, they are the same.
-    """
-    indices = np.arange(first, min(first + recipe.batch, len(store)))
-    return _fitted(store.batch(indices), recipe, factor, [_generator(0, int(index), 0) for index in indices])
 
 
 def _fitted(pairs: PairBatch, recipe: Recipe, factor: int, generators: list[torch.Generator]) -> PairBatch:
@@ -116,7 +127,7 @@ def _order(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(size)
 
 
-def _generator(*seed: int) -> torch.Generator:
+def generator(*seed: int) -> torch.Generator:
     """The source of the draws for a place of a step, or for a pair; its own, so that it does not matter which process draws."""
     state = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

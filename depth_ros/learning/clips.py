@@ -1,6 +1,6 @@
 """Clips: a keyframe and other views within about a second of it, some before and some after, with depth and poses of all. What DeepV2D learns from.
 
-A clip is stored in the order of time, and a batch of them begins with the keyframe, so that each of the middle views can be one.
+A clip is stored in the order of time; a batch of clips begins with their keyframes, which the middle view is unless another is asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from depth_ros.learning.sensor import exposed
 from depth_ros.learning.shards import RecordStore, StoreData
 from depth_ros.settings import setting
 
-MIDDLE = CLIP // 2                      # the view that is the keyframe unless another is asked for
 KEYFRAMES = range(1, CLIP - 1)          # the views that have others before and after them
 
 _FORMAT = 1             # raise it whenever what is rendered or stored changes
@@ -100,30 +99,48 @@ class ClipStore(RecordStore):
         """(height, width) [px]."""
         return self.kind['depth'].shape[1:]
 
+    @property
+    def views(self) -> int:
+        """Of each clip."""
+        return self.kind['T_cam_world'].shape[0]
+
     @staticmethod
     def is_kind(kind: np.dtype) -> bool:
         """Whether records of that type are clips."""
         views, height, width = kind['depth'].shape
         return kind == record_type(height, width, views)
 
-    def batch(self, indices: Sequence[int] | np.ndarray | Tensor, keyframes: Sequence[int] | None = None) -> ClipBatch:
-        """The clips of these indices, in their order, each with its middle view as the keyframe or with that of `keyframes`. Raises IndexError beyond the end."""
+    def batch(self, indices: Sequence[int] | np.ndarray | Tensor, order: Sequence[Sequence[int]] | None = None) -> ClipBatch:
+        """The clips of these indices, in their order, each with the views order[b] (M of them), by time, the first of which is the keyframe.
+
+        By default that is the middle one, and all others follow in the order of time. Raises IndexError beyond the end.
+        """
         records = {name: torch.from_numpy(values) for name, values in self.records(indices).items()}
-        depth = records['depth'].float()
-        clips = ClipBatch(records['images'].movedim(-1, 2).float().div_(255.0), depth, depth > 0.0, records['K'], records['T_cam_world'])
-        views = clips.images.shape[1]
-        return with_keyframes(clips, [views // 2] * len(clips) if keyframes is None else keyframes)
+        return _batch(records['images'], records['depth'], records['K'], records['T_cam_world'], order)
 
 
-def with_keyframes(clips: ClipBatch, keyframes: Sequence[int]) -> ClipBatch:
-    """The clips with view keyframes[b] of each in front, the others after it as they were, and the world in its camera."""
-    views = clips.images.shape[1]
-    order = torch.tensor([[key, *(v for v in range(views) if v != key)] for key in keyframes], dtype=torch.int64).reshape(-1, views)
-    rows = torch.arange(len(clips))[:, None]
-    poses = clips.T_cam_world[rows, order]
+def clip_batch(clips: Sequence[Clip], order: Sequence[Sequence[int]] | None = None) -> ClipBatch:
+    """Clips of one size and number of views as a batch, with keyframes as in ClipStore.batch."""
+    record = np.zeros(len(clips), record_type(*clips[0].depth.shape[1:], len(clips[0].depth)))
+    for row, clip in enumerate(clips):
+        fill(record[row:row + 1], clip)
+    return _batch(*(torch.from_numpy(record[name]) for name in ('images', 'depth', 'K', 'T_cam_world')), order)
+
+
+def _batch(images: Tensor, depth: Tensor, K: Tensor, T_cam_world: Tensor, order: Sequence[Sequence[int]] | None) -> ClipBatch:
+    count, views = depth.shape[:2]
+    which = torch.tensor([middle_first(views)] * count if order is None else order, dtype=torch.int64)
+    rows = torch.arange(count)[:, None]
+    poses = T_cam_world[rows, which]
     poses = poses @ se3.inverse(poses[:, :1])
     poses[:, 0] = torch.eye(4)
-    return replace(clips, images=clips.images[rows, order], depth=clips.depth[rows, order], valid=clips.valid[rows, order], T_cam_world=poses)
+    chosen = depth[rows, which].float()
+    return ClipBatch(images[rows, which].movedim(-1, 2).float().div_(255.0), chosen, chosen > 0.0, K, poses)
+
+
+def middle_first(views: int) -> list[int]:
+    """The middle one of so many views, and the others in their order."""
+    return [views // 2, *(view for view in range(views) if view != views // 2)]
 
 
 def fill(record: np.ndarray, clip: Clip) -> None:

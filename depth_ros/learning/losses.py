@@ -38,6 +38,15 @@ def log_depth_l1(z: Tensor, z_true: Tensor, supervised: Tensor) -> Tensor:
     return masked_mean((z.clamp(min=_MIN_INVERSE_DEPTH).log() - known.log()).abs(), supervised)
 
 
+def depth_l1(z: Tensor, z_true: Tensor, supervised: Tensor) -> Tensor:
+    """Mean |1 / z - 1 / z_true| of positive inverse depths (B, 1, H, W) over the pixels of the mask: what is far away weighs most."""
+    known = torch.where(supervised, z_true, z.detach()).clamp(min=_MIN_INVERSE_DEPTH)
+    return masked_mean((z.clamp(min=_MIN_INVERSE_DEPTH).reciprocal() - known.reciprocal()).abs(), supervised)
+
+
+COMPARISONS = {'inverse_depth': inverse_depth_l1, 'log_depth': log_depth_l1, 'depth': depth_l1}
+
+
 def edge_aware_smoothness(z: Tensor, image: Tensor) -> Tensor:
     """Mean |dx z| exp(-|dx I|) + mean |dy z| exp(-|dy I|) of z (B, 1, H, W) under image (B, 3, H, W) in [0, 1]; |d I| is the mean over colours."""
     return sum((dz * torch.exp(-di.mean(1, keepdim=True))).mean() for dz, di in zip(_differences(z), _differences(image)))

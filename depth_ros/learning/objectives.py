@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,32 +10,14 @@ from torch import Tensor, nn
 
 from depth_ros.learning import losses, metrics
 from depth_ros.learning.batches import Drawn
+from depth_ros.learning.deepv2d_objectives import DeepV2DDepth, DeepV2DJoint, DeepV2DMotion
+from depth_ros.learning.objective import Objective, Share
 from depth_ros.learning.pairs import PairBatch
 from depth_ros.learning.recipe import Recipe
 from depth_ros.models.pose_head import motion_errors, pose_l1
 
-Share = Callable[[Tensor], Tensor]
-"""Number of points used here -> their weight among the processes' (Ranks.share)."""
-
 REPORTED = ('abs_inv', 'abs_rel', 'sc_inv')     # of depth, as the Global-Local paper reports it; sc_inv is its S-RMSE
 FARTHEST = 300.0                                # [baselines] that a prediction is clipped to, for no network knows infinity
-
-
-class Objective(abc.ABC):
-    """One kind of loss and its scores."""
-
-    reported: tuple[str, ...]       # names of the scores
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-
-    @abc.abstractmethod
-    def terms(self, network: nn.Module, drawn: Drawn, share: Share) -> dict[str, Tensor]:
-        """The weighted terms of the loss, whose sum is minimised."""
-
-    @abc.abstractmethod
-    def scores(self, network: nn.Module, pairs: PairBatch) -> list[dict[str, float]]:
-        """Scores of each pair, the lower the better."""
 
 
 class InverseDepth(Objective):
@@ -47,7 +28,7 @@ class InverseDepth(Objective):
     def terms(self, network: nn.Module, drawn: Drawn, share: Share) -> dict[str, Tensor]:
         """Those of losses.global_local_loss, weighted as the recipe says."""
         recipe, z = self._recipe, network(*network.inputs(drawn.pairs)).float()
-        compare = losses.log_depth_l1 if recipe.l1_of == 'log_depth' else losses.inverse_depth_l1
+        compare = losses.COMPARISONS[recipe.l1_of]
         terms = losses.global_local_loss(z, drawn.pairs.inverse_depth, drawn.supervised, drawn.pairs.image1, recipe.l1_weight, recipe.smooth_weight, compare)
         return terms | {'l1': share(drawn.supervised.sum()) * terms['l1']}
 
@@ -105,7 +86,8 @@ class Flow(Objective):
         return [{name + where: losses.masked_mean(error[i], mask[i]).item() for name, error in found.items() for where, mask in masks.items()} for i in range(len(pairs))]
 
 
-OBJECTIVES: dict[str, type[Objective]] = {'inverse_depth': InverseDepth, 'photometric': Photometric, 'motion': Motion, 'flow': Flow}
+OBJECTIVES: dict[str, type[Objective]] = {'inverse_depth': InverseDepth, 'photometric': Photometric, 'motion': Motion, 'flow': Flow,
+                                          'deepv2d_depth': DeepV2DDepth, 'deepv2d_motion': DeepV2DMotion, 'deepv2d': DeepV2DJoint}
 
 
 class Learner(nn.Module):
@@ -115,16 +97,21 @@ class Learner(nn.Module):
         super().__init__()
         self.network, self._objective, self._share = network, objective, share
 
-    def forward(self, drawn: Drawn) -> dict[str, Tensor]:
+    def forward(self, drawn: Any) -> dict[str, Tensor]:
         """The terms of the loss."""
         return self._objective.terms(self.network, drawn, self._share)
 
 
-def build(recipe: Recipe) -> Objective:
-    """The objective that a recipe names. Raises ValueError, listing the known ones, for an unknown one and for a score to go by that it does not report."""
+def kind(recipe: Recipe) -> type[Objective]:
+    """The kind of objective that a recipe names. Raises ValueError, listing the known ones, for an unknown one."""
     if recipe.objective not in OBJECTIVES:
         raise ValueError(f'objective: expected one of {", ".join(OBJECTIVES)}, got {recipe.objective!r}')
-    made = OBJECTIVES[recipe.objective](recipe)
+    return OBJECTIVES[recipe.objective]
+
+
+def build(recipe: Recipe) -> Objective:
+    """The objective that a recipe names. Raises ValueError as kind does, and for a score to go by that it does not report."""
+    made = kind(recipe)(recipe)
     if recipe.best_by not in made.reported:
         raise ValueError(f'best_by: expected one of {", ".join(made.reported)}, got {recipe.best_by!r}')
     return made

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from depth_ros import settings
+from depth_ros.models import registry
 from depth_ros.settings import setting
 
 Config = TypeVar('Config')
@@ -22,38 +23,50 @@ _OF_THE_SITTING = {'device', 'threads', 'checkpoint_every', 'log_every', 'valida
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. `model_config` and `data` are the fields of the network's and of the pair store's own configuration."""
+    """How a network is trained. `model_config` and `data` are the fields of the network's and of the store's own configuration."""
 
     model: str = setting('global_local', 'name of the network')
+    size: str = setting('', 'named size of the network, where it has some, that model_config changes; empty: none')
     model_config: dict = field(default_factory=dict)
     data: dict = field(default_factory=dict)
     endless: bool = setting(False, 'render new pairs as long as the training lasts, each seen once; `data` may say by how many processes or on what (learning/synthetic_pairs.py)')
     objective: str = setting('inverse_depth', 'what the loss compares: inverse depth with range, or something that a network of another kind gives')
     supervised_pixels: int = setting(1, 'pixels of an image whose depth the loss is told, the same at every visit; 0: all', low=0)
-    l1_of: str = setting('inverse_depth', 'what is compared at them: inverse depth, or the log of depth', choices=('inverse_depth', 'log_depth'))
+    l1_of: str = setting('inverse_depth', 'what is compared at them: inverse depth, the log of depth, or depth itself', choices=('inverse_depth', 'log_depth', 'depth'))
     l1_weight: float = setting(5.0, 'of that difference', low=0.0)
     smooth_weight: float = setting(2.0, 'of edge-aware smoothness', low=0.0)
-    flip: bool = setting(True, 'mirror and turn half of the pairs')
+    flow_weight: float = setting(0.0, "of the difference between a motion network's own flow and the true one (DeepV2D; 0 as published)", low=0.0)
+    flip: bool = setting(True, 'mirror and turn half of the pairs; of the clips, mirror half')
     magnify: float = setting(1.0, 'factor on all focal lengths: a window around the centre of each image', low=1.0, high=4.0)
     new_motion: float = setting(0.0, 'share of pairs that get another motion, flow and second image to fit their depth', low=0.0, high=1.0)
     zoom: float = setting(0.0, "spread of a pair's focal lengths around that; magnify * (1 - zoom) has to be at least 1", low=0.0, high=0.5)
     shift: float = setting(0.0, "spread of a pair's principal point around the image's middle, as a share of half its size, as far as magnify leaves room", low=0.0, high=1.0)
     rotation_error: float = setting(0.0, "deviation of an error of the pair's rotation, an axis, as a tracker would make", 'deg', low=0.0, high=5.0)
     direction_error: float = setting(0.0, "deviation of an error of the pair's translation, an axis, as a share of the baseline", low=0.0, high=1.0)
+    pose_error: float = setting(0.0, "deviation of an error of a clip's poses, an axis: of translation [m] where the keyframe's median depth is 2 m, and of rotation [rad]", low=0.0, high=0.2)
+    still_start: float = setting(0.5, 'share of the clips whose motion is looked for from no motion at all, not from one with that error', low=0.0, high=1.0)
+    stretch: float = setting(1.0, 'largest factor, up or down, on all lengths of a clip', low=1.0, high=4.0)
+    colour: float = setting(0.0, "strength of the changes of brightness, gamma and colour from view to view of a clip", low=0.0, high=3.0)
+    fewest_views: int = setting(4, 'a step shows at least so many of the views around the keyframe of its clips', low=1)
+    predicted_from: float = setting(1.0, 'share of the steps after which motion is found with predicted depth in half of them, not with the true one', low=0.0, high=1.0)
+    form: str = setting('keyframe', 'how poses are solved: each against the keyframe, or all in one system', choices=('keyframe', 'global'))
     reduce: int = setting(1, 'begin on pairs of 1 / reduce of the size that the data has', low=1, high=8)
     grow_at: float = setting(1.0, 'share of the steps after which the size doubles, and again the same share of what is left, until it is full; 1: never', low=0.0, high=1.0)
     steps: int = setting(94000, 'length of the training', low=1)
-    batch: int = setting(16, 'pairs a step, of all processes together', low=1)
+    batch: int = setting(16, 'pairs, or clips, a step, of all processes together', low=1)
     seed: int = setting(0, 'decides the first weights, the order of pairs and every other draw', low=0)
-    rate: float = setting(1e-4, "Adam's highest learning rate", low=0.0)
+    optimiser: str = setting('adam', 'what takes the steps', choices=('adam', 'rmsprop'))
+    rate: float = setting(1e-4, "the optimiser's highest learning rate", low=0.0)
+    rate_shares: dict = field(default_factory=dict)     # of it for parts of the network, by their names; 1 for what is not named
     schedule: str = setting('constant', 'how the rate goes on after the warm-up; step: final_rate in the last fifth', choices=('constant', 'cosine', 'step'))
     warm_up: int = setting(0, 'steps in which the rate rises from 0', low=0)
     final_rate: float = setting(0.01, 'share of the rate that the schedule ends at', low=0.0, high=1.0)
     clip: float = setting(0.0, 'largest norm of the gradient; 0: any', low=0.0)
     ema: float = setting(0.0, 'decay a step of the averaged weights, which are then the ones validated and kept; 0: none', low=0.0, high=0.99999)
     start_from: str = setting('', 'checkpoint whose weights to begin with: of the same network, or of one that this one takes a part of')
+    start_parts: dict = field(default_factory=dict)     # and checkpoints for parts of the network, by their names, over those
     validate_every: int = setting(1000, 'steps between two validations', low=1)
-    validation_pairs: int = setting(256, 'pairs of the validation split to score; 0: all', low=0)
+    validation_pairs: int = setting(256, 'pairs, or clips, of the validation split to score; 0: all', low=0)
     best_by: str = setting('abs_rel', 'the score whose lowest value makes the best checkpoint')
     checkpoint_every: int = setting(1000, 'steps between two saved states', low=1)
     log_every: int = setting(50, 'steps between two points of the curves', low=1)
@@ -104,7 +117,9 @@ def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
         else:
             values[key] = value
     try:
-        return configured(Recipe, values)
+        made = configured(Recipe, values)
+        # Written out, so that a state tells what it was trained with whatever becomes of the name.
+        return dataclasses.replace(made, model_config=registry.named_size(made.model, made.size) | made.model_config) if made.size else made
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
 

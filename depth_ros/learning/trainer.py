@@ -15,14 +15,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from depth_ros import files
-from depth_ros.learning import batches, metrics, objectives, train_state
-from depth_ros.learning.batches import Batches, Drawn
+from depth_ros import files, settings
+from depth_ros.learning import metrics, objectives, train_state
+from depth_ros.learning.clips import ClipStore
+from depth_ros.learning.optimisers import optimiser_for, set_rate
 from depth_ros.learning.pairs import PairStore
 from depth_ros.learning.ranks import Ranks
 from depth_ros.learning.recipe import Recipe
@@ -32,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 
 _TIMED = 30         # steps that tell how long the others will take
 _NO_SCORES = 'step', 'reduce'        # what a validation's entry in the history holds besides
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 STATE, BEST, HISTORY = 'last.safetensors', 'best.safetensors', 'history.json'
 
 
@@ -39,8 +42,8 @@ STATE, BEST, HISTORY = 'last.safetensors', 'best.safetensors', 'history.json'
 class Data:
     """The splits that a training sees."""
 
-    train: PairStore
-    validation: PairStore
+    train: PairStore | ClipStore
+    validation: PairStore | ClipStore
 
 
 class Diverged(ValueError):
@@ -57,14 +60,13 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.recipe, self._data, self._out, self._ranks = recipe, data, Path(out), ranks
         self._objective = objectives.build(recipe)
-        self._batches = Batches(data.train, recipe, ranks)
+        self._batches = self._objective.batches(data.train, recipe, ranks)
         self.model = registry.build(recipe.model, recipe.model_config)
-        if recipe.start_from:
-            _begin_with(self.model, recipe)
-        self.model.to(ranks.device, memory_format=torch.channels_last)
+        _begin_with(self.model, recipe)
+        self._objective.freeze_others(self.model)
+        _channels_last(self.model.to(ranks.device))
         self._average = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema > 0.0 else None
-        # Fused: the steps of networks with tens of millions of weights take longer than their gradients otherwise.
-        self._optimiser = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=recipe.rate, fused=True)
+        self._optimiser = optimiser_for(self.model, recipe)
         self.progress = train_state.Progress()
         state = self._out / STATE
         if resume and state.exists():
@@ -111,12 +113,12 @@ class Trainer:
         scores: list[dict[str, float]] = []
         with torch.inference_mode(), self._precision:
             for first in range(0, count, self.recipe.batch):
-                pairs = batches.unseen(self._data.validation, self.recipe, first, factor)
+                pairs = self._batches.unseen(self._data.validation, self.recipe, first, factor)
                 scores += self._objective.scores(network, pairs.to(self._ranks.device))
         network.train()
         return metrics.mean_metrics(scores[:count])
 
-    def _step(self, drawn: Future[Drawn], ahead: ThreadPoolExecutor, curves: _Curves, bar: tqdm) -> Future[Drawn]:
+    def _step(self, drawn: Future[Any], ahead: ThreadPoolExecutor, curves: _Curves, bar: tqdm) -> Future[Any]:
         """Learn from one batch while the next one is drawn."""
         step, batch = self.progress.step, drawn.result()
         following = ahead.submit(self._batches.of_step, step + 1)
@@ -130,10 +132,10 @@ class Trainer:
                                  **({'steps_per_second': rate} if rate else {})}, self.progress.step)
         return following
 
-    def _learn(self, step: int, drawn: Drawn) -> tuple[dict[str, float], float]:
+    def _learn(self, step: int, drawn: Any) -> tuple[dict[str, float], float]:
         """One step of the optimiser: the loss' terms and the gradient's norm. Raises Diverged, before anything has changed, if they are not finite."""
         torch.manual_seed(hash((self.recipe.seed, step, self._ranks.rank)) % 2 ** 63)      # what a network itself may draw, such as dropout
-        drawn = Drawn(drawn.indices, drawn.pairs.to(self._ranks.device), drawn.supervised.to(self._ranks.device))
+        drawn = drawn.to(self._ranks.device)
         self._optimiser.zero_grad(set_to_none=True)
         buffers = [value.clone() for value in self.model.buffers()]        # batch norm takes note of what it sees, whether it is finite or not
         with self._precision:
@@ -145,8 +147,7 @@ class Trainer:
             for now, before in zip(self.model.buffers(), buffers):
                 now.copy_(before)
             raise Diverged(self._divergence(step, drawn, values, norm))
-        for group in self._optimiser.param_groups:
-            group['lr'] = self.recipe.rate_at(step)
+        set_rate(self._optimiser, self.recipe.rate_at(step))
         self._optimiser.step()
         self._follow(step)
         return values, norm
@@ -160,7 +161,7 @@ class Trainer:
             for mean, new in zip(self._average.state_dict().values(), self.model.state_dict().values()):
                 mean.lerp_(new, 1 - keep) if mean.is_floating_point() else mean.copy_(new)
 
-    def _divergence(self, step: int, drawn: Drawn, terms: dict[str, float], norm: float) -> str:
+    def _divergence(self, step: int, drawn: Any, terms: dict[str, float], norm: float) -> str:
         """What went wrong in a step, and with which pairs."""
         bad = self._not_finite(drawn)
         whose = f'samples {bad}' if bad else f'the gradient of samples {drawn.indices.tolist()}'
@@ -168,14 +169,13 @@ class Trainer:
         state = self._out / STATE
         return f'step {step}: not finite ({found}) because of {whose}; ' + (f'{state} holds the last good state' if state.exists() else 'nothing was saved yet')
 
-    def _not_finite(self, drawn: Drawn) -> list[int]:
+    def _not_finite(self, drawn: Any) -> list[int]:
         """The pairs, by their index in the store, whose own loss is not finite."""
         bad, mode = [], self.model.training
         self.model.eval()       # batch norm cannot learn from a single value
         for place, index in enumerate(drawn.indices):
-            one = Drawn(drawn.indices[place:place + 1], drawn.pairs.pick([place]), drawn.supervised[place:place + 1])
             with torch.no_grad(), self._precision:
-                loss = sum(self._objective.terms(self.model, one, torch.ones_like).values())
+                loss = sum(self._objective.terms(self.model, drawn.pick([place]), torch.ones_like).values())
             bad += [] if math.isfinite(float(loss)) else [int(index)]
         self.model.train(mode)
         return bad
@@ -204,7 +204,8 @@ class Trainer:
 
     def record(self, scores: dict[str, float]) -> dict[str, object]:
         """How the network came about, for its checkpoint."""
-        recipe = asdict(self.recipe) | {'start_from': Path(self.recipe.start_from).name}     # where it lay means nothing elsewhere
+        parts = {part: Path(path).name for part, path in self.recipe.start_parts.items()}
+        recipe = asdict(self.recipe) | {'start_from': Path(self.recipe.start_from).name, 'start_parts': parts}      # where they lay means nothing elsewhere
         return {'recipe': recipe, 'validation': scores, 'pairs': len(self._data.train), 'torch': torch.__version__}
 
     def _save(self) -> None:
@@ -228,15 +229,26 @@ class Trainer:
             curves.close()
 
 
+def _channels_last(network: nn.Module) -> None:
+    """Lay out the weights of convolutions, in two and in three dimensions, as those run fastest."""
+    for weight in network.parameters():
+        if weight.dim() in _LAYOUTS:
+            weight.data = weight.data.contiguous(memory_format=_LAYOUTS[weight.dim()])
+
+
 def _begin_with(model: nn.Module, recipe: Recipe) -> None:
-    """Give a network the weights of the recipe's checkpoint; of another network's, the part that it can take over."""
-    loaded = checkpoint.load(recipe.start_from)
-    if loaded.name != recipe.model and hasattr(model, 'take'):
-        model.take(loaded.model)
-        return
-    if loaded.name != recipe.model or loaded.model.config != model.config:
-        raise ValueError(f'start_from: {recipe.start_from} holds {loaded.name} with {loaded.model.config}, not {recipe.model} with {model.config}')
-    model.load_state_dict(loaded.model.state_dict())
+    """Give a network the weights of the recipe's checkpoints; of another network's, the part that it can take over."""
+    if recipe.start_from:
+        loaded = checkpoint.load(recipe.start_from)
+        if loaded.name != recipe.model and hasattr(model, 'take'):
+            model.take(loaded.model)
+        elif loaded.name != recipe.model or loaded.model.config != model.config:
+            raise ValueError(f'start_from: {recipe.start_from} holds {loaded.name} with {loaded.model.config}, not {recipe.model} with {model.config}')
+        else:
+            model.load_state_dict(loaded.model.state_dict())
+    settings.refuse_unknown(recipe.start_parts, [name for name, _ in model.named_children()], 'start_parts: the network has no part')
+    for part, path in recipe.start_parts.items():
+        checkpoint.fill(model.get_submodule(part), checkpoint.load(path, recipe.model).model.get_submodule(part).state_dict(), f'start_parts: {part} of {path}')
 
 
 class _Curves:

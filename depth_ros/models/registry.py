@@ -10,7 +10,7 @@ from torch import nn
 
 from depth_ros import settings
 from depth_ros.models.baselines import BaselineConfig, DispNet, Eigen, SmallEncDec
-from depth_ros.models.deepv2d import DeepV2D, DeepV2DNetworkConfig
+from depth_ros.models.deepv2d import LIVE, PAPER, DeepV2D, DeepV2DNetworkConfig
 from depth_ros.models.fcrn import FCRN
 from depth_ros.models.flow_and_depth import FlowAndDepth, FlowAndDepthConfig
 from depth_ros.models.global_local import GlobalLocal, GlobalLocalConfig
@@ -30,6 +30,17 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     'flow_and_depth': (FlowAndDepthConfig, FlowAndDepth),
     'deepv2d': (DeepV2DNetworkConfig, DeepV2D),
 }
+
+SIZES: dict[str, dict[str, Any]] = {'deepv2d': {'paper': PAPER, 'live': LIVE}}
+"""Configurations with a name of their own, of the networks that have some."""
+
+
+def named_size(name: str, size: str) -> dict[str, Any]:
+    """The configuration of a named size of a named network. Raises ValueError, listing the known ones."""
+    sizes = SIZES.get(name, {})
+    if size not in sizes:
+        raise ValueError(f'size: expected one of {", ".join(sizes) or "none at all"} for {name}, got {size!r}')
+    return dataclasses.asdict(sizes[size])
 
 
 def network(name: str) -> type[nn.Module]:

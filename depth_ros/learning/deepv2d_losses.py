@@ -1,0 +1,88 @@
+"""The losses of DeepV2D: depth against known depth, and motion by the flow that it induces.
+
+Source: Teed & Deng, "DeepV2D: Video to depth with differentiable structure from motion", ICLR 2020, section 3.3 and appendix. Maps have a quarter of the images' size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from depth_ros.geometry import gauss_newton, pinhole, se3
+from depth_ros.geometry.warp import induced_flow
+from depth_ros.learning.losses import COMPARISONS, masked_mean
+from depth_ros.models.deepv2d_motion import MotionEstimate
+
+EARLIER = 0.5               # weight of the depth of a hourglass beside that of the next one
+SMOOTH = 0.02               # of the gradient of depth where the truth is missing
+RESIDUAL, CONFIDENCE = 0.01, 0.01       # weights of what the poses leave unexplained, and of the pull of confidences towards 1
+_SURE_SHARE = 2048 / (160 * 120)        # of a map's confidences which are pulled: the largest 2048 of the paper's maps
+_LARGEST = 250.0            # [px] flow differs by no more: poses that have gone astray would drown all others
+
+
+def depth_terms(depths: Sequence[Tensor], truth: Tensor, valid: Tensor, compare: str = 'depth') -> dict[str, Tensor]:
+    """Terms `depth` and `smooth` of depths (B, H, W) [m], the last the best, against truth (B, H, W) [m] where valid; each earlier one counts half of the next.
+
+    compare: one of losses.COMPARISONS; the paper's is `depth`. Smoothness, over what is not valid, is of depth as a share of its mean.
+    """
+    weights = [EARLIER ** (len(depths) - 1 - i) for i in range(len(depths))]
+    z_true = torch.where(valid, truth, 1.0).reciprocal()[:, None]
+    told = sum(w * COMPARISONS[compare](depth.reciprocal()[:, None], z_true, valid[:, None]) for w, depth in zip(weights, depths))
+    return {'depth': told, 'smooth': SMOOTH * sum(w * smoothness(depth, ~valid) for w, depth in zip(weights, depths))}
+
+
+def smoothness(depth: Tensor, where: Tensor) -> Tensor:
+    """Mean |difference| of neighbours across and down in depth (B, H, W), as a share of the mean depth, where both are in the mask (B, H, W)."""
+    relative = depth / depth.mean((1, 2), keepdim=True)
+    across = masked_mean(relative.diff(dim=2).abs(), where[:, :, 1:] & where[:, :, :-1])
+    return across + masked_mean(relative.diff(dim=1).abs(), where[:, 1:] & where[:, :-1])
+
+
+def motion_terms(estimate: MotionEstimate, depth: Tensor, K: Tensor, T_cam_world: Tensor, flow_weight: float = 0.0) -> dict[str, Tensor]:
+    """Terms of an aligned set of views: depth (B, N, h, w) [m], 0 where unknown, K (B, 3, 3) [px] of the maps, and the true poses (B, N, 4, 4).
+
+    `motion`: Huber's difference between the flow of estimated and of true motions, in px of the maps, on every edge, over all iterations. `residual`: what the
+    poses leave of the network's own flow, squared and weighted by its confidence. `confidence`: cross-entropy of the largest confidences with 1. With
+    flow_weight > 0 (not in the paper) also `flow`: the network's own flow against the true one, where frame j shows it.
+    """
+    source, target = estimate.source, estimate.target
+    known = depth[:, source]
+    true, in_front = induced_flow(known, K[:, None], gauss_newton.relative_motion(T_cam_world, source, target))
+    height, width = depth.shape[-2:]
+    grid = pinhole.pixel_grid(height, width, like=depth)
+    end = true + grid
+    inside = in_front & ((end >= 0) & (end <= end.new_tensor([width - 1, height - 1]))).all(-1)
+    terms: dict[str, list[Tensor]] = {'motion': [], 'residual': [], 'confidence': []} | ({'flow': []} if flow_weight else {})
+    for step in estimate.iterations:
+        found, ahead = induced_flow(known, K[:, None], gauss_newton.relative_motion(step.T_cam_world, source, target))
+        both = in_front & ahead
+        terms['motion'].append(huber(found - true, both))
+        left = torch.where(step.valid & ahead, ((step.pixels - grid - found).clamp(-_LARGEST, _LARGEST) ** 2 * step.confidence.movedim(2, -1)).sum(-1), 0.0)
+        terms['residual'].append(RESIDUAL * left.mean())
+        terms['confidence'].append(CONFIDENCE * sureness(step.confidence))
+        if flow_weight:
+            terms['flow'].append(flow_weight * huber(step.pixels - end, inside & step.valid))
+    return {name: torch.stack(values).mean() for name, values in terms.items()}
+
+
+def huber(difference: Tensor, where: Tensor) -> Tensor:
+    """Mean over the mask (...) of Huber's function, linear beyond 1 px, of differences (..., 2) [px], summed over both components."""
+    bounded = difference.clamp(-_LARGEST, _LARGEST)
+    return masked_mean(F.huber_loss(bounded, torch.zeros_like(bounded), reduction='none').sum(-1), where)
+
+
+def sureness(confidence: Tensor) -> Tensor:
+    """Mean cross-entropy with 1 of the largest confidences (B, E, 2, h, w) in [0, 1] of every edge and axis; the same share of maps of any size."""
+    count = max(round(_SURE_SHARE * confidence.shape[-2] * confidence.shape[-1]), 1)
+    return -confidence.flatten(3).topk(count, dim=3).values.clamp(min=1e-6).log().mean()
+
+
+def start_terms(twist: Tensor, depth: Tensor, K: Tensor, T_view_key: Tensor) -> dict[str, Tensor]:
+    """Term `start` of first guesses, twists (B, V, 6) of T_view_key (B, V, 4, 4), by the flow that they induce on the keyframe's depth (B, h, w)."""
+    known = depth[:, None].expand(-1, twist.shape[1], -1, -1)
+    true, in_front = induced_flow(known, K[:, None], T_view_key)
+    found, ahead = induced_flow(known, K[:, None], se3.exp(twist))
+    return {'start': huber(found - true, in_front & ahead)}
