@@ -1,4 +1,4 @@
-"""`evaluate tracking|depth|compare|online`: score an engine on a recorded sequence, or networks on synthetic pairs; leave figures as JSON and plots.
+"""`evaluate tracking|depth|deepv2d|compare|online`: score an engine on recorded sequences, or networks on synthetic scenes; leave figures as JSON and plots.
 
 Each task loads what it needs only when it is chosen: torch and the plots take seconds.
 """
@@ -44,6 +44,12 @@ def _depth(task: argparse.ArgumentParser, words: list[str]) -> None:
     sequence_scores.add_depth_options(task, words)
 
 
+def _deepv2d(task: argparse.ArgumentParser, _words: list[str]) -> None:
+    from depth_ros.apps import deepv2d_studies
+
+    deepv2d_studies.add_options(task)
+
+
 def _compare(task: argparse.ArgumentParser, _words: list[str]) -> None:
     from depth_ros.apps import compare
 
@@ -57,8 +63,9 @@ def _online(task: argparse.ArgumentParser, _words: list[str]) -> None:
 
 
 _TASKS: dict[str, tuple[str, Callable[[argparse.ArgumentParser, list[str]], None]]] = {
-    'tracking': ('camera poses against a reference trajectory', _tracking),
+    'tracking': ('camera poses of any number of sequences against reference trajectories', _tracking),
     'depth': ('dense depth against the depth sensor', _depth),
+    'deepv2d': ('the networks of DeepV2D on unseen synthetic clips, and the studies of its paper', _deepv2d),
     'compare': ('Global-Local against its rivals, and the studies of its paper', _compare),
     'online': ('a network that learns from range hits along a sequence', _online),
 }

@@ -1,0 +1,165 @@
+"""A short clip, a keyframe and views around it, through DeepV2D's networks, through a plane sweep, and through the tracker that lives on flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationResult, AlternationStatus
+from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine
+from depth_ros.engines.keyframes import DepthMap
+from depth_ros.engines.sweep import Sweeper, SweepSettings
+from depth_ros.frames import CameraFrame, TrackStatus
+from depth_ros.geometry import se3
+from depth_ros.learning import metrics, pose_metrics
+from depth_ros.learning.clips import ClipStore, middle_first
+from depth_ros.models.deepv2d import DeepV2D
+
+_TENTH = 100_000_000    # [ns] between the frames of a clip, as the tracker is told: within what it follows
+_PASSES = 2             # times that the tracker sees every view, for in a video it would see those between, too
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One clip that is put to the test, with its truth."""
+
+    number: int
+    frames: tuple[CameraFrame, ...]     # keyframe first
+    depth: np.ndarray                   # (H, W) [m] of the keyframe, 0 where not valid
+    T_view_key: np.ndarray              # (V, 4, 4) [m]
+
+    def of_views(self, count: int) -> Trial:
+        """The same with the first so many views only."""
+        return replace(self, frames=self.frames[:1 + count], T_view_key=self.T_view_key[:count])
+
+    def at_focal(self, factor: float) -> Trial:
+        """The same with a calibration whose focal length is wrong by a factor."""
+        K = self.frames[0].K.copy()
+        K[[0, 1], [0, 1]] *= factor
+        return replace(self, frames=tuple(replace(frame, K=K) for frame in self.frames))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What some way gave for a clip; None where it gave nothing."""
+
+    depth: np.ndarray | None = None             # (H, W) of the keyframe, 0 where not known
+    T_view_key: np.ndarray | None = None        # (V, 4, 4), in the unit of depth if there is one
+    confidence: np.ndarray | None = None        # (H, W) in [0, 1]
+    focal: float | None = None                  # [px]
+
+    def scores(self, trial: Trial) -> dict[str, float]:
+        """Metrics of what there is, after a match of the free unit: depth by its median, translations by the factor that fits them all best."""
+        told: dict[str, float] = {}
+        valid = np.zeros(trial.depth.shape, bool) if self.depth is None else (trial.depth > 0) & (self.depth > 0)
+        if valid.any():
+            told |= metrics.depth_metrics(self.depth * metrics.median_scale(self.depth, trial.depth, valid), trial.depth, valid)
+        if self.T_view_key is not None:
+            found, true = torch.from_numpy(self.T_view_key), torch.from_numpy(trial.T_view_key)
+            matched = pose_metrics.rescaled(found, pose_metrics.length_factor(found, true))
+            told |= metrics.mean_metrics(pose_metrics.pose_metrics(matched, true))
+        return told
+
+
+def trials(store: ClipStore, count: int) -> Iterator[Trial]:
+    """The first clips of a store. Views come in an order drawn for each clip, so that fewer of them are not nearer or farther ones."""
+    for number in range(min(count, len(store))):
+        key, *others = middle_first(store.views)
+        batch = store.batch([number], [[key, *np.random.default_rng(number).permutation(others).tolist()]])
+        images = (255.0 * batch.images[0]).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+        stamps = (1 + number * len(images) + np.arange(len(images))) * _TENTH      # no two images of a store have the same: features are kept by stamp
+        frames = tuple(CameraFrame(int(stamp), 'camera', image, batch.K[0].double().numpy()) for stamp, image in zip(stamps, images))
+        T = batch.T_cam_world[0].double()
+        depth = torch.where(batch.valid[0, 0], batch.depth[0, 0], 0.0).numpy()
+        yield Trial(number, frames, depth, (T[1:] @ se3.inverse(T[:1])).numpy())
+
+
+class Runner:
+    """DeepV2D's networks on clips; whatever is asked of a clip, the features of its images are worked out once."""
+
+    def __init__(self, network: DeepV2D, config: AlternationConfig, device: torch.device | str = 'cpu') -> None:
+        self.config = config
+        self._network, self._device = network, device
+        first = Alternation(network, config, device)
+        self._features = first.motion_features, first.depth_features
+
+    def rounds(self, trial: Trial, **changes: object) -> list[Found]:
+        """What there is after each round, from nothing known to the end or to where nothing is found any more; `changes` of the configuration."""
+        config = replace(self.config, **changes)
+        found: list[Found] = []
+        last: AlternationResult | None = None
+        for number in range(1, config.rounds + 1):
+            if config.form == 'global' or last is None:        # the depths of all frames, which that form goes on with, are not told
+                last = self._with(replace(config, rounds=number)).run(trial.frames)
+            else:
+                frames = [replace(frame, K=last.K) for frame in trial.frames]
+                last = self._with(replace(config, rounds=1)).run(frames, DepthMap(last.depth, last.depth > 0), last.T_view_key)
+            if last.status is not AlternationStatus.OK:
+                break
+            found.append(_told(last))
+        return found
+
+    def at_poses(self, trial: Trial, T_view_key: np.ndarray) -> Found:
+        """Depth by given poses, which stay as they are. The usual depth, in their unit, is what a first look at them tells."""
+        alone = self._with(replace(self.config, rounds=1, min_parallax=0.0, uncalibrated=False))
+        first = alone.run(trial.frames, T_view_key=T_view_key)
+        if first.status is AlternationStatus.OK:
+            first = alone.run(trial.frames, T_view_key=T_view_key, expected_depth=float(np.median(first.depth)))
+        return _told(first) if first.status is AlternationStatus.OK else Found()
+
+    def _with(self, config: AlternationConfig) -> Alternation:
+        """The same networks and remembered features, run otherwise."""
+        other = Alternation(self._network, config, self._device)
+        other.motion_features, other.depth_features = self._features
+        return other
+
+
+def swept(trial: Trial, T_view_key: np.ndarray, usual_depth: float) -> Found:
+    """Depth by a plane sweep at given poses, from planes about a usual depth in their unit."""
+    width = trial.frames[0].size[0]
+    settings = SweepSettings()
+    sweeper = Sweeper(replace(settings, sweep_width=max(width * settings.sweep_width // settings.sweep_fine_width, 64), sweep_fine_width=width))
+    for frame, T in zip(trial.frames[1:], np.linalg.inv(T_view_key)):
+        sweeper.remember(frame, T)
+    sweeper.remember(trial.frames[0], np.eye(4))
+    result = sweeper.step(1.0 / usual_depth)
+    return Found(result.depth, T_view_key, result.confidence)
+
+
+def tracked(trial: Trial) -> Found:
+    """Poses by the tracker on optical flow and the depth that it makes of it; nothing if it does not start or loses a view.
+
+    It starts with the keyframe and the first view that has enough parallax to it, and then sees every view, as often as _PASSES says.
+    """
+    key, *views = trial.frames
+    engine = DeepV2DEngine(DeepV2DConfig(motion='flow', depth='flow', width=key.size[0], height=key.size[1]))
+    stamps = iter(range(1, 1 + 10 * _PASSES * len(trial.frames)))
+
+    def step(frame: CameraFrame) -> np.ndarray | None:
+        track = engine.step(replace(frame, stamp=_TENTH * next(stamps))).track
+        return track.T_odom_cam if track.status is TrackStatus.OK else None
+
+    for first in views:
+        engine.reset()
+        origin = engine.step(replace(key, stamp=_TENTH * next(stamps))).track.T_odom_cam
+        if step(first) is not None:
+            break
+    else:
+        return Found()
+    for _ in range(_PASSES):
+        poses = [step(view) for view in views]
+    if any(T is None for T in poses):
+        return Found()
+    return Found(T_view_key=np.linalg.inv(np.stack(poses)) @ origin)
+
+
+def _told(result: AlternationResult) -> Found:
+    return Found(result.depth, result.T_view_key, result.confidence, float(result.K[0, 0]))
+
+
+def unmoved(views: Sequence[CameraFrame]) -> np.ndarray:
+    """T_view_key (V, 4, 4) of views that are taken to stand where the keyframe stands."""
+    return np.tile(np.eye(4), (len(views), 1, 1))
