@@ -108,24 +108,34 @@ def pair_matches(current: View, reference: View, result: FlowResult, config: Ali
     return [m for m in both if m is not None]
 
 
-@single_threaded()
-@torch.inference_mode()
 def align(current: View, given: Sequence[Matches], config: AlignmentConfig) -> Alignment:
     """The pose of `current` that agrees best with matches from it and to it, started from the one it has; all other poses stay."""
-    others = list({id(v): v for m in given for v in (m.source, m.target) if v is not current}.values())
-    index = {id(v): i for i, v in enumerate(others)} | {id(current): len(others)}
+    return align_together([current], given, config)[0]
+
+
+@single_threaded()
+@torch.inference_mode()
+def align_together(free: Sequence[View], given: Sequence[Matches], config: AlignmentConfig) -> list[Alignment]:
+    """The poses of some views that together agree best with matches among them and with others, started from those they have; all other poses stay.
+
+    Every view is judged by its own matches. One that has none keeps its pose, with no inliers.
+    """
+    ours = {id(v) for v in free}
+    others = list({id(v): v for m in given for v in (m.source, m.target) if id(v) not in ours}.values())
+    index = {id(v): i for i, v in enumerate((*others, *free))}
     source, target = (torch.tensor([index[id(v)] for v in views]) for views in ([m.source for m in given], [m.target for m in given]))
-    poses = se3.inverse(torch.from_numpy(np.stack([v.T_odom_cam for v in (*others, current)])))
-    system = _System(given, config)
-    free = slice(6 * len(others), None)
+    poses = se3.inverse(torch.from_numpy(np.stack([v.T_odom_cam for v in (*others, *free)])))
+    system, held = _System(given, config), len(others)
+    unknown = slice(6 * held, None)
     for _ in range(config.steps):
         motion = gauss_newton.relative_motion(poses, source, target)
         H, b = gauss_newton.assemble(*system.linearise(motion), motion, source, target, len(poses))
-        step = gauss_newton.solve_damped(H[free, free], b[free], DAMPING, clip=0.5)
-        poses[-1] = se3.exp(step.xi) @ poses[-1]
+        step = gauss_newton.solve_damped(H[unknown, unknown], b[unknown], DAMPING, clip=0.5)
+        poses[held:] = se3.exp(step.xi.unflatten(-1, (-1, 6))) @ poses[held:]
         if float(step.xi.abs().max()) < 1e-5:
             break
-    return system.judge(poses[-1], H[free, free], step.status)
+    covariance = system.covariance(H[unknown, unknown])
+    return [system.judge(poses[held + i], covariance[6 * i:6 * i + 6, 6 * i:6 * i + 6], (source == held + i) | (target == held + i), step.status) for i in range(len(free))]
 
 
 def expected_flow(source: View, target: View) -> np.ndarray | None:
@@ -179,15 +189,20 @@ class _System:
         H, b = gauss_newton.normal_equations(J, torch.stack([u, v, z], -2), torch.cat([w_flow, w_depth[:, None]], -2))
         return H.double(), b.double()
 
-    def judge(self, T_cam_odom: torch.Tensor, H: torch.Tensor, status: SolveStatus) -> Alignment:
-        """The result; its covariance is the inverse information scaled by the residual variance."""
-        consistent = self.confidence > 0
-        inlier = consistent & (self.squared_residual < self.config.max_residual ** 2)
-        counts = inlier.sum(-1)
-        ratio = (counts / self.candidates.clamp(min=1)).max()
+    def covariance(self, H: torch.Tensor) -> np.ndarray:
+        """Of the unknowns (n, n): the inverse of the information H (n, n), scaled by the residual variance."""
         alike = max(1.0, (CORRELATION / self.config.grid_stride) ** 2)
         variance = alike * float(self.squared_error / self.evidence.clamp(min=1))
-        covariance = variance * np.linalg.inv(H.numpy() + DAMPING.absolute * np.eye(6))
+        return variance * np.linalg.inv(H.numpy() + DAMPING.absolute * np.eye(len(H)))
+
+    def judge(self, T_cam_odom: torch.Tensor, covariance: np.ndarray, own: torch.Tensor, status: SolveStatus) -> Alignment:
+        """The result for a view whose matches are its `own` (E,) bool."""
+        if not bool(own.any()):
+            return Alignment(_inverse_of_rigid(T_cam_odom.numpy()), covariance, 0.0, 0, 0.0, status)
+        consistent = self.confidence[own] > 0
+        inlier = consistent & (self.squared_residual[own] < self.config.max_residual ** 2)
+        counts = inlier.sum(-1)
+        ratio = (counts / self.candidates[own].clamp(min=1)).max()
         agreement = float(counts.sum() / consistent.sum().clamp(min=1))
         finite = bool(torch.isfinite(T_cam_odom).all()) and np.isfinite(covariance).all()
         T_odom_cam = _inverse_of_rigid(T_cam_odom.numpy()) if finite else T_cam_odom.numpy()

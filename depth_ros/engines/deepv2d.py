@@ -1,15 +1,17 @@
-"""Camera tracking and dense depth in one engine: DeepV2D's alternation of motion and depth, so far without its networks.
+"""Camera tracking and dense depth in one engine: DeepV2D's alternation of motion and depth, with its networks or without.
 
 Z. Teed, J. Deng, "DeepV2D: Video to Depth with Differentiable Structure from Motion", ICLR 2020.
 
-Motion comes from dense Gauss-Newton on flow (tracker). Depth is the sensor's, or that of a recursive filter on triangulated flow (depth_filter),
-or a plane sweep now and then. Without a sensor the first two views with enough parallax start it, and the unit of length is the median depth seen then,
+Motion comes from dense Gauss-Newton on flow (tracker), or on what the learned motion module says (learned_motion). Depth is the sensor's, or that of a recursive
+filter on triangulated flow (depth_filter); now and then that of a plane sweep (sweep) or of the learned depth module (learned_depth), while tracking goes on with the filter's. Without a sensor the first two views with enough parallax start it, and the unit of length is the median depth seen then,
 until range hits tell the metre.
 """
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,8 @@ from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, Inver
 from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.keyframes import DepthMap
 from depth_ros.engines.late_hits import LateHits
+from depth_ros.engines.learned_depth import LearnedDepth, LearnedSettings, load
+from depth_ros.engines.learned_motion import LearnedMotion
 from depth_ros.engines.pairing import Pairing, PairingConfig, observed_motion
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig, ScaledPath
 from depth_ros.engines.sweep import Sweeper, SweepSettings
@@ -35,12 +39,12 @@ _CARRIED_TRUST = 5.0            # measured on a recorded sequence: less lets the
 
 
 @dataclass(frozen=True)
-class DeepV2DConfig(TrackerConfig, DepthFilterConfig, MetricScaleConfig, SweepSettings):
+class DeepV2DConfig(TrackerConfig, DepthFilterConfig, MetricScaleConfig, SweepSettings, LearnedSettings):
     """What moves, what measures, at which size."""
 
-    motion: str = setting('flow', 'where motion comes from: dense alignment on optical flow', choices=('flow',))
-    depth: str = setting('auto', 'where depth comes from: the sensor, a filter on flow, a plane sweep now and then; auto: the sensor as soon as there is one, else flow',
-                         choices=('auto', 'sensor', 'flow', 'sweep'))
+    motion: str = setting('flow', 'where motion comes from: dense alignment on optical flow, or on what the learned motion module says', choices=('flow', 'learned'))
+    depth: str = setting('auto', 'where depth comes from: the sensor, a filter on flow, now and then a plane sweep or the learned depth module; '
+                         'auto: the sensor as soon as there is one, else flow', choices=('auto', 'sensor', 'flow', 'sweep', 'learned'))
     width: int = setting(320, 'image width that tracking and depth work at', 'px', 64, 1920, while_active=False)
     height: int = setting(240, 'image height that tracking and depth work at', 'px', 48, 1200, while_active=False)
     hits_offset: float = setting(0.1, 'longest time between range hits, which may come late, and the tracked image nearest to them', 's', 0.0, 1.0)
@@ -55,17 +59,25 @@ class EngineResult(NamedTuple):
 
 
 class DeepV2DEngine:
-    """Steps through the frames of one camera. Bad input gives a status, and `reason` says what is wrong ('' when all is well)."""
+    """Steps through the frames of one camera. Bad input gives a status, and `reason` says what is wrong ('' when all is well).
 
-    def __init__(self, config: DeepV2DConfig = DeepV2DConfig()) -> None:
+    The depth of a sweep or of the learned module takes as long as many frames. A caller that asked for it to be deferred finds it as `later` after the step that it
+    is due in, to be called in any thread, one at a time; it gives None where nothing can be said, and `depth_reason` tells why.
+    """
+
+    def __init__(self, config: DeepV2DConfig = DeepV2DConfig(), deferred: bool = False) -> None:
+        """`deferred`: leave the depth of a sweep or of the learned module to the caller, as `later`. Raises ValueError, naming the file, for weights that cannot be used."""
         settings.check(config)
+        network = load(config.weights) if 'learned' in (config.motion, config.depth) else None
         self.config = config
         self.reason = ''
+        self.later: Callable[[], DepthResult | None] | None = None
+        self._deferred = deferred
         self._published = level_start()
         self._flow = FlowEngine()
-        self._tracker = Tracker(config, self._flow)
+        self._tracker = Tracker(config, self._flow, learned=LearnedMotion(network.motion, config.learned_iterations) if config.motion == 'learned' else None)
+        self._keyframe_depth = LearnedDepth(network, config) if config.depth == 'learned' else Sweeper(config)
         self._filter = DepthFilter(config)
-        self._sweeper = Sweeper(config)
         self._scale = MetricScale(config)
         self._hits = LateHits(config.hits_offset, config.max_gap)
         self._path = ScaledPath()
@@ -83,7 +95,7 @@ class DeepV2DEngine:
         self._count = 0
         self._tracker.reset(pose)
         self._filter.reset()
-        self._sweeper.reset()
+        self._keyframe_depth.reset()
         self._scale.reset()
         self._hits.clear()
         self._path.reset()
@@ -93,6 +105,11 @@ class DeepV2DEngine:
     def scale_restarts(self) -> int:
         """How often, since the last reset, lengths in metres were found to have been wrong: nothing made of them fits what comes."""
         return self._scale.restarts
+
+    @property
+    def depth_reason(self) -> str:
+        """Why the last work on a keyframe's depth gave none; '' if it did."""
+        return self._keyframe_depth.reason
 
     def put_hits(self, stamp: int, hits: np.ndarray) -> None:
         """Take in range hits (h, w) [m], 0 where none, as the camera saw them at a stamp [ns], be it in the past: the next step learns the scale from them."""
@@ -106,7 +123,7 @@ class DeepV2DEngine:
         `bundle`: its flow with an earlier frame, if the flow node made one. `T_odom_cam`: take this pose (4, 4) [m] instead of tracking. `hits`: sparse
         depth (h, w) [m] of the frame, 0 where nothing was hit, at any size, which tells the scale; `put_hits` takes those of earlier frames.
         """
-        self.reason = unusable(frame)
+        self.reason, self.later = unusable(frame), None
         if self.reason:
             return EngineResult(self._failed(frame), None)
         self._check_stream(frame)
@@ -219,26 +236,24 @@ class DeepV2DEngine:
         if carried is not None and not given:
             T_odom_cam = tracker.refine(_depth_map(carried, _CARRIED_TRUST))     # what holds the scale from keyframe to keyframe
         self._previous = small, T_odom_cam
-        self._sweeper.remember(small, T_odom_cam)
+        self._keyframe_depth.remember(small, T_odom_cam)
         references = [Reference(flow, np.linalg.inv(view.T_odom_cam) @ T_odom_cam) for flow, view in pairs]
         return T_odom_cam, self._filter.step(small, references, carried)
 
     def _in_metres(self, small: CameraFrame, track: TrackResult, estimate: InverseDepth | None, given: bool) -> EngineResult:
-        depth = self._depth_result(small, estimate)
         if given:
             self._published = track.T_odom_cam
-            return EngineResult(replace(track, scale=Scale.METRIC), None if depth is None else replace(depth, scale=Scale.METRIC))
+            return EngineResult(replace(track, scale=Scale.METRIC), self._depth_result(small, estimate, 1.0, Scale.METRIC))
         if estimate is not None:
             self._hits.remember(small, track.T_odom_cam, estimate)
             for then, late in self._hits.compared(self._scale.factor):
                 self._scale.update(then.depth, self._confidence(then) >= 0.5, late)
-        factor = self._scale.factor or 1.0
+        factor, unit = self._scale.factor or 1.0, self._unit(given)
         if self._scale.factor is None:
             self.reason = 'the scale is free: no range hits have told it'
         self._published = self._path.pose(track.T_odom_cam, factor)
-        unit = self._unit(given)
         track = replace(track, T_odom_cam=self._published.copy(), covariance=_scaled(track.covariance, factor), scale=unit)
-        return EngineResult(track, None if depth is None else replace(depth, depth=depth.depth * np.float32(factor), scale=unit))
+        return EngineResult(track, self._depth_result(small, estimate, factor, unit))
 
     def _unit(self, given: bool) -> Scale:
         return Scale.METRIC if given or self._scale.factor is not None else Scale.FREE
@@ -247,17 +262,35 @@ class DeepV2DEngine:
         """(H, W) float32 in [0, 1], a half where the relative standard deviation is filter_confident."""
         return (1 / (1 + (estimate.relative_sigma / self.config.filter_confident) ** 2)).astype(np.float32)
 
-    def _depth_result(self, small: CameraFrame, estimate: InverseDepth | None) -> DepthResult | None:
-        """The filter's depth, or that of a sweep if it is time for one; its scale is yet to be told."""
+    def _depth_result(self, small: CameraFrame, estimate: InverseDepth | None, factor: float, unit: Scale) -> DepthResult | None:
+        """The filter's depth, or that of a sweep or the network if it is time for one and it is not deferred, times `factor`, which makes it of that unit."""
         self._count += 1
         if estimate is None:
             return None
-        everywhere = np.ones(estimate.value.shape, bool)
         if self._source == 'flow':
-            return DepthResult(small, estimate.depth, everywhere, self._confidence(estimate), Scale.FREE)
+            everywhere = np.ones(estimate.value.shape, bool)
+            return _in_unit(DepthResult(small, estimate.depth, everywhere, self._confidence(estimate), Scale.FREE), factor, unit)
         if (self._count - 1) % self.config.sweep_every:
             return None
-        return self._sweeper.step(float(np.median(estimate.value)))
+        work = self._keyframe_depth.later(float(np.median(estimate.value)))
+        if work is None:
+            return None
+        self.later = partial(_worked_out, work, factor, unit)
+        if self._deferred:
+            return None
+        depth, self.later = self.later(), None
+        self.reason = self.reason or self.depth_reason
+        return depth
+
+
+def _worked_out(work: Callable[[], DepthResult | None], factor: float, unit: Scale) -> DepthResult | None:
+    depth = work()
+    return None if depth is None else _in_unit(depth, factor, unit)
+
+
+def _in_unit(depth: DepthResult, factor: float, unit: Scale) -> DepthResult:
+    """Depth times `factor`, which makes it of that unit."""
+    return replace(depth, depth=depth.depth * np.float32(factor), scale=unit)
 
 
 def reverse(result: FlowResult) -> FlowResult:

@@ -1,4 +1,4 @@
-"""Whether an image pair and its range hits may teach: the camera must have moved, its images must be alive, and hits must speak of the same metre as flow and motion."""
+"""Whether an image pair and its range hits may teach: the camera must have moved, and hits must speak of the same metre as flow and motion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ _FRAMES = 20, 5             # with hits that are looked back on, and that are ne
 _MANY_WILD = 0.2            # share of wild hits that is worth a word
 _TRUST_AGAIN = 2 / 3         # of the difference that hits are distrusted at
 _LEAST_WEIGHT = 0.1         # of an observation whose hits all contradict depth from flow: the flow may be what is wrong
-_SAME_PLACE = 1e-3          # [m], [rad] by which poses differ that are of one place
 
 
 class ObservationGate:
@@ -27,30 +26,21 @@ class ObservationGate:
         self._agreement: list[float] = []
         self._misfits: deque[float] = deque(maxlen=_FRAMES[0])      # median difference of the logs in each of the last frames
         self._shares: deque[float] = deque(maxlen=_FRAMES[0])       # of the hits that lie far off, in each of them
-        self._before: tuple[np.ndarray, np.ndarray] | None = None       # the image that came last, and its pose
 
-    def missing(self, result: FlowResult, T_2_1: np.ndarray | None, T_odom_cam: np.ndarray | None, config: OnlineLearnerConfig) -> str:
-        """Why the pair of motion T_2_1 (4, 4) [m], at the pose T_odom_cam (4, 4) [m], shows no parallax to learn from; '' if it does."""
+    @staticmethod
+    def missing(result: FlowResult, T_2_1: np.ndarray | None, hanging: str, config: OnlineLearnerConfig) -> str:
+        """Why the pair of motion T_2_1 (4, 4) [m] shows no parallax to learn from, `hanging` if its images do not live; '' if it does."""
         if T_2_1 is None or not np.isfinite(T_2_1).all():
             return 'the motion of the pair is not known'
+        if hanging:
+            return hanging
         step = float(np.linalg.norm(T_2_1[:3, 3]))
         if step < config.min_step:
             return f'the camera moved by {step:.4f} m, less than min_step {config.min_step}'
-        if self._hangs(result, T_odom_cam):
-            return 'the camera moves but its image stays the same: does it hang?'
         moved = float(np.median(parallax_of(result, T_2_1))) / result.flow.shape[1]
         if not moved >= config.min_displacement:
             return f'the image moved by {moved:.4f} of its width beyond what its rotation makes, less than min_displacement {config.min_displacement}'
         return ''
-
-    def _hangs(self, result: FlowResult, T_odom_cam: np.ndarray | None) -> bool:
-        """Whether a pair that moved shows one image twice, or the image of the pair before from another place. No real sensor repeats its noise."""
-        image, before = result.pair.current.image, self._before
-        if T_odom_cam is not None:
-            self._before = image, T_odom_cam
-            if before is not None and np.array_equal(image, before[0]) and not np.allclose(T_odom_cam, before[1], atol=_SAME_PLACE):
-                return True
-        return np.array_equal(image, result.pair.reference.image)
 
     @property
     def concern(self) -> str:

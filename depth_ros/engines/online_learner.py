@@ -1,8 +1,8 @@
 """A depth network that goes on learning while the robot drives, from the few hits of a laser or rangefinder.
 
 It learns on a copy, from image pairs whose motion is known in metres: predicted depth in units of the baseline, times the length of the step, is compared with the hits of
-the image, with hits of the last seconds that have come to lie elsewhere in it, and, with less weight, with confident depth from flow. What it says is of any network here
-that takes pairs (models/layers.Pairs). Weights are drawn back to those that learning began with (X. Li, Y. Grandvalet, F. Davoine, "Explicit inductive bias for transfer
+the image, with hits of the last seconds that have come to lie elsewhere in it, and, with less weight, with confident depth from flow. What it says is of any network of
+depth (models/depth_model.DepthModel). Weights are drawn back to those that learning began with (X. Li, Y. Grandvalet, F. Davoine, "Explicit inductive bias for transfer
 learning with convolutional networks", ICML 2018), and are handed out only when the error on what was withheld from learning has fallen.
 """
 
@@ -12,9 +12,9 @@ import copy
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +23,19 @@ from torch import Tensor, nn
 
 from depth_ros import files, settings
 from depth_ros.engines import online_weights
+from depth_ros.engines.cpu_budget import CpuBudget
 from depth_ros.engines.global_local import network_pair
-from depth_ros.engines.hit_memory import HitMemory
-from depth_ros.engines.observation_gate import ObservationGate, weight_of
+from depth_ros.engines.learning_thread import LearningThread
+from depth_ros.engines.online_intake import Intake
 from depth_ros.engines.online_loss import observed_loss, rehearsed_error, robust
 from depth_ros.engines.online_settings import OnlineLearnerConfig, Progress, State
-from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.rehearsal import Rehearsal
-from depth_ros.engines.replay_buffer import Observation, ReplayBuffer, observation
-from depth_ros.engines.threads import give_way
+from depth_ros.engines.replay_buffer import Observation
 from depth_ros.engines.update_guard import Checked, Errors, Verdict, is_worse, judge
 from depth_ros.frames import DepthResult, FlowResult
 from depth_ros.learning.pairs import PairBatch
 from depth_ros.models import checkpoint
+from depth_ros.models.depth_model import DepthModel
 
 log = logging.getLogger(__name__)
 
@@ -55,29 +55,21 @@ class OnlineLearner:
         self._rehearsal = None if rehearsal is None else Rehearsal(rehearsal, config.seed)
         self._frozen = Checked(copy.deepcopy(start.model))
         # Taken in this order. Who hands out holds only the first: files and publishers are slow.
-        self._handing_out, self._learning, self._observing, self._there = threading.RLock(), threading.RLock(), threading.Lock(), threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
+        self._handing_out, self._learning = threading.RLock(), threading.RLock()
+        self.budget = CpuBudget(config.share)       # charged by whoever does the learner's work, in whatever thread
+        self._thread = LearningThread(partial(self.learn, 1), self._fail, self.budget, config.niceness)
         self._paused = False
         self.reset()
 
     def reset(self) -> None:
         """Begin anew with the shipped weights and nothing remembered."""
-        with self._handing_out, self._learning, self._observing:
-            config, self._new = self.config, None
-            checks = max(1, round(config.withheld_share * config.recent)), round(config.withheld_share * config.reservoir)
-            self._buffer, self._withheld = ReplayBuffer(config.recent, config.reservoir, config.seed), ReplayBuffer(*checks, config.seed)
-            self._memory = HitMemory(config.carry_seconds)
-            self._entry = ObservationGate()
-            self._size: tuple[int, int] | None = None
-            self._gate, self._missing, self._why_back = State.MOTION, 'no image pair has come yet', ''
-            self._fresh = self._moving = 0
-            self._watched: deque[Observation] = deque(maxlen=config.watched)
-            self._unlooked, self._not_taken = False, ''
-            self.progress = Progress(rate=config.rate)
+        with self._handing_out, self._learning:
+            self._new, self._not_taken, self._why_back = None, '', ''
+            self.progress = Progress(rate=self.config.rate)
+            self._intake = Intake(self.config, self.progress)
             self._take(copy.deepcopy(self._start.model))
 
-    def _take(self, good: nn.Module) -> None:
+    def _take(self, good: DepthModel) -> None:
         """Learn on from these weights."""
         self._good = Checked(good)
         self._begin_at_good()
@@ -95,27 +87,31 @@ class OnlineLearner:
         """What it is doing; `reason` says why."""
         if self._paused:
             return State.PAUSED
-        if self._gate is not State.LEARNING:
-            return self._gate
+        if self._intake.gate is not State.LEARNING:
+            return self._intake.gate
         return State.ROLLED_BACK if self._was_rolled_back else State.LEARNING
 
     @property
     def reason(self) -> str:
         """Why it does not learn, or was rolled back; '' while it learns."""
-        if self._gate is not State.LEARNING:
-            return self._missing
+        if self._intake.gate is not State.LEARNING:
+            return self._intake.missing
         return self._why_back if self._was_rolled_back else ''
 
     @property
     def concern(self) -> str:
         """What is odd though it learns: weights that could not be handed out, or many hits that are wild; '' if nothing is."""
-        return self._not_taken or self._entry.concern
+        return self._not_taken or self._intake.concern
 
     @property
     def buffered(self) -> dict[str, int]:
         """Observations that are remembered, by part."""
-        (recent, reservoir), withheld = self._buffer.parts, len(self._withheld)
-        return {'recent': recent, 'reservoir': reservoir, 'withheld': withheld}
+        return self._intake.buffered
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the last pair had an image of a camera that hung: depth that was carried along from it is worth nothing."""
+        return self._intake.hangs
 
     def observe(self, result: FlowResult, T_2_1: np.ndarray | None, hits: np.ndarray | None, T_odom_cam: np.ndarray | None = None,
                 guide: DepthResult | None = None) -> bool:
@@ -124,56 +120,15 @@ class OnlineLearner:
         T_2_1 (4, 4) [m] is its motion, None if not known; hits (h, w) [m] at any size, 0 or NaN where none. With the pose T_odom_cam (4, 4) [m] the hits go on to teach
         later images. `guide`: metric depth of image 1 from flow, at any size.
         """
-        with self._observing:
-            gate, reason = State.MOTION, self._entry.missing(result, T_2_1, T_odom_cam, self.config)
-            if not reason:
-                gate, reason = self._admit(result, T_2_1, hits, T_odom_cam, guide)
-            self._gate, self._missing = gate, reason
-        if gate is State.LEARNING or self._unlooked:
-            with self._there:
-                self._fresh = min(self._fresh + self.config.eagerness, self.config.recent)
-                self._there.notify()
-        return gate is State.LEARNING
-
-    def _admit(self, result: FlowResult, T_2_1: np.ndarray, hits: np.ndarray | None, T_odom_cam: np.ndarray | None, guide: DepthResult | None) -> tuple[State, str]:
-        """Remember a pair that moves, unless its hits are not believed. One without hits tells of depth from flow and of earlier hits, from which is learned when there are hits again."""
-        frame = result.pair.current
-        self._fit(frame.size)
-        small = np.zeros(frame.size[::-1], np.float32) if hits is None else resize_hits(hits, frame.size)
-        count = int((small > 0).sum())
-        self._watch(result, T_2_1, small, guide)
-        few = count < self.config.min_hits
-        if few and not self.config.without_hits:
-            return State.HITS, self._few(count)
-        withheld = self._withholds()
-        trail = T_odom_cam is not None and not withheld and self.config.carry_seconds > 0
-        carried = self._memory.seen(frame.stamp, frame.K, frame.size, T_odom_cam) if trail else None
-        new = observation(result, T_2_1, np.zeros_like(small) if few else small, carried, guide)
-        reason = '' if few else self._entry.contradiction(new, self.config)
-        if reason or not (new.hits.any() or new.carried.any() or new.guide.any()):
-            return State.HITS, reason or self._few(count)
-        if trail and not few:
-            self._memory.add(frame.stamp, small, frame.K, T_odom_cam)
-        (self._withheld if withheld else self._buffer).add(replace(new, weight=weight_of(new, self.config)))
-        self.progress.observed += 1
-        self.progress.hits += 0 if few else count
-        self.progress.withheld += 0 if few else count * withheld
-        return (State.HITS, self._few(count)) if few else (State.LEARNING, '')
-
-    def _few(self, count: int) -> str:
-        return f'{count} range hits are in view, less than min_hits {self.config.min_hits}'
-
-    def _watch(self, result: FlowResult, T_2_1: np.ndarray, hits: np.ndarray, guide: DepthResult | None) -> None:
-        """Keep some of the pairs that move, with hits or without, to see what learning does to places that are new."""
-        self._moving += 1
-        if guide is not None and self._moving % self.config.watch_every == 0:
-            self._watched.append(observation(result, T_2_1, np.zeros_like(hits), guide=guide))
-            self._unlooked = True
+        with self.budget.spending():
+            taken = self._intake.take(result, T_2_1, hits, T_odom_cam, guide)
+        if taken or self._intake.unlooked:
+            self._thread.grant(self.config.eagerness, self.config.recent)
+        return taken
 
     def _look_around(self) -> None:
         """Hand out the frozen weights while they do better on the newest pairs than the learned ones, which go on learning, or while the hits are not trusted."""
-        with self._observing:
-            newest, self._unlooked, distrusts = list(self._watched), False, self._entry.distrusts
+        newest, distrusts = self._intake.glance()
         if self.progress.updates == 0 or (len(newest) < self.config.watched and not distrusts):
             return
         learned, frozen = (network.errors(newest) for network in (self._good, self._frozen))
@@ -207,28 +162,13 @@ class OnlineLearner:
                 log.exception('weights could not be handed out')
 
     @property
-    def _served(self) -> nn.Module:
+    def _served(self) -> DepthModel:
         """What others are to have: the last good network, or the frozen one while that does better or hits are not trusted."""
         return (self._frozen if self.progress.serves_frozen else self._good).network
 
-    def _fit(self, size: tuple[int, int]) -> None:
-        """Forget pairs of another size (width, height) [px]: no batch can hold both."""
-        if self._size not in (None, size):
-            log.warning('images of %d x %d pixels come in place of %d x %d: what is remembered begins anew', *size, *self._size)
-            self._buffer.clear()
-            self._withheld.clear()
-            self._memory.clear()
-        self._size = size
-
-    def _withholds(self) -> bool:
-        """Whether the next observation is one to judge by: whole runs are, as neighbours in time are all but the same."""
-        run = self.progress.observed // self.config.withheld_run
-        every = max(2, round(1 / self.config.withheld_share))
-        return run % every == every - 1 or (run % every == 1 and len(self._withheld) < self._enough)
-
     def learn(self, batches: int) -> State:
         """Learn from so many batches now, checking the weights after every round of them, or from none if the state is not one to learn in."""
-        if self._unlooked and not self._paused:
+        if self._intake.unlooked and not self._paused:
             with self._learning:
                 self._look_around()
             self._deliver()
@@ -241,17 +181,13 @@ class OnlineLearner:
         return self.state
 
     def _ready(self) -> bool:
-        return not self._paused and self._gate is State.LEARNING and len(self._buffer) > 0 and len(self._withheld) >= self._enough
-
-    @property
-    def _enough(self) -> int:
-        """Withheld observations that may judge: a whole run where that can be, as a single one says little."""
-        return min(self.config.withheld_run, self.config.checks, self._withheld.capacity)
+        return not self._paused and self._intake.gate is State.LEARNING and self._intake.is_enough
 
     def _step(self) -> None:
-        started = time.perf_counter()
-        with self._observing:
-            some = self._buffer.draw(self._batch_size)
+        started = time.thread_time()
+        some = self._intake.draw(self._batch_size)
+        if not some:        # forgotten since the last look
+            return
         self._optimiser.zero_grad()
         loss = self._loss(some)
         loss.backward()
@@ -268,7 +204,7 @@ class OnlineLearner:
         online_weights.follow(self._averaged, self._model, self.config.averaged)
         self._losses.append(value)
         self.progress.batches += 1
-        self._keep_time(time.perf_counter() - started, len(some))
+        self._keep_time(time.thread_time() - started, len(some))
         if len(self._losses) >= self.config.round:
             self._check()
 
@@ -280,14 +216,13 @@ class OnlineLearner:
         return loss
 
     def _keep_time(self, seconds: float, count: int) -> None:
-        """Make the thread's batches as large as the time allows. Those of a caller stay as wished: the same observations are to give him the same weights on any machine."""
-        if threading.current_thread() is not self._thread:
+        """Make the thread's batches as large as the processor time allows. Those of a caller stay as wished: the same observations are to give him the same weights on any machine."""
+        if not self._thread.is_here:
             return
         self._batch_size = int(np.clip(self.config.max_batch_seconds * count / max(seconds, 1e-9), 1, self.config.batch))
 
     def _check(self) -> None:
-        with self._observing:
-            checks = self._withheld.spread(self.config.checks)
+        checks = self._intake.checks(self.config.checks)
         unlearned = None if self._rehearsal is None else self._rehearsal.checks
         new = Checked(copy.deepcopy(self._averaged))
         errors, good, frozen = (network.errors(checks, unlearned) for network in (new, self._good, self._frozen))
@@ -334,7 +269,7 @@ class OnlineLearner:
         with self._learning:
             return self._blob(self._served)
 
-    def _blob(self, network: nn.Module) -> bytes:
+    def _blob(self, network: DepthModel) -> bytes:
         figures = {**asdict(self.progress), 'buffer': self.buffered}
         return checkpoint.to_bytes(self._start.name, network, {**self._start.record, 'number': self.progress.number, 'online': figures})
 
@@ -353,8 +288,8 @@ class OnlineLearner:
         figures = {k: v for k, v in saved.record.get('online', {}).items() if k in asdict(Progress())}
         if not figures:
             raise ValueError(f'{path}: holds no figures of an online learner')
-        with self._learning, self._observing:
-            self.progress = Progress(**{**figures, 'rate': min(figures.get('rate', self.config.rate), self.config.rate)})
+        with self._learning:
+            self.progress = self._intake.progress = Progress(**{**figures, 'rate': min(figures.get('rate', self.config.rate), self.config.rate)})
             self._take(saved.model)
             self._why_back = 'what was learned before the restart did harm: the frozen network is back'
 
@@ -367,21 +302,23 @@ class OnlineLearner:
         return before, after
 
     def change(self, config: OnlineLearnerConfig) -> None:
-        """Go on with other settings; sizes of what is remembered, and the seed, take effect with the next reset."""
+        """Go on with other settings, from the next batch on; sizes of what is remembered, and the seed, take effect with the next reset."""
         settings.check(config)
-        if config.rate != self.config.rate:
-            self._set_rate(config.rate)
-        self.config = config
+        with self._learning:
+            if config.rate != self.config.rate:
+                self._set_rate(config.rate)
+            if config.batch != self.config.batch:
+                self._batch_size = config.batch
+            self.config = self._intake.config = config
+            self.budget.share = config.share
 
     def forget_places(self) -> None:
         """The odometry jumped: hits of earlier images no longer lie where its poses say."""
-        with self._observing:
-            self._memory.clear()
+        self._intake.forget_places()
 
     def miss(self, reason: str) -> None:
         """Nothing comes to observe: wait for motion, and say why."""
-        with self._observing:
-            self._gate, self._missing = State.MOTION, reason
+        self._intake.miss(reason)
 
     def offer_to(self, offer: Callable[[bytes], object] | None) -> None:
         """Give new weights to this from now on."""
@@ -390,41 +327,16 @@ class OnlineLearner:
     def pause(self, paused: bool = True) -> None:
         """Learn nothing until told otherwise; observations are still taken in."""
         self._paused = paused
-        with self._there:
-            self._there.notify()
+        self._thread.hold(paused)
 
     def start(self) -> None:
         """Learn in a thread of its own from now on, as observations come, within the CPU budget."""
-        if self._thread is None:
-            self._stopping.clear()
-            self._thread = threading.Thread(target=self._work, name='online_learner', daemon=True)
-            self._thread.start()
+        self._thread.start()
 
     def stop(self, timeout: float | None = None) -> bool:
         """End the thread, after the batch that it is at; False if that took longer than the timeout [s]."""
-        self._stopping.set()
-        with self._there:
-            self._there.notify()
-        if self._thread is not None:
-            self._thread.join(timeout)
-            if self._thread.is_alive():
-                return False
-            self._thread = None
-        return True
+        return self._thread.stop(timeout)
 
-    def _work(self) -> None:
-        give_way(self.config.niceness)
-        torch.set_num_threads(1)
-        while not self._stopping.is_set():
-            with self._there:
-                self._there.wait_for(lambda: self._stopping.is_set() or (self._fresh > 0 and not self._paused))
-                self._fresh = max(0, self._fresh - 1)
-            before = time.thread_time()
-            try:
-                self.learn(0 if self._stopping.is_set() else 1)
-            except Exception as error:      # such as no memory left: told as state and reason, and tried again
-                log.exception('a batch failed')
-                with self._learning:
-                    self._roll_back(f'a batch failed: {type(error).__name__}: {error}')
-            used = time.thread_time() - before
-            self._stopping.wait(used * (1 / self.config.share - 1))
+    def _fail(self, error: Exception) -> None:
+        with self._learning:
+            self._roll_back(f'a batch failed: {type(error).__name__}: {error}')

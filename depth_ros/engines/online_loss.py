@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from depth_ros.engines.online_settings import OnlineLearnerConfig
 from depth_ros.engines.replay_buffer import Observation, lengths, pair_batch, stacked
 from depth_ros.learning.pairs import PairBatch
+from depth_ros.models.depth_model import DepthModel
 
 NEAREST = 1e-4              # [1/baseline] that the log of an inverse depth is bounded by
 _LEAST_SCALE = 0.1          # of the loss, as an error of the log of depth
@@ -33,7 +34,7 @@ def robust(error: Tensor, weight: Tensor) -> Tensor:
     return (weight * scale * (size / scale).log1p()).sum() / weight.sum()
 
 
-def observed_loss(model: nn.Module, some: Sequence[Observation], config: OnlineLearnerConfig) -> Tensor:
+def observed_loss(model: DepthModel, some: Sequence[Observation], config: OnlineLearnerConfig) -> Tensor:
     """Of a network's depth at the hits of the images, at those of earlier images, and where flow is sure, each weighted as the configuration says."""
     z = model(*model.inputs(pair_batch(some)))
     weights = torch.tensor([o.weight for o in some]).view(-1, 1, 1, 1)
@@ -42,7 +43,7 @@ def observed_loss(model: nn.Module, some: Sequence[Observation], config: OnlineL
     return sum((planes[plane] * robust(log_error(z, depth, lengths(some)), (depth > 0) * weights) for plane, depth in observed.items()), z.sum() * 0.0)
 
 
-def rehearsed_error(model: nn.Module, pairs: PairBatch) -> tuple[Tensor, Tensor]:
+def rehearsed_error(model: DepthModel, pairs: PairBatch) -> tuple[Tensor, Tensor]:
     """Errors (B, 1, H, W) of the log of depth on pairs whose inverse depth is known, and where it is."""
     truth = torch.where(pairs.valid, 1 / torch.where(pairs.valid, pairs.inverse_depth, 1.0).clamp(min=NEAREST), 0.0)
     return log_error(model(*model.inputs(pairs)), truth, truth.new_ones(len(pairs), 1, 1, 1)), truth > 0

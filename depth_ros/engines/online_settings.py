@@ -52,8 +52,8 @@ class OnlineLearnerConfig:
     watch_every: int = setting(1, 'moving pairs, with hits or without, of which one is watched for harm before it is learned from', '', 1, 1000)
     watched: int = setting(6, 'newest ones of those on which the learned and the frozen network are compared', '', 1, 100, while_active=False)
     harm: float = setting(0.08, 'share by which the learned error on them may exceed the frozen one before the frozen weights are handed out again', '', 0.0, 1.0)
-    share: float = setting(0.5, 'share of one CPU core that the thread takes', '', 0.01, 1.0)
-    max_batch_seconds: float = setting(0.15, 'longest time a batch of the thread may take, for which it is made smaller', 's', 0.01, 60.0)
+    share: float = setting(0.5, 'share of one CPU core that learning takes, with all checks and with taking pairs in, in processor time', '', 0.01, 1.0)
+    max_batch_seconds: float = setting(0.15, 'longest processor time a batch of the thread may take, for which it is made smaller', 's', 0.01, 60.0)
     niceness: int = setting(10, 'of the thread: how far it gives way to others', '', 0, 19, while_active=False)
     seed: int = setting(0, 'of what is drawn', '', 0, 2 ** 31 - 1, while_active=False)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+
+from depth_ros.models.depth_model import DepthModel
 
 
 @torch.no_grad()
-def draw_back(network: nn.Module, first: nn.Module, share: float) -> None:
+def draw_back(network: DepthModel, first: DepthModel, share: float) -> None:
     """Take all weights that share of their way back to the first ones."""
     if share > 0:
         for weight, anchor in zip(network.parameters(), first.parameters()):
@@ -15,7 +16,7 @@ def draw_back(network: nn.Module, first: nn.Module, share: float) -> None:
 
 
 @torch.no_grad()
-def follow(mean: nn.Module, newest: nn.Module, batches: float) -> None:
+def follow(mean: DepthModel, newest: DepthModel, batches: float) -> None:
     """Let the mean over the last batches follow: it bears the few observations of a batch better than any one step (B. Polyak, A. Juditsky, 1992)."""
     for average, weight in zip(mean.parameters(), newest.parameters()):
         average.lerp_(weight, 1 / batches)

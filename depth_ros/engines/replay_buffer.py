@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -117,6 +117,13 @@ class ReplayBuffer:
         """At most so many different ones, evenly over both parts, always the same for the same content."""
         everything = [*self._reservoir, *self._recent]
         return [everything[i] for i in np.linspace(0, len(everything) - 1, min(count, len(everything))).round().astype(int)]
+
+    def discard(self, unwanted: Callable[[Observation], bool]) -> int:
+        """Forget those; how many they were."""
+        before = len(self)
+        self._recent = deque(one for one in self._recent if not unwanted(one))
+        self._reservoir = [one for one in self._reservoir if not unwanted(one)]
+        return before - len(self)
 
     def clear(self) -> None:
         """Forget all of them."""

@@ -1,4 +1,4 @@
-"""How many threads small tensor operations get, and how a thread gives way to others."""
+"""How many threads small tensor operations get, and how a thread or a whole process gives way to others."""
 from __future__ import annotations
 
 import logging
@@ -6,10 +6,13 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 log = logging.getLogger(__name__)
+
+_GROUP = Path('/proc/self/autogroup')
 
 
 @contextmanager
@@ -32,3 +35,15 @@ def give_way(niceness: int) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
     except (AttributeError, OSError) as error:
         log.warning('the priority of a thread cannot be lowered: %s', error)
+
+
+def give_way_as_session(niceness: int) -> None:
+    """Lower the priority of this whole process if it leads a session, as nodes do that `ros2 launch` starts.
+
+    Linux may share the processor out between sessions first (sched_autogroup): niceness of a thread then counts among the threads of its own node only.
+    """
+    try:
+        if os.getsid(0) == os.getpid() and _GROUP.exists():
+            _GROUP.write_text(str(niceness))
+    except (AttributeError, OSError) as error:
+        log.warning('the priority of this process cannot be lowered: %s', error)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from depth_ros.engines.online_loss import log_error, rehearsed_error
 from depth_ros.engines.replay_buffer import Observation, lengths, pair_batch, stacked
 from depth_ros.learning.losses import masked_mean
 from depth_ros.learning.pairs import PairBatch
+from depth_ros.models.depth_model import DepthModel
 
 _WORST = 0.7            # bound of the error of a log: beyond a factor of two a point is wrong, and how wrong says little
 _KEPT = 1000            # observations whose errors are kept at most, give or take those of one check
@@ -54,7 +55,7 @@ class Judgement:
 class Checked:
     """A network whose weights stay as they are, and its errors on observations; each observation is looked at once."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: DepthModel) -> None:
         self.network = network.eval()
         self._known: dict[tuple[int, bool], tuple[float | None, float | None]] = {}
         self._rehearsed: float | None = None

@@ -1,0 +1,82 @@
+"""Depth of a keyframe by DeepV2D's learned depth module against past frames whose poses are known, chosen by their parallax."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import depth_ros
+from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationStatus
+from depth_ros.engines.sweep import PosedFrames
+from depth_ros.frames import CameraFrame, DepthResult, Scale
+from depth_ros.models import checkpoint
+from depth_ros.models.deepv2d import DeepV2D
+from depth_ros.settings import setting
+
+SHIPPED = Path(depth_ros.__file__).parent / 'weights' / 'deepv2d_live.safetensors'
+
+
+@dataclass(frozen=True)
+class LearnedSettings:
+    """The networks of learned motion and learned depth."""
+
+    weights: str = setting('', 'checkpoint of DeepV2D (safetensors) for learned motion or depth; empty: the one that comes with the package')
+    learned_iterations: int = setting(3, 'iterations of learned motion a frame', '', 1, 10)
+    learned_views: int = setting(5, 'past frames that learned depth compares the newest one with', '', 1, 16)
+    learned_reach: float = setting(0.12, 'baseline of the farthest of them, as a share of the usual depth; the others stand evenly between', '', 0.005, 1.0)
+    learned_rounds: int = setting(1, 'rounds of learned depth; from the second on, learned motion refines the poses in between', '', 1, 10)
+
+
+def load(weights: str = '') -> DeepV2D:
+    """The networks of a checkpoint, '' for the shipped one. Raises ValueError, naming a file that cannot be used and why."""
+    path = Path(weights).expanduser() if weights else SHIPPED
+    if not path.is_file():
+        raise ValueError(f'{path}: there is no such file; learned motion and depth need a checkpoint of DeepV2D: name one as `weights`')
+    return for_cpu(checkpoint.load(path, 'deepv2d').model)
+
+
+def for_cpu(network: DeepV2D) -> DeepV2D:
+    """The network with its channels last in memory, which the CPU's convolutions are faster with.
+
+    Measured for LIVE at 320 x 240 on one thread, as it comes / channels last / in ONNX Runtime: features of motion 10.3 / 8.9 / 9.0 ms, residual flow
+    11.0 / 9.0 / 19, features of depth 23 / 15 / 15, matching in 3D 114 / 91 / 160. So there is no graph of it.
+    """
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.to(memory_format=torch.channels_last)
+        elif isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
+    return network.eval()
+
+
+class LearnedDepth(PosedFrames):
+    """Depth by the network. After a piece of work `reason` says why there is none ('' when all is well)."""
+
+    def __init__(self, network: DeepV2D, config: LearnedSettings = LearnedSettings()) -> None:
+        super().__init__()
+        self.config = config
+        self._network = network
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the frames and their features. Work that is under way goes on with those that it has."""
+        super().reset()
+        self.reason = ''
+        self._alternation = Alternation(self._network, AlternationConfig(rounds=self.config.learned_rounds))
+
+    @property
+    def baselines(self) -> tuple[float, ...]:
+        """Evenly spaced up to the reach."""
+        return tuple(self.config.learned_reach * (i + 1) / self.config.learned_views for i in range(self.config.learned_views))
+
+    def _work(self, frames: list[CameraFrame], T_ref_cur: torch.Tensor, middle: float) -> DepthResult | None:
+        found = self._alternation.run(frames, T_view_key=T_ref_cur.double().numpy(), expected_depth=1 / middle)
+        self.reason = found.reason
+        if found.status is not AlternationStatus.OK:
+            return None
+        valid = found.depth > 0
+        key = replace(frames[0], depth=None, depth_valid=None)
+        return DepthResult(key, np.where(valid, found.depth, np.float32(0)), valid, found.confidence, Scale.FREE)
