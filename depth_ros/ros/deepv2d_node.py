@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
@@ -15,7 +15,8 @@ from std_srvs.srv import Trigger
 
 from depth_ros import files
 from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine
-from depth_ros.frames import CameraFrame, FlowResult, Scale, TrackResult, TrackStatus
+from depth_ros.engines.threads import give_way
+from depth_ros.frames import CameraFrame, DepthResult, FlowResult, Scale, TrackResult, TrackStatus
 from depth_ros.learning.trajectory import Trajectory, write_trajectory
 from depth_ros.ros import bundle, codecs, diagnostics, params
 from depth_ros.ros.camera import CameraConfig, CameraInput
@@ -29,6 +30,7 @@ from depth_ros.settings import setting
 _REFERENCES = 64        # frames remembered as possible references of a flow bundle
 _HITS = 8               # messages of range hits that may wait for the next image
 _NO_TOPIC = 'none'      # what `depth` is remapped to where a sensor is not to be used
+_NICENESS = 5           # of the thread of a keyframe's depth: tracking goes first
 _DISCOVERY = 1.0        # [s] after the first image in which a depth sensor must be found
 
 
@@ -50,8 +52,20 @@ class DeepV2DNodeConfig(CameraConfig):
     map: MapConfig = params.included(MapConfig)
 
 
+class KeyframeJob(NamedTuple):
+    """Depth of a keyframe, yet to be worked out, and where it belongs."""
+
+    later: Callable[[], DepthResult | None]
+    engine: DeepV2DEngine
+    T_odom_cam: np.ndarray | None   # (4, 4), None where it must not go into the map
+    generation: int                 # of the map
+
+
 class DeepV2DNode(ManagedNode):
-    """Tracks the newest image and publishes odometry at once, then depth, points and map as far as somebody listens."""
+    """Tracks the newest image and publishes odometry at once, then depth, points and map as far as somebody listens.
+
+    Depth of a plane sweep or of the learned module, which takes as long as many images, is worked out in a thread of its own; tracking goes on meanwhile.
+    """
 
     config_class = DeepV2DNodeConfig
     config: DeepV2DNodeConfig
@@ -84,6 +98,7 @@ class DeepV2DNode(ManagedNode):
         self._bundles_used = 0
         self._map.start()
         self._newest = self.worker(self._work_on)
+        self._keyframes = self.worker(self._work_keyframe, 'keyframe depth')
         self._camera = CameraInput(self, self._take_image, self._on_jump)
         compressed = self.config.depth_transport == 'compressedDepth'
         # As image_transport does: behind the name that `depth` is remapped to.
@@ -114,7 +129,7 @@ class DeepV2DNode(ManagedNode):
 
     def _choose(self, source: str | None) -> None:
         """Make the engine for a source of depth; None: not known yet."""
-        self._engine = DeepV2DEngine(replace(self.config.engine, depth=source or 'sensor'))
+        self._engine = DeepV2DEngine(replace(self.config.engine, depth=source or 'sensor'), deferred=True)
         self._source = source
 
     def _is_auto(self) -> bool:
@@ -207,17 +222,36 @@ class DeepV2DNode(ManagedNode):
         self._put_hits(engine)
         track, depth = engine.step(frame, self._flow_of(matched, frame))
         self._frames.put(frame.stamp, frame)
-        reason = engine.reason
+        reason, later = engine.reason, engine.later
         if track.scale is Scale.FREE and track.status is TrackStatus.OK and not self.config.free_scale:
-            track, depth, reason = replace(track, status=TrackStatus.INITIALISING), None, f'{reason}; poses and depth wait for them, as free_scale: false asks for'
+            track, depth, later = replace(track, status=TrackStatus.INITIALISING), None, None
+            reason = f'{reason}; poses and depth wait for them, as free_scale: false asks for'
         self._tell_state(track, reason)
         self._heed_unit(track, engine)
         T_odom_cam = self._odometry.publish(track, frame.frame_id)
-        if depth is None:
-            return
+        T_map_cam = T_odom_cam if track.status is TrackStatus.OK else None
+        if later is not None:
+            self._keyframes.put(KeyframeJob(later, engine, T_map_cam, self._map.generation))
+        if depth is not None:
+            self._publish_depth(depth, T_map_cam, self._map.generation)
+
+    def _publish_depth(self, depth: DepthResult, T_odom_cam: np.ndarray | None, generation: int) -> None:
         self._depth_out.publish(depth, self.config.output)
-        if track.status is TrackStatus.OK and T_odom_cam is not None:
-            self._map.put(depth, T_odom_cam, self.config.odometry.odom_frame, self.config.map)
+        if T_odom_cam is not None:
+            self._map.put(depth, T_odom_cam, self.config.odometry.odom_frame, self.config.map, generation)
+
+    def _work_keyframe(self, job: KeyframeJob) -> None:
+        """In a thread of its own: depth of a keyframe, unless engine, path or map began anew since it was tracked."""
+        if not self._is_current(job):
+            return
+        give_way(_NICENESS)
+        depth = job.later()
+        self.diagnostics.value('keyframe depth', job.engine.depth_reason or 'ok')
+        if depth is not None and self._is_current(job):
+            self._publish_depth(depth, job.T_odom_cam, job.generation)
+
+    def _is_current(self, job: KeyframeJob) -> bool:
+        return job.engine is self._engine_at_work and job.generation == self._map.generation
 
     def _begin_anew(self, engine: DeepV2DEngine, lap: int) -> None:
         """Reset where asked to, and restart with the first image after the clock jumped back: not before, for older ones may still wait."""
@@ -286,6 +320,7 @@ class DeepV2DNode(ManagedNode):
         diagnose.value('tracking', track.status.value)
         diagnose.value('inliers [share]', f'{track.inlier_ratio:.2f}')
         diagnose.value('scale', track.scale.value)
+        diagnose.value('motion from', self.config.engine.motion)
         diagnose.value('depth from', self._source)
         if track.status is TrackStatus.LOST:
             diagnose.hold('tracking', diagnostics.ERROR, 'tracking is lost: looking for a known place; `deepv2d/reset` starts afresh')

@@ -103,9 +103,14 @@ class MapOutput:
         """Begin to work; the node ends it when it is deactivated."""
         self._worker = self._node.worker(lambda job: self._work(*job), 'map')
 
-    def put(self, result: DepthResult, T_map_cam: np.ndarray, map_frame: str, config: MapConfig) -> None:
-        """Offer the depth of a frame at its pose (4, 4) in the map's frame."""
-        self._worker.put((self._cleared, result, T_map_cam, map_frame, config))
+    @property
+    def generation(self) -> int:
+        """How often the map was cleared: depth of an earlier generation no longer belongs in it."""
+        return self._cleared
+
+    def put(self, result: DepthResult, T_map_cam: np.ndarray, map_frame: str, config: MapConfig, generation: int | None = None) -> None:
+        """Offer the depth of a frame at its pose (4, 4) in the map's frame, tracked in a generation of the map, by default the present one."""
+        self._worker.put((self._cleared if generation is None else generation, result, T_map_cam, map_frame, config))
 
     def _work(self, cleared: int, result: DepthResult, T_map_cam: np.ndarray, map_frame: str, config: MapConfig) -> None:
         last = self._T_map_last
