@@ -31,10 +31,12 @@ from depth_ros.apps import scoring
 from depth_ros.frames import Scale
 from depth_ros.learning.trajectory import Trajectory, read_trajectory
 from depth_ros.ros import codecs, poses
+from depth_ros.ros.executables import make_executor
 from depth_ros.ros.managed_node import LATCHED_QOS, SENSOR_QOS
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
 
 NODES = ('player', 'flow', 'sparse_depth', 'deepv2d', 'global_local', 'online_learning')
+LOOK_EVERY = 2.0    # [s]
 
 
 class Listener(Node):
@@ -43,8 +45,9 @@ class Listener(Node):
     def __init__(self, kind: type, topic: str, value: Callable[[Any], Any] = lambda _: None) -> None:
         super().__init__('live_benchmark')
         self.images: list[tuple[int, float]] = []
+        self.laps = 0       # how often the stamps jumped back
         self.results: list[tuple[int, float, Any]] = []
-        self.create_subscription(CameraInfo, '/camera/rgb/camera_info', lambda m: self.images.append((codecs.stamp_ns(m.header.stamp), time.monotonic())), SENSOR_QOS)
+        self.create_subscription(CameraInfo, '/camera/rgb/camera_info', self._note_image, SENSOR_QOS)
         self.create_subscription(kind, topic, lambda m: self.results.append((codecs.stamp_ns(m.header.stamp), time.monotonic(), value(m))), 50)
 
     def view(self) -> dict[str, int]:
@@ -56,10 +59,10 @@ class Listener(Node):
             self.create_subscription(kind, f'/deepv2d/{topic}', lambda _, topic=topic: counts.update({topic: counts[topic] + 1}), qos, raw=True)
         return counts
 
-    @property
-    def laps(self) -> int:
-        """How often the stamps jumped back."""
-        return int((np.diff([s for s, _ in self.images]) < 0).sum()) if self.images else 0
+    def _note_image(self, info: CameraInfo) -> None:
+        stamp = codecs.stamp_ns(info.header.stamp)
+        self.laps += bool(self.images) and stamp < self.images[-1][0]
+        self.images.append((stamp, time.monotonic()))
 
     def latencies(self) -> list[float]:
         """Milliseconds from each image to its result."""
@@ -73,30 +76,41 @@ class Listener(Node):
         return found
 
 
-def memory() -> dict[str, float]:
-    """Resident MB of each node."""
+def memory(launch: int) -> dict[str, float]:
+    """Resident MB of each node that a launch, of this process id, has started."""
     found = {}
-    for line in subprocess.run(['ps', '-eo', 'rss=,args='], capture_output=True, text=True, check=True).stdout.splitlines():
-        size, _, command = line.strip().partition(' ')
+    for line in subprocess.run(['ps', '--ppid', str(launch), '-o', 'rss=,args='], capture_output=True, text=True).stdout.splitlines():
+        size, command = line.split(None, 1)
         for name in NODES:
             if f'__node:={name}' in command:
                 found[name] = int(size) / 1024
     return found
 
 
-def play(listener: Listener, launch_file: str, bag: str, loops: int = 0, *arguments: str) -> dict[str, object]:
-    """Launch a replay, listen until it ends or has wrapped so often, and tell the figures that every live graph has."""
+def play(listener: Listener, launch_file: str, bag: str, loops: int = 0, *arguments: str, minutes: float = 0.0,
+         look: Callable[[dict[str, float]], None] = lambda _: None) -> dict[str, object]:
+    """Launch a replay, listen until it ends, has wrapped so often or has played for so many minutes, and tell the figures that every live graph has.
+
+    `look` is called with the memory [MB] of each node whenever that is looked at.
+    """
     sizes: list[dict[str, float]] = []
-    command = ['ros2', 'launch', 'depth_ros', launch_file, f'bag:={bag}', f'loop:={"true" if loops else "false"}', 'rviz:=false', *arguments]
+    command = ['ros2', 'launch', 'depth_ros', launch_file, f'bag:={bag}', f'loop:={"true" if loops or minutes else "false"}', 'rviz:=false', *arguments]
     job = subprocess.Popen(command, env=os.environ | {'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID', '0')}, start_new_session=True)
+    executor = make_executor()
+    executor.add_node(listener)
     next_look = time.monotonic()
-    while job.poll() is None and (not loops or listener.laps < loops):
-        rclpy.spin_once(listener, timeout_sec=0.05)
-        if time.monotonic() > next_look and listener.results:
-            sizes += filter(None, [memory()])   # empty once the nodes have ended
-            next_look += 2.0
-    if job.poll() is None:
-        job.send_signal(signal.SIGINT)
+    try:
+        while job.poll() is None and (not loops or listener.laps < loops) and (not minutes or _played(listener) < 60 * minutes):
+            executor.spin_once(timeout_sec=0.05)
+            if time.monotonic() > next_look and listener.results:
+                seen = memory(job.pid)
+                if seen:        # empty once the nodes have ended
+                    sizes.append(seen)
+                    look(seen)
+                next_look += LOOK_EVERY
+    finally:
+        if job.poll() is None:
+            job.send_signal(signal.SIGINT)
     status = job.wait()
     if len(listener.results) < 2:
         raise SystemExit(f'{launch_file} gave {len(listener.results)} results on {len(listener.images)} images; its exit status is {status}')
@@ -105,6 +119,11 @@ def play(listener: Listener, launch_file: str, bag: str, loops: int = 0, *argume
             'rate_hz': (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]),
             'latency_ms_median': float(np.median(latency)), 'latency_ms_p95': float(np.percentile(latency, 95)), 'wraps': listener.laps, 'exit_status': status,
             'load': os.getloadavg()[0], 'memory_mb_first': sizes[0], 'memory_mb_last': sizes[-1]}
+
+
+def _played(listener: Listener) -> float:
+    """Time since the first image [s]."""
+    return time.monotonic() - listener.images[0][1] if listener.images else 0.0
 
 
 def tell(figures: dict[str, object], out: Path) -> None:

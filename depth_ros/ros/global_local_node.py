@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float32MultiArray, MultiArrayDimension, MultiArrayLayout, UInt8MultiArray
 
 from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig
+from depth_ros.engines.threads import give_way
 from depth_ros.ros import bundle, codecs, diagnostics, params
 from depth_ros.ros.codecs import BadMessage
 from depth_ros.ros.depth_outputs import DepthOutputConfig, DepthOutputs
@@ -22,6 +23,7 @@ from depth_ros.ros.pose_history import PoseHistory
 from depth_ros.ros.sync import Order, StampBuffer
 from depth_ros.settings import setting
 
+_OFFERS_NICENESS = 10       # of the thread that tries weights
 _SILENCE = 1.0      # [s] after which an odometry is not waited for
 
 
@@ -183,6 +185,7 @@ class GlobalLocalNode(ManagedNode):
             self._depth_out.publish(found.depth, self.config.output)
 
     def _try_weights(self, message: UInt8MultiArray) -> None:
+        give_way(_OFFERS_NICENESS)     # frames come first
         blob = bytes(message.data)
         with self._renewal:
             offer = self._engine.offer(blob)

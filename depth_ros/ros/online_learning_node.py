@@ -31,6 +31,7 @@ from depth_ros.engines.online_learner import OnlineLearner
 from depth_ros.engines.online_settings import OnlineLearnerConfig, State
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.rehearsal import PAIRS, rehearsal_pairs
+from depth_ros.engines.threads import give_way_as_session
 from depth_ros.frames import FlowResult
 from depth_ros.learning.pairs import PairBatch
 from depth_ros.models import checkpoint
@@ -164,6 +165,7 @@ class OnlineLearningNode(ManagedNode):
         if self._learner.progress.number:
             self._publish(self._learner.weights())
         if not self.config.batches_per_pair:
+            give_way_as_session(self.config.learner.niceness)
             self._learner.start()
         self._tell()
 
