@@ -67,8 +67,8 @@ def test_true_poses_have_no_loss_but_that_of_doubt():
 
 
 def test_a_shift_counts_by_its_flow_in_pixels():
-    """0.3 m at 2 m with a focal length of 20 px are 3 px: Huber's 2.5. A tenth of it is inside the parabola: 0.5 * 0.09."""
-    for metres, expected in ((0.3, 2.5), (0.03, 0.045)):
+    """0.3 m at 2 m with a focal length of 20 px are 3 px, an eighth of a pixel beyond the knee. A thirtieth of it is inside the parabola: 0.1^2 / (2 * 0.25)."""
+    for metres, expected in ((0.3, 3.0 - 0.125), (0.01, 0.02)):
         terms = losses.motion_terms(estimate(poses([metres, 0.0, 0.0, 0.0, 0.0, 0.0])), DEPTH, K, poses([0.0] * 6))
         assert terms['motion'].item() == pytest.approx(expected, rel=1e-4)
 
@@ -79,7 +79,7 @@ def test_what_poses_leave_unexplained_is_squared_and_weighted_by_confidence():
     confidence[:, :, 1] = 1.0
     terms = losses.motion_terms(estimate(poses([0.0] * 6), residual, confidence), DEPTH, K, poses([0.0] * 6), flow_weight=2.0)
     assert terms['residual'].item() == pytest.approx(0.01 * (0.25 * 9 + 1), rel=1e-5)
-    assert terms['flow'].item() == pytest.approx(2.0 * (2.5 + 0.5), rel=1e-5)
+    assert terms['flow'].item() == pytest.approx(2.0 * (3.0 + 1.0 - 0.25), rel=1e-5)
 
 
 def test_only_the_largest_confidences_are_pulled():
@@ -112,4 +112,4 @@ def test_gradients_of_the_motion_terms_are_the_numeric_ones():
 def test_a_first_guess_is_compared_by_the_flow_it_induces():
     twist = torch.tensor([[[0.3, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0] * 6]])
     terms = losses.start_terms(twist, DEPTH[:, 0], K, torch.eye(4).expand(1, 2, 4, 4))
-    assert terms['start'].item() == pytest.approx(2.5 / 2, rel=1e-4)
+    assert terms['start'].item() == pytest.approx(2.875 / 2, rel=1e-4)

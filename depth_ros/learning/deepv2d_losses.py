@@ -20,6 +20,7 @@ EARLIER = 0.5               # weight of the depth of a hourglass beside that of 
 SMOOTH = 0.02               # of the gradient of depth where the truth is missing
 RESIDUAL, CONFIDENCE = 0.01, 0.01       # weights of what the poses leave unexplained, and of the pull of confidences towards 1
 _SURE_SHARE = 2048 / (160 * 120)        # of a map's confidences which are pulled: the largest 2048 of the paper's maps
+_KNEE = 0.25                # [px] differences below are squared: those that matter are of a fraction of a pixel
 _LARGEST = 250.0            # [px] flow differs by no more: poses that have gone astray would drown all others
 
 
@@ -69,9 +70,9 @@ def motion_terms(estimate: MotionEstimate, depth: Tensor, K: Tensor, T_cam_world
 
 
 def huber(difference: Tensor, where: Tensor) -> Tensor:
-    """Mean over the mask (...) of Huber's function, linear beyond 1 px, of differences (..., 2) [px], summed over both components."""
+    """Mean over the mask (...) of Huber's function, with a slope of 1 beyond its knee, of differences (..., 2) [px], summed over both components."""
     bounded = difference.clamp(-_LARGEST, _LARGEST)
-    return masked_mean(F.huber_loss(bounded, torch.zeros_like(bounded), reduction='none').sum(-1), where)
+    return masked_mean(F.smooth_l1_loss(bounded, torch.zeros_like(bounded), reduction='none', beta=_KNEE).sum(-1), where)
 
 
 def sureness(confidence: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ class Recipe:
     form: str = setting('keyframe', 'how poses are solved: each against the keyframe, or all in one system', choices=('keyframe', 'global'))
     reduce: int = setting(1, 'begin on pairs of 1 / reduce of the size that the data has', low=1, high=8)
     grow_at: float = setting(1.0, 'share of the steps after which the size doubles, and again the same share of what is left, until it is full; 1: never', low=0.0, high=1.0)
+    reduce_to: int = setting(1, 'grow no further than to 1 / reduce_to of the size that the data has', low=1, high=8)
     steps: int = setting(94000, 'length of the training', low=1)
     batch: int = setting(16, 'pairs, or clips, a step, of all processes together', low=1)
     seed: int = setting(0, 'decides the first weights, the order of pairs and every other draw', low=0)
@@ -90,9 +91,9 @@ class Recipe:
     def reduce_at(self, step: int) -> int:
         """What the size of the pairs is divided by at a step."""
         factor, first = self.reduce, 0.0
-        while factor > 1 and step >= first + self.grow_at * (self.steps - first):
+        while factor > self.reduce_to and step >= first + self.grow_at * (self.steps - first):
             first += self.grow_at * (self.steps - first)
-            factor = (factor + 1) // 2
+            factor = max((factor + 1) // 2, self.reduce_to)
         return factor
 
     def differences(self, other: Recipe) -> list[str]:
