@@ -95,6 +95,11 @@ class Keyframes:
         return stamp in self._keys
 
     @property
+    def views(self) -> list[View]:
+        """All that are remembered, by stamp."""
+        return [view for _, view in sorted({**self._keys, **self._recent}.items())]
+
+    @property
     def last(self) -> View | None:
         """The most recent view."""
         return next(reversed(self._recent.values()), None)

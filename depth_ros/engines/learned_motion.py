@@ -49,13 +49,10 @@ class LearnedMotion:
 
         `near`: it is all but known, and one iteration will do; the depth of the view itself ties it to the references then too.
         """
-        known = [r for r in references if r.depth is not None and r.depth.valid.any()]
+        known = [r for r in references if _has_depth(r)]
         if not known:
             return None
-        views = [*known, view]
-        edges = [(i, len(known)) for i in range(len(known))]
-        if near and view.depth is not None and view.depth.valid.any():
-            edges += [(j, i) for i, j in edges]
+        views, edges = _star(view, known, both=near)
         estimate, before, unit = self._estimate(views, edges, 1 if near else self.iterations)
         if not bool(estimate.solved.all()):
             return Alignment(view.T_odom_cam, 1e3 * np.eye(6), 0.0, 0, 0.0, SolveStatus.SINGULAR)
@@ -64,6 +61,19 @@ class LearnedMotion:
         views[-1] = start
         found = [_matches(views[i], views[j], estimate, number, before[number], config) for number, (i, j) in enumerate(edges)]
         return align(start, found, config)
+
+    @single_threaded()
+    @torch.inference_mode()
+    def matches(self, view: View, others: Sequence[View], config: AlignmentConfig) -> list[Matches]:
+        """Correspondences of a view, whose pose is all but known, with each of the others that has depth; in both directions if it has depth itself."""
+        known = [r for r in others if _has_depth(r)]
+        if not known:
+            return []
+        views, edges = _star(view, known, both=True)
+        estimate, before, _ = self._estimate(views, edges, 1)
+        if not bool(estimate.solved.all()):
+            return []
+        return [_matches(views[i], views[j], estimate, number, before[number], config) for number, (i, j) in enumerate(edges)]
 
     def _estimate(self, views: Sequence[View], edges: Sequence[tuple[int, int]], iterations: int) -> tuple[MotionEstimate, Tensor, float]:
         """The module's estimate with all but the last view held, the motions (E, 4, 4) that its last correspondences are about, and its unit: what a length is there."""
@@ -79,6 +89,18 @@ class LearnedMotion:
         estimate = deepv2d_motion.align(self._motion, features, depth * unit, K, T_cam_world, (source, target), 'global', len(views) - 1, iterations)
         last = T_cam_world if iterations == 1 else estimate.iterations[-2].T_cam_world
         return estimate, scaled(relative_motion(last[0], source, target), 1 / unit), unit
+
+
+def _has_depth(view: View) -> bool:
+    return view.depth is not None and bool(view.depth.valid.any())
+
+
+def _star(view: View, references: Sequence[View], both: bool) -> tuple[list[View], list[tuple[int, int]]]:
+    """References and view, and the edges from each of them to the view; `both`: also back, where the view has depth."""
+    edges = [(i, len(references)) for i in range(len(references))]
+    if both and _has_depth(view):
+        edges += [(j, i) for i, j in edges]
+    return [*references, view], edges
 
 
 def _matches(source: View, target: View, estimate: MotionEstimate, number: int, T_target_source: Tensor, config: AlignmentConfig) -> Matches:

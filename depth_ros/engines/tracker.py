@@ -8,7 +8,7 @@ asked only when the keyframes fail.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -132,6 +132,19 @@ class Tracker:
             view.T_odom_cam = found.T_odom_cam
             self._settle(view)
         return view.T_odom_cam
+
+    def correct(self, poses: Mapping[int, np.ndarray]) -> np.ndarray:
+        """Take better poses (4, 4) of remembered frames, by stamp; frames since then move along. The pose of the last frame, from which tracking goes on."""
+        moved = np.eye(4)       # from where a frame was to where it is, of the last one that was corrected
+        for view in self.keyframes.views:
+            if view.stamp in poses:
+                moved = poses[view.stamp] @ np.linalg.inv(view.T_odom_cam)
+                view.T_odom_cam = poses[view.stamp]
+            else:
+                view.T_odom_cam = moved @ view.T_odom_cam
+        if self._status is TrackStatus.OK:
+            self._settle(self.keyframes.last)
+        return self._T_odom_cam
 
     def _view(self, frame: CameraFrame, T_odom_cam: np.ndarray | None) -> View:
         """The frame at the pose given, else at the one predicted."""
