@@ -50,4 +50,4 @@ def test_an_observation_weighs_as_much_as_its_hits_agree_with_flow(start):
     hits[20, ::4] *= 3
     learner.observe(result, T, hits, np.eye(4), guide)
     learner.observe(*scene(1)[:1], T, hits_on(depth, SHARE), np.eye(4))
-    assert [o.weight for o in learner._buffer.spread(2)] == [pytest.approx(0.75), 1.0]
+    assert [o.weight for o in learner._intake._buffer.spread(2)] == [pytest.approx(0.75), 1.0]

@@ -63,7 +63,7 @@ def test_learning_in_a_thread_of_its_own_goes_on_between_the_pairs(bench):
 def test_told_to_end_it_tells_its_learner_before_it_waits_for_anybody(bench, monkeypatch):
     one = bench(batches_per_pair=0)
     learner, wait, told = one.node._learner, LatestWorker.stop, []
-    monkeypatch.setattr(LatestWorker, 'stop', lambda worker, timeout: told.append(learner._stopping.is_set()) or wait(worker, timeout))
+    monkeypatch.setattr(LatestWorker, 'stop', lambda worker, timeout: told.append(learner._thread.is_stopping) or wait(worker, timeout))
     assert one.world.change_state(one.node, Transition.TRANSITION_DEACTIVATE).success
     assert told == [True]
 
@@ -117,13 +117,13 @@ def test_pairs_that_stop_coming_are_told(bench):
 def test_a_lost_odometry_tells_no_motion_and_its_old_places_are_forgotten(bench):
     one = bench(odometry_patience=0.5)
     one.drive(3)
-    assert len(one.node._learner._memory._kept)
+    assert len(one.node._learner._intake._memory._kept)
     result = one.result()
     one.send_pose(result.pair.current.stamp, 0.0, variance=UNKNOWN_VARIANCE)
     one.send_hits(result.pair.current.stamp)
     one.send(result)
     one.tells('waiting for motion: the motion of the pair is not known')
-    assert not len(one.node._learner._memory._kept)
+    assert not len(one.node._learner._intake._memory._kept)
     one.drive()
     assert one.told() == 'learning: '
 
@@ -134,7 +134,7 @@ def test_an_odometry_that_jumps_does_not_carry_hits_along(bench):
     home = one.pose
     one.pose = lambda stamp: home(stamp) + 1000.0        # as after a reset elsewhere
     one.drive()
-    assert len(one.node._learner._memory._kept) <= 1 and one.told() == 'learning: '
+    assert len(one.node._learner._intake._memory._kept) <= 1 and one.told() == 'learning: '
 
 
 def test_the_clock_jumping_back_is_a_new_drive(bench):
@@ -208,7 +208,7 @@ def test_hits_of_an_image_that_flow_skipped_are_moved_into_the_next_pair(bench):
     before = one.node._learner.progress.hits
     one.world.until(lambda: one.node._learner.progress.observed == 2, 'the pair')
     assert one.node._learner.progress.hits > before
-    seen = one.node._learner._buffer.spread(10)[-1] if len(one.node._learner._buffer) > 1 else one.node._learner._withheld.spread(10)[-1]
+    seen = one.node._learner._intake._buffer.spread(10)[-1] if len(one.node._learner._intake._buffer) > 1 else one.node._learner._intake._withheld.spread(10)[-1]
     row, columns = np.nonzero(seen.hits)
     np.testing.assert_allclose(seen.hits[row, columns], one.truth[2 * row, 2 * columns], rtol=0.03)
 

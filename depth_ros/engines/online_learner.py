@@ -31,7 +31,7 @@ from depth_ros.engines.online_loss import observed_loss, rehearsed_error, robust
 from depth_ros.engines.online_settings import OnlineLearnerConfig, Progress, State
 from depth_ros.engines.rehearsal import Rehearsal
 from depth_ros.engines.replay_buffer import Observation
-from depth_ros.engines.update_guard import Checked, Errors, Verdict, is_worse, judge
+from depth_ros.engines.update_guard import Checked, Errors, Verdict, does_harm, helps, judge
 from depth_ros.frames import DepthResult, FlowResult
 from depth_ros.learning.pairs import PairBatch
 from depth_ros.models import checkpoint
@@ -129,20 +129,23 @@ class OnlineLearner:
     def _look_around(self) -> None:
         """Hand out the frozen weights while they do better on the newest pairs than the learned ones, which go on learning, or while the hits are not trusted."""
         newest, distrusts = self._intake.glance()
-        if self.progress.updates == 0 or (len(newest) < self.config.watched and not distrusts):
+        if self.progress.updates == 0:
             return
-        learned, frozen = (network.errors(newest) for network in (self._good, self._frozen))
-        if not self.progress.serves_frozen and (distrusts or is_worse(learned, frozen, self.config.harm)):
-            self.progress.serves_frozen = self._was_rolled_back = True
-            self.progress.rollbacks += 1
-            self._why_back = 'what the hits taught is not trusted' if distrusts else (
-                f'on the newest pairs the learned error is {learned.total:.4f}, that of the frozen network {frozen.total:.4f}')
-            self._why_back += ': the frozen one is back'
-            log.info('rolled back: %s', self._why_back)
-            self._hand_out()
-        elif self.progress.serves_frozen and not distrusts and learned.total < frozen.total:
+        about = self._good, self._frozen, newest, self.config.watched, self.config.harm
+        if not self.progress.serves_frozen:
+            why = 'what the hits taught is not trusted' if distrusts else does_harm(*about)
+            if why:
+                self._serve_frozen(f'{why}: the frozen one is back')
+        elif not distrusts and helps(*about):
             self.progress.serves_frozen = self._was_rolled_back = False
             self._hand_out()
+
+    def _serve_frozen(self, why: str) -> None:
+        self.progress.serves_frozen = self._was_rolled_back = True
+        self.progress.rollbacks += 1
+        self._why_back = why
+        log.info('rolled back: %s', why)
+        self._hand_out()
 
     def _hand_out(self) -> None:
         """Have what is best now given away, under a new number, as soon as the learning is done."""

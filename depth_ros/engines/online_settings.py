@@ -50,8 +50,9 @@ class OnlineLearnerConfig:
     forgetting: float = setting(0.05, 'the same of the error on synthetic pairs', '', 0.0, 1.0)
     patience: int = setting(8, 'checks in a row without gain after which the weights are rolled back', '', 1, 1000)
     watch_every: int = setting(1, 'moving pairs, with hits or without, of which one is watched for harm before it is learned from', '', 1, 1000)
-    watched: int = setting(6, 'newest ones of those on which the learned and the frozen network are compared', '', 1, 100, while_active=False)
-    harm: float = setting(0.08, 'share by which the learned error on them may exceed the frozen one before the frozen weights are handed out again', '', 0.0, 1.0)
+    watched: int = setting(6, 'newest ones of those on which the learned and the frozen network are compared; on twice as many, before learned weights come back', '', 1, 100, while_active=False)
+    harm: float = setting(0.05, 'share by which the learned error on them may exceed the frozen one before the frozen weights are handed out again, twice that on the two newest; '
+                          'by as much it must be less before learned ones come back', '', 0.0, 0.5)
     share: float = setting(0.5, 'share of one CPU core that learning takes, with all checks and with taking pairs in, in processor time', '', 0.01, 1.0)
     max_batch_seconds: float = setting(0.15, 'longest processor time a batch of the thread may take, for which it is made smaller', 's', 0.01, 60.0)
     niceness: int = setting(10, 'of the thread: how far it gives way to others', '', 0, 19, while_active=False)

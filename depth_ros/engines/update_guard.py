@@ -20,6 +20,7 @@ _KEPT = 1000            # observations whose errors are kept at most, give or ta
 _AT_ONCE = 4            # observations that are looked at in one go
 _NOISE = 0.002          # differences of errors that mean nothing
 _GAIN = 1e-4            # of the error that is worth new weights
+_AT_LEAST = 2           # observations that tell of harm
 
 
 class Verdict(enum.Enum):
@@ -114,6 +115,20 @@ def judge(new: Errors, good: Errors, frozen: Errors, tolerance: float, forgettin
     return Judgement(Verdict.BETTER, f'the error fell to {new.total:.4f} from {good.total:.4f}')
 
 
-def is_worse(learned: Errors, frozen: Errors, tolerance: float) -> bool:
-    """Whether what was learned does harm on observations that are new to it: its error exceeds that of the frozen network by more than the share `tolerance`."""
-    return learned.total > (1 + tolerance) * frozen.total + _NOISE
+def does_harm(learned: Checked, frozen: Checked, newest: Sequence[Observation], count: int, share: float) -> str:
+    """Why weights that others have should go: on the last `count` of the newest observations their error exceeds that of the frozen ones by more than `share`, or on the last two
+    by twice that, as where a robot turns to a place unlike those that it learned from. '' if they may stay."""
+    for last, allowed in ((count, share), (_AT_LEAST, 2 * share)):
+        some = newest[-last:]
+        if len(some) < last:
+            continue
+        new, old = learned.errors(some).total, frozen.errors(some).total
+        if new > (1 + allowed) * old + _NOISE:
+            return f'on the newest {last} pairs the learned error is {new:.4f}, that of the frozen network {old:.4f}'
+    return ''
+
+
+def helps(learned: Checked, frozen: Checked, newest: Sequence[Observation], count: int, share: float) -> bool:
+    """Whether weights that had to go may come back: it takes twice as many observations, on which they are better by `share`. To leave late costs more than to come back late."""
+    some = newest[-2 * count:]
+    return len(some) == 2 * count and learned.errors(some).total < (1 - share) * frozen.errors(some).total

@@ -1,0 +1,88 @@
+"""The thread that learns while others observe: woken by what comes, in the background, within a share of a core."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import torch
+
+from depth_ros.engines.cpu_budget import CpuBudget
+from depth_ros.engines.threads import give_way
+
+log = logging.getLogger(__name__)
+
+NAME = 'online_learner'
+
+
+class LearningThread:
+    """Calls `work` once for each turn that is granted. What it spends, and what others spend in the name of its budget, is followed by a pause."""
+
+    def __init__(self, work: Callable[[], object], failed: Callable[[Exception], object], budget: CpuBudget, niceness: int) -> None:
+        """`failed` is told what `work` raises, and the thread goes on."""
+        self._work, self._failed, self._budget, self._niceness = work, failed, budget, niceness
+        self._there = threading.Condition()
+        self._turns, self._held = 0, False
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller is this thread."""
+        return threading.current_thread() is self._thread
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopping.is_set()
+
+    def grant(self, turns: int, most: int) -> None:
+        """Let it work so many times more, but owe it at most so many turns."""
+        with self._there:
+            self._turns = min(self._turns + turns, most)
+            self._there.notify()
+
+    def hold(self, held: bool) -> None:
+        """Let it rest, or go on."""
+        with self._there:
+            self._held = held
+            self._there.notify()
+
+    def start(self) -> None:
+        """Begin, unless it has begun."""
+        if self._thread is None:
+            self._stopping.clear()
+            self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
+            self._thread.start()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """End after the turn that it is at; False if that took longer than the timeout [s]."""
+        self._stopping.set()
+        with self._there:
+            self._there.notify()
+        if self._thread is not None:
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                return False
+            self._thread = None
+        return True
+
+    def _run(self) -> None:
+        give_way(self._niceness)
+        torch.set_num_threads(1)
+        while self._granted():
+            try:
+                with self._budget.spending():
+                    self._work()
+            except Exception as error:      # such as no memory left: told, and tried again
+                log.exception('a batch failed')
+                self._failed(error)
+            self._stopping.wait(self._budget.pause())
+
+    def _granted(self) -> bool:
+        """Wait for a turn and take it; False once it is to end."""
+        with self._there:
+            self._there.wait_for(lambda: self._stopping.is_set() or (self._turns > 0 and not self._held))
+            self._turns = max(0, self._turns - 1)
+        return not self._stopping.is_set()
