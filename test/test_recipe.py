@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from depth_ros.learning import objectives, recipe
+from depth_ros.learning.clip_batches import ClipBatches
+from depth_ros.learning.clips import ClipData
 from depth_ros.learning.pairs import PairData
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.sequence_pairs import sequence_splits
@@ -62,6 +64,7 @@ def test_the_size_doubles_until_it_is_full():
     sizes = [Recipe(reduce=4, grow_at=0.75, steps=160).reduce_at(step) for step in range(160)]
     assert sizes == [4] * 120 + [2] * 30 + [1] * 10
     assert {Recipe(reduce=4, steps=160).reduce_at(step) for step in range(160)} == {4}
+    assert [Recipe(reduce=4, reduce_to=2, grow_at=0.5, steps=8).reduce_at(step) for step in range(8)] == [4] * 4 + [2] * 4
 
 
 def test_what_differs_is_told_unless_it_does_not_change_what_is_learned():
@@ -72,7 +75,7 @@ def test_what_differs_is_told_unless_it_does_not_change_what_is_learned():
 
 def test_every_setting_but_the_nested_ones_is_described():
     described = set(recipe.settings.settings_of(Recipe))
-    assert {f.name for f in dataclasses.fields(Recipe)} - described == {'model_config', 'data'}
+    assert {f.name for f in dataclasses.fields(Recipe)} - described == {'model_config', 'data', 'rate_shares', 'start_parts'}
 
 
 @pytest.mark.parametrize('path', sorted((Path(__file__).resolve().parents[1] / 'config' / 'train').glob('*.yaml')), ids=lambda path: path.stem)
@@ -82,5 +85,5 @@ def test_a_shipped_recipe_names_only_what_exists(path):
     if 'sequence' in shipped.data:
         sequence_splits(shipped.data)
     else:
-        recipe.configured(PairData, shipped.data)
+        recipe.configured(ClipData if objectives.kind(shipped).batches is ClipBatches else PairData, shipped.data)
     objectives.build(shipped)

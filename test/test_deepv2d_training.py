@@ -1,0 +1,127 @@
+"""Training DeepV2D's modules on clips, on a tiny network: it learns, goes on bit for bit, leaves alone what it does not train, and joins what was trained apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from clip_support import TINY, ClipMemory, sample_clips
+from safetensors.torch import load_file
+
+from depth_ros.apps import train
+from depth_ros.learning import clips, objectives, optimisers, scenes
+from depth_ros.learning.clip_batches import ClipBatches
+from depth_ros.learning.recipe import Recipe
+from depth_ros.learning.trainer import BEST, STATE, Data, Trainer
+from depth_ros.models import checkpoint, registry
+
+RECIPE = Recipe(model='deepv2d', model_config=TINY, objective='deepv2d_depth', l1_of='log_depth', l1_weight=1.0, smooth_weight=1.0, steps=4, batch=2, rate=3e-3, clip=1.0, ema=0.9,
+                stretch=1.2, colour=0.5, fewest_views=2, pose_error=0.02, flow_weight=1.0, validation_pairs=2, validate_every=4, checkpoint_every=2, log_every=2, device='cpu')
+KINDS = {'deepv2d_depth': 'abs_rel', 'deepv2d_motion': 'rotation', 'deepv2d': 'abs_rel'}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread):
+    pass
+
+
+@pytest.fixture(scope='module')
+def data() -> Data:
+    made = sample_clips()
+    return Data(ClipMemory(made[:2]), ClipMemory(made[2:]))
+
+
+def of_kind(kind: str, **changes) -> Recipe:
+    return replace(RECIPE, objective=kind, best_by=KINDS[kind], **changes)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_going_on_is_bit_equal_to_never_having_stopped(data, tmp_path, kind):
+    recipe = of_kind(kind, predicted_from=0.25)
+    whole = Trainer(recipe, data, tmp_path / 'whole').run()
+    Trainer(recipe, data, tmp_path / 'parts').run(until=1)
+    Trainer(recipe, data, tmp_path / 'parts').run(until=3)
+    parts = Trainer(recipe, data, tmp_path / 'parts').run()
+    ours, theirs = (load_file(tmp_path / name / STATE) for name in ('whole', 'parts'))
+    assert ours.keys() == theirs.keys() and not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert whole == parts and {*objectives.kind(recipe).reported} <= whole.best.keys()
+
+
+@pytest.mark.parametrize('kind, part', [('deepv2d_depth', 'depth'), ('deepv2d_motion', 'motion'), ('deepv2d', '')])
+def test_a_stage_changes_every_weight_of_its_part_and_no_other(data, tmp_path, kind, part):
+    trainer = Trainer(of_kind(kind, steps=3, ema=0.0), data, tmp_path)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.run()
+    changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith(part)}
+
+
+@pytest.mark.parametrize('kind, steps', [('deepv2d_depth', 25), ('deepv2d_motion', 30)])
+def test_some_steps_lower_the_loss_on_two_clips(data, kind, steps):
+    recipe = of_kind(kind, colour=0.0, stretch=1.0, fewest_views=4, flip=False, still_start=0.0)
+    torch.manual_seed(0)
+    network, objective = registry.build('deepv2d', TINY), objectives.build(recipe)
+    drawn = ClipBatches(data.train, recipe).of_step(0)
+    optimiser = optimisers.optimiser_for(network, recipe)
+    losses = []
+    for _ in range(steps):
+        terms = objective.terms(network, drawn, torch.ones_like)
+        optimiser.zero_grad()
+        sum(terms.values()).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        losses.append(float(terms['depth' if kind == 'deepv2d_depth' else 'flow'].detach()))
+    assert losses[-1] < 0.85 * losses[0]
+
+
+def test_modules_trained_apart_are_joined(data, tmp_path):
+    for kind in ('deepv2d_depth', 'deepv2d_motion'):
+        Trainer(of_kind(kind), data, tmp_path / kind).run()
+    paths = {part: str(tmp_path / f'deepv2d_{part}' / BEST) for part in ('depth', 'motion')}
+    joined = Trainer(of_kind('deepv2d', start_parts=paths), data, tmp_path / 'joined')
+    for part, path in paths.items():
+        trained = checkpoint.load(path).model.get_submodule(part).state_dict()
+        assert all(torch.equal(value, trained[name]) for name, value in joined.model.get_submodule(part).state_dict().items())
+    assert joined.record({})['recipe']['start_parts'] == {'depth': BEST, 'motion': BEST}
+    with pytest.raises(ValueError, match='start_parts: the network has no part'):
+        Trainer(of_kind('deepv2d', start_parts={'colour': paths['depth']}), data, tmp_path / 'wrong')
+    other = of_kind('deepv2d', start_parts=paths, model_config=TINY | {'depth_width': 8})
+    with pytest.raises(ValueError, match='start_parts: depth of .*do not fit'):
+        Trainer(other, data, tmp_path / 'other')
+
+
+def test_parts_have_rates_of_their_own_and_rmsprop_takes_steps(data, tmp_path):
+    recipe = of_kind('deepv2d', optimiser='rmsprop', rate_shares={'motion': 0.0}, steps=2, ema=0.0)
+    trainer = Trainer(recipe, data, tmp_path)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.run()
+    changed = {name.partition('.')[0] for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    assert isinstance(trainer._optimiser, torch.optim.RMSprop) and changed == {'depth'}
+    with pytest.raises(ValueError, match="rate_shares: the network has no part 'motoin'"):
+        Trainer(replace(recipe, rate_shares={'motoin': 0.1}), data, tmp_path / 'wrong')
+
+
+def test_the_published_motion_module_trains_with_its_pose_network(data):
+    """Every weight of the part gets a gradient, as several processes that train together need."""
+    config = TINY | {'pose_network': True, 'motion_norm': 'batch', 'motion_reach': 0}
+    objective = objectives.build(of_kind('deepv2d_motion', model_config=config, form='global'))
+    network = registry.build('deepv2d', config)
+    objective.freeze_others(network)
+    terms = objective.terms(network, ClipBatches(data.train, RECIPE).of_step(0), torch.ones_like)
+    sum(terms.values()).backward()
+    assert 'start' in terms
+    assert all((weight.grad is not None) == name.startswith('motion') for name, weight in network.named_parameters())
+
+
+def test_the_command_trains_on_rendered_clips(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setattr(scenes, '_PALETTE', 4)
+    scenes._palette.cache_clear()
+    small = {'data.width': 64, 'data.height': 48, 'data.train': 2, 'data.validation': 2, 'data.shard': 2, 'reduce': 1, 'reduce_to': 1, 'steps': 2, 'batch': 2}
+    settings = [part for key, value in small.items() for part in ('--set', f'{key}={value}')]
+    assert train.main(['deepv2d_live_motion', '--out', str(tmp_path / 'out'), *settings]) == 0
+    scenes._palette.cache_clear()
+    assert 'best at step 2' in capsys.readouterr().out
+    assert checkpoint.load(tmp_path / 'out' / BEST, 'deepv2d').record['recipe']['size'] == 'live'
+    assert clips.open_clips(clips.ClipData(width=64, height=48, train=2, shard=2), 'train').size == (48, 64)
