@@ -44,3 +44,19 @@ def test_the_points_of_a_scan_are_its_hits_by_rep_117():
     for index, bad in enumerate((np.nan, np.inf, -np.inf, scan.range_max + 0.1, scan.range_min - 0.1)):
         scan.ranges[index] = bad
     np.testing.assert_allclose(scan.points(), everything[5:], atol=1e-6)
+
+
+def test_so_many_beams_as_asked_for_span_the_view_and_one_looks_straight_ahead():
+    depth = np.full((480, 640), 2.0, np.float32)
+    many, one = depth_scan.cut(depth, K, 7, beams=64), depth_scan.cut(depth, K, 7, beams=1)
+    points = points_of(many, depth_scan.MOUNT.T_cam_laser)
+    np.testing.assert_allclose(points[:, 2], 2.0, rtol=1e-6)
+    assert len(many.ranges) == 64 and np.ptp(points[:, 0]) * K[0, 0] / 2.0 > 638
+    np.testing.assert_allclose(points_of(one, depth_scan.MOUNT.T_cam_laser), [[0.0, 0.0, 2.0]], atol=1e-9)
+
+
+def test_noise_is_a_share_of_the_range_and_the_same_for_the_same_stamp():
+    depth = np.full((480, 640), 2.0, np.float32)
+    true, noisy, other = (depth_scan.cut(depth, K, stamp, 1000, noise).ranges for stamp, noise in ((7, 0.0), (7, 0.01), (8, 0.01)))
+    assert 0.009 < (noisy / true - 1).std() < 0.011 and (other != noisy).any()
+    np.testing.assert_array_equal(noisy, depth_scan.cut(depth, K, 7, 1000, 0.01).ranges)

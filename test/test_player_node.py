@@ -115,6 +115,14 @@ def test_clock_scan_and_its_frame(world, folder, audience, play):
     assert transform.header.frame_id == 'lens' and transform.child_frame_id == audience.scans[0].header.frame_id
 
 
+def test_the_last_images_can_be_left_without_scans_in_every_lap(world, folder, audience, play):
+    play(folder, loop=True, rate=4.0, scan_silent_last=4, scan_rate=100.0, scan_beams=1)
+    world.until(lambda: len(audience.images) >= 2 * FRAMES + 1, 'two laps')
+    stamps = open_sequence(folder).colour_stamps.tolist()
+    assert {stamp(s) for s in audience.scans} == set(stamps[:-4]) and len(audience.scans) >= 2 * (FRAMES - 4)
+    assert {len(s.ranges) for s in audience.scans} == {1}
+
+
 def test_nothing_is_played_before_somebody_listens(world, folder, play):
     node = play(folder)
     values = lambda: {v.key: v.value for v in node.diagnostics.status().values}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from array import array
 from collections.abc import Iterator
@@ -37,6 +38,11 @@ class PlayerConfig(NodeConfig):
     publish_clock: bool = setting(True, 'publish the time of the recording on /clock', read_only=True)
     clock_rate: float = setting(50.0, 'least rate of /clock', 'Hz', low=1.0, high=1000.0, read_only=True)
     scan_rate: float = setting(10.0, 'rate of the scans cut from depth where none was recorded; 0: cut none', 'Hz', low=0.0, high=100.0, read_only=True)
+    scan_beams: int = setting(0, 'beams of the scans that are cut, evenly across the view; 1: straight ahead alone, as of a single rangefinder; 0: one each half degree', '', 0, 10000,
+                              read_only=True)
+    scan_noise: float = setting(0.0, 'noise of the scans that are cut: one standard deviation, as a share of the range', '', 0.0, 1.0, read_only=True)
+    scan_silent_last: int = setting(0, 'images at the end of the recording for which no scan is published, in every lap: what others made of the scans is then judged where none '
+                                    'was measured', '', 0, 1000000, read_only=True)
     world_frame: str = setting('world', 'frame of the ground truth', read_only=True)
     wait_for_subscribers: int = setting(1, 'subscribers of the image that playing waits for', low=0, high=100, read_only=True)
     wait_for_topic: str = setting('', 'topic, besides the image, that must have a subscriber before playing begins: an input of the last node of a graph', read_only=True)
@@ -75,6 +81,7 @@ class PlayerNode(ManagedNode):
             self._truth = self.publisher(PoseStamped, 'ground_truth/pose')
         self._static_tf = StaticTransformBroadcaster(self)
         self._last_cut = -1
+        self._scans_until = self._end_of_scans()
         self._begun = False
         self._playback = Playback(self._read, self._emit, self._tick, self._on_end, self.config.rate, self.config.loop, self.config.clock_rate)
         seconds = (self._sequence.colour_stamps[-1] - self._sequence.colour_stamps[0]) * 1e-9
@@ -149,17 +156,25 @@ class PlayerNode(ManagedNode):
             T = pose_matrices(event.row[None])[0]
             return [(self._truth, poses.pose_stamped(T, codecs.make_header(event.stamp, self.config.world_frame)))]
         if isinstance(event, ScanEvent):
-            return [(self._scan, scan_message(event.scan))]
+            return [(self._scan, scan_message(event.scan))] if event.stamp < self._scans_until else []
         info = codecs.camera_info(sequence.K, sequence.size, header)
         if isinstance(event, ColourEvent):
             return [(self._image_info, info), (self._image, codecs.rgb_image(event.image, header))]
         return [(self._depth_info, info), (self._depth, codecs.depth_image(event.depth, event.depth > 0.0, header)), *self._cut(event)]
 
     def _cut(self, event: DepthEvent) -> list[tuple[Any, Any]]:
-        if not self._cuts or 0 <= event.stamp - self._last_cut < 0.999e9 / self.config.scan_rate:
+        if not self._cuts or event.stamp >= self._scans_until or 0 <= event.stamp - self._last_cut < 0.999e9 / self.config.scan_rate:
             return []
         self._last_cut = event.stamp
-        return [(self._scan, scan_message(depth_scan.cut(event.depth, self._sequence.K, event.stamp)))]
+        return [(self._scan, scan_message(depth_scan.cut(event.depth, self._sequence.K, event.stamp, self.config.scan_beams, self.config.scan_noise)))]
+
+    def _end_of_scans(self) -> int:
+        """The stamp [ns] from which scans are withheld: half-way to the first of the last images that shall have none, for depth comes a little before or after them."""
+        stamps = self._sequence.colour_stamps
+        first = len(stamps) - self.config.scan_silent_last
+        if first >= len(stamps):
+            return sys.maxsize
+        return int(stamps[first - 1] + stamps[first]) // 2 if first > 0 else 0
 
     # In the player's thread
 
