@@ -17,8 +17,10 @@ from depth_ros.geometry import se3
 from depth_ros.learning import metrics, pose_metrics
 from depth_ros.learning.clips import ClipStore, middle_first
 from depth_ros.models.deepv2d import DeepV2D
+from depth_ros.settings import settings_of
 
 _TENTH = 100_000_000    # [ns] between the frames of a clip, as the tracker is told: within what it follows
+_LOOKS, _SETTLED = 5, 0.03      # times that depth is looked at anew at given poses, until its median changes by no more than so much
 _PASSES = 2             # times that the tracker sees every view, for in a video it would see those between, too
 
 
@@ -31,9 +33,9 @@ class Trial:
     depth: np.ndarray                   # (H, W) [m] of the keyframe, 0 where not valid
     T_view_key: np.ndarray              # (V, 4, 4) [m]
 
-    def of_views(self, count: int) -> Trial:
-        """The same with the first so many views only."""
-        return replace(self, frames=self.frames[:1 + count], T_view_key=self.T_view_key[:count])
+    def of_views(self, chosen: Sequence[int]) -> Trial:
+        """The same with some of the views only, which count from 0."""
+        return replace(self, frames=(self.frames[0], *(self.frames[1 + view] for view in chosen)), T_view_key=self.T_view_key[list(chosen)])
 
     def at_focal(self, factor: float) -> Trial:
         """The same with a calibration whose focal length is wrong by a factor."""
@@ -50,6 +52,7 @@ class Found:
     T_view_key: np.ndarray | None = None        # (V, 4, 4), in the unit of depth if there is one
     confidence: np.ndarray | None = None        # (H, W) in [0, 1]
     focal: float | None = None                  # [px]
+    views: tuple[int, ...] = ()                 # of the trial, which poses are of; () for all
 
     def scores(self, trial: Trial) -> dict[str, float]:
         """Metrics of what there is, after a match of the free unit: depth by its median, translations by the factor that fits them all best."""
@@ -103,12 +106,17 @@ class Runner:
         return found
 
     def at_poses(self, trial: Trial, T_view_key: np.ndarray) -> Found:
-        """Depth by given poses, which stay as they are. The usual depth, in their unit, is what a first look at them tells."""
+        """Depth by given poses, which stay as they are. The usual depth, in their unit, is what looking at them a few times tells."""
         alone = self._with(replace(self.config, rounds=1, min_parallax=0.0, uncalibrated=False))
-        first = alone.run(trial.frames, T_view_key=T_view_key)
-        if first.status is AlternationStatus.OK:
-            first = alone.run(trial.frames, T_view_key=T_view_key, expected_depth=float(np.median(first.depth)))
-        return _told(first) if first.status is AlternationStatus.OK else Found()
+        expected = None
+        for _ in range(_LOOKS):
+            found = alone.run(trial.frames, T_view_key=T_view_key, expected_depth=expected)
+            if found.status is not AlternationStatus.OK:
+                return Found()
+            before, expected = expected, float(np.median(found.depth))
+            if before is not None and abs(expected / before - 1.0) < _SETTLED:
+                break
+        return _told(found)
 
     def _with(self, config: AlternationConfig) -> Alternation:
         """The same networks and remembered features, run otherwise."""
@@ -120,8 +128,8 @@ class Runner:
 def swept(trial: Trial, T_view_key: np.ndarray, usual_depth: float) -> Found:
     """Depth by a plane sweep at given poses, from planes about a usual depth in their unit."""
     width = trial.frames[0].size[0]
-    settings = SweepSettings()
-    sweeper = Sweeper(replace(settings, sweep_width=max(width * settings.sweep_width // settings.sweep_fine_width, 64), sweep_fine_width=width))
+    usual = SweepSettings()
+    sweeper = Sweeper(replace(usual, sweep_width=max(width * usual.sweep_width // usual.sweep_fine_width, 64), sweep_fine_width=width))
     for frame, T in zip(trial.frames[1:], np.linalg.inv(T_view_key)):
         sweeper.remember(frame, T)
     sweeper.remember(trial.frames[0], np.eye(4))
@@ -130,13 +138,14 @@ def swept(trial: Trial, T_view_key: np.ndarray, usual_depth: float) -> Found:
 
 
 def tracked(trial: Trial) -> Found:
-    """Poses by the tracker on optical flow and the depth that it makes of it; nothing if it does not start or loses a view.
+    """Poses by the tracker on optical flow and the depth that it makes of it, of those views that it does not lose; nothing if it does not start.
 
-    It starts with the keyframe and the first view that has enough parallax to it, and then sees every view, as often as _PASSES says.
+    It starts with the keyframe and the first view that has parallax to it, however little, and then sees every view, as often as _PASSES says.
     """
     key, *views = trial.frames
-    engine = DeepV2DEngine(DeepV2DConfig(motion='flow', depth='flow', width=key.size[0], height=key.size[1]))
-    stamps = iter(range(1, 1 + 10 * _PASSES * len(trial.frames)))
+    least = settings_of(DeepV2DConfig)['bootstrap_parallax'].low
+    engine = DeepV2DEngine(DeepV2DConfig(motion='flow', depth='flow', width=key.size[0], height=key.size[1], bootstrap_parallax=least))
+    stamps = iter(range(1, 1 + (2 + _PASSES) * len(trial.frames)))
 
     def step(frame: CameraFrame) -> np.ndarray | None:
         track = engine.step(replace(frame, stamp=_TENTH * next(stamps))).track
@@ -149,11 +158,13 @@ def tracked(trial: Trial) -> Found:
             break
     else:
         return Found()
+    found: dict[int, np.ndarray] = {}
     for _ in range(_PASSES):
-        poses = [step(view) for view in views]
-    if any(T is None for T in poses):
+        found |= {number: T for number, view in enumerate(views) if (T := step(view)) is not None}
+    if not found:
         return Found()
-    return Found(T_view_key=np.linalg.inv(np.stack(poses)) @ origin)
+    chosen = tuple(sorted(found))
+    return Found(T_view_key=np.linalg.inv(np.stack([found[number] for number in chosen])) @ origin, views=chosen)
 
 
 def _told(result: AlternationResult) -> Found:

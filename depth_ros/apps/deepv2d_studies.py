@@ -7,12 +7,13 @@ clip. A clip or a view that some way finds nothing for counts for its share of s
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import depth_ros
@@ -21,6 +22,7 @@ from depth_ros.apps import clip_runs, options, plots, report
 from depth_ros.apps.clip_runs import Found, Runner, Trial
 from depth_ros.apps.depth_scores import EXAMPLES, Spread
 from depth_ros.apps.study_report import Table
+from depth_ros.engines import tracker
 from depth_ros.engines.alternation import AlternationConfig
 from depth_ros.learning import metrics, pose_metrics, ranks
 from depth_ros.learning.clips import ClipData, open_clips
@@ -32,7 +34,6 @@ OFF = 0.2               # of the focal length, that the uncalibrated form begins
 NEAR = 5.0              # [%] of the focal length that counts as found
 DEPTH = ('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'sc_inv', 'delta_1_25', 'delta_1_25_2', 'delta_1_25_3')
 POSE = pose_metrics.NAMES
-SOURCES = 'identity', 'flow', 'learned', 'reference'
 _DURATION = """
 how long it takes: on one CPU core with the live network some 20 s a clip for all studies together; the test split is first rendered if it is not in the user's cache, some 2 clips a second.
 """
@@ -51,7 +52,7 @@ class Bench:
 
     runner: Runner
     rounds: list[Found] = field(default_factory=list)
-    flow: Found = field(default_factory=Found)
+    flow: Found = field(default_factory=Found)      # of the tracker, for some of the views
 
     def take(self, trial: Trial, with_flow: bool) -> None:
         """Run a clip."""
@@ -88,12 +89,14 @@ def depth(bench: Bench, trial: Trial) -> Iterator[Row]:
 
 
 def pose(bench: Bench, trial: Trial) -> Iterator[Row]:
-    """Poses after all rounds, beside those of the tracker on flow, also over the clips alone that the tracker gives all poses of."""
+    """Poses after all rounds, beside those of the tracker on flow, also over the views alone that both have poses of."""
+    tracked, chosen = trial.of_views(bench.flow.views), list(bench.flow.views)
+    share = {'solved': len(chosen) / len(trial.T_view_key)}
     yield 'DeepV2D', _pose_of(bench.best, trial)
-    yield 'flow tracker', _pose_of(bench.flow, trial)
-    both = bench.flow.T_view_key is not None and bench.best.T_view_key is not None
-    yield 'DeepV2D, where the tracker has poses', _pose_of(bench.best, trial) if both else {}
-    yield 'flow tracker, where DeepV2D has poses', _pose_of(bench.flow, trial) if both else {}
+    yield 'flow tracker', _pose_of(bench.flow, tracked) | share if chosen else {}
+    both = bool(chosen) and bench.best.T_view_key is not None
+    yield 'the same views: DeepV2D', _pose_of(Found(T_view_key=bench.best.T_view_key[chosen]), tracked) | share if both else {}
+    yield 'the same views: flow tracker', _pose_of(bench.flow, tracked) | share if both else {}
     yield 'no motion', _pose_of(Found(T_view_key=clip_runs.unmoved(trial.frames[1:])), trial)
 
 
@@ -107,7 +110,7 @@ def rounds(bench: Bench, trial: Trial) -> Iterator[Row]:
 def views(bench: Bench, trial: Trial) -> Iterator[Row]:
     """Depth and poses from two frames to all."""
     for count in range(1, len(trial.frames)):
-        some = trial.of_views(count)
+        some = trial.of_views(range(count))
         found = bench.rounds if count == len(trial.T_view_key) else bench.runner.rounds(some)
         done = len(found) == bench.runner.config.rounds
         yield f'{1 + count}', _only(found[-1].scores(some), (*DEPTH, *POSE)) if done else {}
@@ -115,12 +118,14 @@ def views(bench: Bench, trial: Trial) -> Iterator[Row]:
 
 def pose_source(bench: Bench, trial: Trial) -> Iterator[Row]:
     """Depth by poses that stay as they are given, whoever gave them (table 7 of the paper), by the network and by the plane sweep."""
-    poses = {'identity': clip_runs.unmoved(trial.frames[1:]), 'flow': bench.flow.T_view_key, 'learned': bench.best.T_view_key, 'reference': trial.T_view_key}
-    found = {source: bench.runner.at_poses(trial, T) if T is not None else Found() for source, T in poses.items()}
-    for source in SOURCES:
-        yield f'DeepV2D, {source}', _depth_of(found[source], trial)
-    for source in SOURCES:
-        yield f'plane sweep, {source}', _depth_of(_swept(found[source], trial), trial)
+    tracked = trial.of_views(bench.flow.views)      # a view that is lost has no place in the volume
+    poses = {'identity': (trial, clip_runs.unmoved(trial.frames[1:])), 'flow': (tracked, bench.flow.T_view_key), 'learned': (trial, bench.best.T_view_key),
+             'reference': (trial, trial.T_view_key)}
+    found = {source: (some, bench.runner.at_poses(some, T) if T is not None else Found()) for source, (some, T) in poses.items()}
+    for source, (some, depth) in found.items():
+        yield f'DeepV2D, {source}', _depth_of(depth, some)
+    for source, (some, depth) in found.items():
+        yield f'plane sweep, {source}', _depth_of(_swept(depth, some), some)
 
 
 def uncalibrated(bench: Bench, trial: Trial) -> Iterator[Row]:
@@ -154,10 +159,10 @@ class Study:
 
 STUDIES = {
     'depth': Study(depth, 'Depth', 'After a match of medians.'),
-    'pose': Study(pose, 'Poses', 'Mean over views. The tracker begins with two views and sees all of them twice.', needs_flow=True),
+    'pose': Study(pose, 'Poses', 'The tracker begins with two views and then sees all of them twice; "solved" is the share of views that it has poses of.', needs_flow=True),
     'rounds': Study(rounds, 'Accuracy against rounds', 'All views; each round is one of motion and one of depth.', curve='rounds'),
     'views': Study(views, 'Accuracy against frames', 'The keyframe and the others, drawn in any order.', curve='frames'),
-    'pose_source': Study(pose_source, 'Pose sources', 'Depth at given poses.', needs_flow=True),
+    'pose_source': Study(pose_source, 'Pose sources', 'Depth at given poses; by those of the flow tracker from the views alone that it has poses of.', needs_flow=True),
     'uncalibrated': Study(uncalibrated, 'Unknown focal length', f'Begun {100 * OFF:.0f} % too long or too short.'),
 }
 
@@ -182,7 +187,7 @@ def _score(args: argparse.Namespace) -> None:
         raise ValueError(f'--clips: expected at least 1, got {args.clips}')
     config, loaded = options.read(args, StudyConfig), checkpoint.load(args.weights, 'deepv2d')
     spec = ClipData(width=args.clip_width, height=args.clip_height, shard=args.clip_shard, seed=args.clip_seed, test=args.clips)
-    with ranks.joined(args.device) as joined:
+    with ranks.joined(args.device) as joined, _quiet(tracker.__name__):      # what it loses is told in the tables
         bench = Bench(Runner(loaded.model.to(joined.device), config, joined.device))
         store = open_clips(spec, 'test')
         rows, examples = _run(bench, tqdm(clip_runs.trials(store, args.clips), total=args.clips, desc='clips', unit='clip', disable=None), args.studies)
@@ -196,6 +201,18 @@ def _score(args: argparse.Namespace) -> None:
             plots.depth(examples, partial)
     told = {'weights': args.weights.name, 'clips': args.clips, 'width': spec.width, 'height': spec.height, 'rounds': config.rounds, 'form': config.form}
     report.write(args.out, told | _headline(tables), {'studies': {name: {row: table.rows[row][0] for row in table.rows} for name, table in tables.items()}})
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a logger tell nothing but errors inside."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _run(bench: Bench, trials: Iterator[Trial], studies: list[str]) -> tuple[dict[str, dict[str, list[dict[str, float]]]], list[plots.DepthExample]]:
@@ -227,7 +244,7 @@ def _table(name: str, rows: dict[str, list[dict[str, float]]]) -> Table:
     for label, scores in rows.items():
         if label in none:
             continue
-        table.rows[label] = [{**metrics.mean_metrics(one for one in scores if one), 'solved': float(np.mean([bool(one) for one in scores]))}]
+        table.rows[label] = [{**metrics.mean_metrics(one for one in scores if one), 'solved': float(np.mean([one.get('solved', 1.0) if one else 0.0 for one in scores]))}]
         if study.curve:
             table.curves.setdefault('DeepV2D', []).append(label)
             table.abscissa[label] = float(label)
@@ -237,12 +254,12 @@ def _table(name: str, rows: dict[str, list[dict[str, float]]]) -> Table:
 def _headline(tables: dict[str, Table]) -> dict[str, float]:
     """The figures that matter most, flat: those of a row, under its prefix."""
     wanted = {'depth': {'DeepV2D, own poses': '', 'plane sweep, the same poses': 'sweep_'},
-              'pose': {'DeepV2D': '', 'flow tracker': 'flow_', 'DeepV2D, where the tracker has poses': 'where_flow_'},
+              'pose': {'DeepV2D': '', 'flow tracker': 'flow_', 'the same views: DeepV2D': 'both_', 'the same views: flow tracker': 'both_flow_'},
               'uncalibrated': {f'{100 * OFF:.0f} % off, solved for': 'uncalibrated_'}}
     figures = {prefix + name: value for study, labels in wanted.items() if study in tables for label, prefix in labels.items()
                for name, value in tables[study].rows.get(label, [{}])[0].items()}
     if 'sweep_abs_rel' in figures:
         figures['abs_rel_to_sweep'] = figures['abs_rel'] / figures['sweep_abs_rel']
-    if 'flow_translation_cm' in figures and 'where_flow_translation_cm' in figures:
-        figures |= {f'{name}_to_flow': figures[f'where_flow_{name}'] / figures[f'flow_{name}'] for name in POSE}
+    if f'both_{POSE[0]}' in figures:
+        figures |= {f'{name}_to_flow': figures[f'both_{name}'] / figures[f'both_flow_{name}'] for name in POSE}
     return figures
