@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from clip_support import ClipMemory, sample_clips
+from sequence_support import walking_folder
 
 from depth_ros.geometry import se3
 from depth_ros.geometry.depth_maps import reduce_depth
@@ -18,6 +19,8 @@ from depth_ros.learning.clip_batches import ClipBatches
 from depth_ros.learning.clips import ClipBatch, ClipData, ClipStore, open_clips
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.scenes import views_flow
+from depth_ros.learning.sequence_clips import SequenceClipData, sequence_clips
+from depth_ros.learning.trajectory import SequenceError
 
 SPEC = ClipData(seed=5, width=64, height=48, train=8, validation=4, test=4, shard=4, sensor=0.0)
 RECIPE = Recipe(model='deepv2d', objective='deepv2d', batch=2, stretch=1.5, colour=1.0, fewest_views=2, pose_error=0.02)
@@ -196,3 +199,37 @@ def test_motion_is_found_with_predicted_depth_in_half_of_the_later_steps():
     drawing = ClipBatches(ClipMemory(sample_clips()), replace(RECIPE, predicted_from=0.5, steps=80))
     predicted = [drawing.of_step(step).predicted for step in range(0, 80, 2)]
     assert not any(predicted[:20]) and 4 < sum(predicted[20:]) < 16
+
+
+# ---------------------------------------------------------------- of a recorded sequence
+
+def test_clips_of_a_sequence_look_back_by_suitable_baselines(kitchen):
+    spec = SequenceClipData(sequence=str(kitchen), poses=str(kitchen / 'groundtruth_refined.txt'), first=60, last=75, every=15, width=160, height=120)
+    found = list(sequence_clips(spec))
+    assert [c.frame for c in found] == [60, 75]
+    for one in found:
+        assert list(one.stamps) == sorted(set(one.stamps)) and one.stamps[-1] - one.stamps[0] <= 1_000_000_000
+        assert one.clip.images.shape == (5, 120, 160, 3)
+        motion = np.linalg.inv(one.clip.T_world_cam[:-1]) @ one.clip.T_world_cam[-1]
+        shares = np.linalg.norm(motion[:, :3, 3], axis=1) / np.median(one.clip.depth[-1][one.clip.depth[-1] > 0])
+        assert 0.019 < shares.min() and shares.max() < 0.21
+    batch = clips.clip_batch([one.clip for one in found], [[4, 0, 1, 2, 3]] * len(found))
+    assert batch.valid.float().mean() > 0.4 and agreement(batch) < 0.9
+
+
+def test_views_are_spread_up_to_the_largest_baseline(tmp_path):
+    """5 cm a frame, and depth of noise whose median is about 6 m: from 3 to 20 frames back are possible, of which one second allows all."""
+    folder = walking_folder(tmp_path / 'walk', 26)
+    [one] = sequence_clips(SequenceClipData(sequence=str(folder), first=25, width=64, height=48))
+    median = np.median(one.clip.depth[-1][one.clip.depth[-1] > 0])
+    most = int(0.2 * median / 0.05)
+    back = np.rint((one.clip.T_world_cam[-1, 0, 3] - one.clip.T_world_cam[:-1, 0, 3]) / 0.05)
+    assert np.abs(back - most * np.array([1.0, 0.75, 0.5, 0.25])).max() <= 1.0
+    assert not list(sequence_clips(SequenceClipData(sequence=str(folder), first=5, last=5)))     # too few before it
+
+
+def test_a_sequence_without_poses_is_refused(tmp_path):
+    folder = walking_folder(tmp_path / 'walk', 3)
+    (folder / 'groundtruth.txt').unlink()
+    with pytest.raises(SequenceError, match='no ground truth'):
+        next(sequence_clips(SequenceClipData(sequence=str(folder))))

@@ -26,6 +26,7 @@ from depth_ros.models.deepv2d_depth import DepthEstimate
 from depth_ros.models.deepv2d_motion import MotionEstimate, align, keyframe_edges
 
 _STRIDE = 4             # of the feature maps
+_IN_USE = 3             # iterations of the motion network in a validation, whatever it is trained with
 _ROUNDS = 2             # of motion and depth, in the validation of both
 _DEPTH = 'abs_rel', 'abs_rel_metric', 'sc_inv'
 _POSES = 'rotation', 'direction', 'translation_cm'
@@ -42,11 +43,12 @@ class _OfClips(Objective):
         T_view_key = T_cam_world[:, 1:] @ torch.linalg.inv(T_cam_world[:, :1])
         return network.depth(features, _map_intrinsics(clips.K), T_view_key, network.planes(clips.K), tuple(clips.images.shape[-2:]))
 
-    def _motion(self, network: nn.Module, clips: ClipBatch, depth: Tensor, T_start: Tensor) -> MotionEstimate:
-        """The motion module's, given depth (B, N, h, w) of the maps and poses to start from."""
-        frames = clips.images.shape[1]
-        edges = all_pairs(frames) if self._recipe.form == 'global' else keyframe_edges(frames)
-        return align(network.motion, _features(network.motion, clips.images), depth, _map_intrinsics(clips.K), T_start, edges, self._recipe.form)
+    def _motion(self, network: nn.Module, clips: ClipBatch, depth: Tensor, T_start: Tensor, iterations: int | None = None) -> MotionEstimate:
+        """The motion module's, given depth (B, N, h, w) of the maps and poses to start from; as many iterations as the recipe says, or so many."""
+        frames, form = clips.images.shape[1], self._recipe.form
+        edges = all_pairs(frames) if form == 'global' else keyframe_edges(frames)
+        features, K = _features(network.motion, clips.images), _map_intrinsics(clips.K)
+        return align(network.motion, features, depth, K, T_start, edges, form, iterations=iterations or self._recipe.iterations)
 
     def _depth_terms(self, estimate: DepthEstimate, network: nn.Module, clips: ClipBatch, share: Share) -> dict[str, Tensor]:
         """Of the keyframe's depth, where planes can tell it."""
@@ -93,7 +95,7 @@ class DeepV2DMotion(_OfClips):
 
     def scores(self, network: nn.Module, unseen: ClipBatch) -> list[dict[str, float]]:
         """Of poses found with true depth from no motion at all."""
-        estimate = self._motion(network, unseen, reduce_depth(unseen.depth, _STRIDE), _still(unseen))
+        estimate = self._motion(network, unseen, reduce_depth(unseen.depth, _STRIDE), _still(unseen), _IN_USE)
         return _pose_scores(estimate.T_cam_world, unseen, False)
 
 
