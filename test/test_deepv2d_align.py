@@ -17,6 +17,7 @@ from depth_ros.models.deepv2d_motion import MotionModule, align, damping_for, ke
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 HEIGHT, WIDTH, FRAMES = 18, 24, 3
+CHANNELS = LIVE.motion_features + 9         # with the grey patches
 K = torch.tensor([[[20.0, 0.0, 11.5], [0.0, 20.0, 8.5], [0.0, 0.0, 1.0]]])
 LIGHT = Damping(1e-6, 0.0)
 
@@ -122,7 +123,7 @@ def test_unknown_depth_and_what_leaves_the_image_have_no_weight():
 def spoiled() -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Features, depth, K and poses, one of them bad."""
     depth, truth = scene()
-    features = torch.randn(1, FRAMES, LIVE.motion_features, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(3))
+    features = torch.randn(1, FRAMES, CHANNELS, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(3))
     bad_pose = truth.clone()
     bad_pose[0, 1] = torch.nan
     bad_features = features.clone()
@@ -147,7 +148,7 @@ def test_no_input_gives_a_pose_that_is_not_finite(live, what, form):
 
 
 def test_samples_of_a_batch_do_not_touch_each_other(live):
-    features = torch.randn(2, FRAMES, LIVE.motion_features, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(4))
+    features = torch.randn(2, FRAMES, CHANNELS, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(4))
     (depth, T), (other, S) = scene(), scene(seed=1)
     depth, T = torch.cat([depth, other]), torch.cat([T, S])
     with torch.inference_mode():
@@ -162,7 +163,7 @@ def test_damping_goes_with_the_number_of_pixels():
 
 def test_wrong_edges_and_forms_are_told(live):
     depth, T = scene()
-    features = torch.zeros(1, FRAMES, LIVE.motion_features, HEIGHT, WIDTH)
+    features = torch.zeros(1, FRAMES, CHANNELS, HEIGHT, WIDTH)
     with pytest.raises(ValueError, match='keyframe, global'):
         align(live, features, depth, K, T, keyframe_edges(FRAMES), 'local')
     with pytest.raises(ValueError, match='one edge from frame 0'):

@@ -115,3 +115,19 @@ def cropped(x: Tensor, like: Tensor) -> Tensor:
         if x.shape[dimension] != like.shape[dimension]:
             x = x.narrow(dimension, 0, like.shape[dimension])
     return x
+
+
+def standardised(x: Tensor) -> Tensor:
+    """Features (B, C, h, w) with mean 0 and deviation 1 in every channel of every image: without it, all pixels of an image correlate with all others."""
+    centre = x - x.mean((2, 3), keepdim=True)
+    return centre * (centre.square().mean((2, 3), keepdim=True) + 1e-5).rsqrt()
+
+
+def unit(x: Tensor) -> Tensor:
+    """Features (B, C, h, w) of length 1 at every pixel."""
+    return F.normalize(x, dim=1, eps=1e-6)
+
+
+def grey_maps(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean grey value (B, 1, h, w) in [0, 1] of images (B, 3, H, W) over the pixels of maps of that size."""
+    return F.interpolate(images.mean(1, keepdim=True), size, mode='area')

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from depth_ros.geometry import pinhole
 from depth_ros.geometry.plane_sweep import box_mean
 from depth_ros.geometry.warp import sample
-from depth_ros.models.deepv2d_blocks import Hourglass, Residual, Trunk, normalisation, plain_conv
+from depth_ros.models.deepv2d_blocks import Hourglass, Residual, Trunk, grey_maps, normalisation, plain_conv, standardised, unit
 from depth_ros.models.layers import resize
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ class DepthModule(nn.Module):
         maps = self.embed(self.hourglasses(self.trunk(images)))
         if self.config.matching == 'correlation':
             matched = self.config.depth_features
-            maps = torch.cat([F.normalize(maps[:, :matched], dim=1, eps=1e-6), maps[:, matched:]], 1)
+            maps = torch.cat([unit(standardised(maps[:, :matched])), maps[:, matched:]], 1)
         if not self.config.zncc:
             return maps
-        return torch.cat([maps, F.interpolate(images.mean(1, keepdim=True), maps.shape[-2:], mode='area')], 1)
+        return torch.cat([maps, grey_maps(images, maps.shape[-2:])], 1)
 
     def forward(self, features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, size: tuple[int, int], seen: Tensor | None = None) -> DepthEstimate:
         """Depth at `size` (H, W) of the keyframe, from features (B, 1 + V, C, h, w), the keyframe's first, K (B, 3, 3) [px of the maps], T_view_key (B, V, 4, 4).

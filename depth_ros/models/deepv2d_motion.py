@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from depth_ros.geometry import gauss_newton, pinhole, se3
 from depth_ros.geometry.gauss_newton import Damping, Edges, Step
 from depth_ros.geometry.warp import induced_flow, sample
-from depth_ros.models.deepv2d_blocks import Trunk, cropped, plain_conv
+from depth_ros.models.deepv2d_blocks import Trunk, cropped, grey_maps, plain_conv, standardised, unit
 from depth_ros.models.layers import UpConv, centred
 from depth_ros.models.pwc_net import cost_volume
 
@@ -32,6 +32,9 @@ _PIXELS = 160 * 120         # of the paper's maps, which its absolute damping of
 _EXTENT = 4, 5              # what is left of an image of 480 x 640 at the end of the pose network
 _POSE_UNIT = 0.01           # [m], [rad] of a unit that the pose network gives
 _COARSE = 4                 # [px] of the maps that are one of the coarse correlation
+_PATCH = 3                  # [px of the maps] of the grey patches that are correlated
+_NOISE = 0.02               # grey values: patches with less contrast match nothing
+_SHARPNESS = 10.0           # of the expected displacement, to start with
 
 
 class MotionModule(nn.Module):
@@ -42,12 +45,17 @@ class MotionModule(nn.Module):
         self.config = config
         self.trunk = Trunk(config.motion_width, config.motion_blocks, config.motion_norm)
         self.embed = plain_conv(2 * config.motion_width, config.motion_features, 1)
-        self.flow = ResidualFlow(config.motion_features, config.motion_flow, config.motion_levels, config.motion_widest, config.motion_reach)
+        self.patches = config.zncc and config.motion_reach > 0
+        seen = config.motion_features + (_PATCH ** 2 if self.patches else 0)
+        self.flow = ResidualFlow(seen, config.motion_flow, config.motion_levels, config.motion_widest, config.motion_reach)
         self.pose = PoseNetwork() if config.pose_network else None
 
     def features(self, images: Tensor) -> Tensor:
-        """Features (B, C, h, w), h = ceil(H / 4), of images (B, 3, H, W) in [0, 1]."""
-        return self.embed(self.trunk(images))
+        """Features (B, C, h, w), h = ceil(H / 4), of images (B, 3, H, W) in [0, 1]; those to be correlated are of unit length, with grey patches if `zncc` asks for them."""
+        maps = self.embed(self.trunk(images))
+        if self.config.motion_reach:
+            maps = unit(standardised(maps))
+        return torch.cat([maps, patches(grey_maps(images, maps.shape[-2:]))], 1) if self.patches else maps
 
     def forward(self, features_i: Tensor, warped_j: Tensor) -> tuple[Tensor, Tensor]:
         """Residual flow (E, 2, h, w) [px of the maps] and confidence (E, 2, h, w) in [0, 1], both (u, v), of features i and those of j warped onto i (E, C, h, w)."""
@@ -69,8 +77,8 @@ class ResidualFlow(nn.Module):
 
     def __init__(self, features: int, width: int, levels: int, widest: int, reach: int) -> None:
         super().__init__()
-        self.reach = reach
-        seen = (2 * reach + 1) ** 2 if reach else 0
+        self.match = Matching(reach) if reach else None
+        seen = 0 if self.match is None else self.match.channels
         widths = [min(width << level, widest) for level in range(levels)]
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         before = 2 * features + seen
@@ -91,11 +99,10 @@ class ResidualFlow(nn.Module):
         """See MotionModule.forward."""
         x = torch.cat([features_i, warped_j], 1)
         coarse: Tensor | None = None
-        if self.reach:
-            x = torch.cat([x, agreement(features_i, warped_j, self.reach)], 1)
-            pooled = (F.avg_pool2d(f, _COARSE, ceil_mode=True) for f in (features_i, warped_j))
-            coarse = agreement(*pooled, self.reach)
-        skips = [x[:, :0]]
+        if self.match is not None:
+            x = torch.cat([x, self.match(features_i, warped_j)], 1)
+            coarse = self.match(*(F.avg_pool2d(f, _COARSE, ceil_mode=True) for f in (features_i, warped_j)))
+        skips = []
         for level, block in enumerate(self.encoder):
             x = block(x)
             skips.append(x)
@@ -103,8 +110,27 @@ class ResidualFlow(nn.Module):
                 x = torch.cat([x, coarse], 1)
         x = skips.pop()
         for up in self.decoder:
-            x = up(x, skips.pop() if len(skips) > 1 else features_i[:, :0])
+            x = up(x, skips.pop() if skips else features_i[:, :0])
         return self.residual(x), torch.sigmoid(self.confidence(x))
+
+
+class Matching(nn.Module):
+    """How features agree at displacements of up to `reach` px, the displacement that is expected from that, and how sure the best one is."""
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.reach, self.channels = reach, (2 * reach + 1) ** 2 + 3
+        steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+        v, u = torch.meshgrid(steps, steps, indexing='ij')
+        self.register_buffer('displacements', torch.stack([u.flatten(), v.flatten()]), persistent=False)      # (2, n)
+        self.sharpness = nn.Parameter(torch.tensor(_SHARPNESS))
+
+    def forward(self, features_i: Tensor, features_j: Tensor) -> Tensor:
+        """(E, channels, h, w) of features (E, C, h, w)."""
+        found = agreement(features_i, features_j, self.reach)
+        probability = torch.softmax(self.sharpness * found, 1)
+        expected = torch.einsum('en...,cn->ec...', probability, self.displacements)
+        return torch.cat([found, expected, probability.amax(1, keepdim=True)], 1)
 
 
 class _Up(nn.Module):
@@ -122,7 +148,15 @@ class _Up(nn.Module):
 def agreement(features_i: Tensor, features_j: Tensor, reach: int) -> Tensor:
     """Cosine (E, (2 reach + 1)^2, h, w) of features (E, C, h, w) at every displacement; 0 where there are none."""
     root = features_i.shape[1] ** 0.5
-    return cost_volume(*(F.normalize(f, dim=1, eps=1e-6) * root for f in (features_i, features_j)), reach)
+    return cost_volume(*(unit(f) * root for f in (features_i, features_j)), reach)
+
+
+def patches(grey: Tensor) -> Tensor:
+    """The window around each pixel of grey (B, 1, h, w) as channels (B, 9, h, w), without its mean, of length 1 unless it has no contrast."""
+    height, width = grey.shape[-2:]
+    around = F.unfold(F.pad(grey, (_PATCH // 2,) * 4, mode='replicate'), _PATCH).view(-1, _PATCH ** 2, height, width)
+    centre = around - around.mean(1, keepdim=True)
+    return centre * (centre.square().sum(1, keepdim=True) + (_PATCH * _NOISE) ** 2).rsqrt()
 
 
 class PoseNetwork(nn.Sequential):
