@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
+from depth_ros.engines.keyframe_map import KeyframeMap
 from depth_ros.engines.keyframes import apart
-from depth_ros.engines.voxel_map import VoxelMap, write_ply
+from depth_ros.engines.voxel_map import write_ply
 from depth_ros.frames import DepthResult
 from depth_ros.ros import cloud, codecs
 from depth_ros.ros.latest_worker import LatestWorker
@@ -38,6 +39,8 @@ class MapConfig:
     map_confidence: float = setting(0.5, 'confidence from which on depth enters the map', '', low=0.0, high=1.0)
     map_motion: float = setting(0.15, 'motion of the camera from one frame of the map to the next, a radian counting as two metres', 'm', low=0.0, high=100.0)
     map_stride: int = setting(4, 'every so many pixels and rows enter the map', 'px', low=1, high=64)
+    map_views: int = setting(1, 'so many more of the map\'s frames must confirm a point than see through it before it enters the map; 0: all points enter', '', low=0, high=5)
+    map_tolerance: float = setting(0.03, 'difference of depth up to which a frame confirms a point, as a share of it', '', low=0.001, high=1.0)
 
 
 class Throttle:
@@ -93,7 +96,7 @@ class MapOutput:
         self._publisher = node.publisher(PointCloud2, topic, LATCHED_QOS)
         self._worker: LatestWorker | None = None
         self._T_map_last: np.ndarray | None = None      # pose of the last frame added
-        self._map = VoxelMap(config.map_voxel, config.map_points)
+        self._map = KeyframeMap(config.map_voxel, config.map_points)
         self._lock = threading.Lock()
         self._throttle = Throttle()
         self._changed = False
@@ -120,16 +123,10 @@ class MapOutput:
 
     def add(self, result: DepthResult, T_map_cam: np.ndarray, config: MapConfig, cleared: int | None = None) -> None:
         """Add the confident depth of a frame at its pose (4, 4), unless the map was cleared since it was put."""
-        stride, frame = config.map_stride, result.frame
-        rows, columns = np.nonzero((result.valid & (result.confidence >= config.map_confidence))[::stride, ::stride])
-        rows, columns = rows * stride, columns * stride
-        depth = result.depth[rows, columns].astype(np.float64)
-        rays = np.stack([(columns - frame.K[0, 2]) / frame.K[0, 0], (rows - frame.K[1, 2]) / frame.K[1, 1], np.ones(len(rows))], axis=1)
-        points = (rays * depth[:, None]) @ T_map_cam[:3, :3].T + T_map_cam[:3, 3]
         with self._lock:
             if cleared not in (None, self._cleared):
                 return
-            self._map.add(points, frame.image[rows, columns])
+            self._map.add(result, T_map_cam, config.map_confidence, config.map_stride, config.map_views, config.map_tolerance)
             self._T_map_last = T_map_cam
             self._changed = True
 
