@@ -11,11 +11,17 @@ from torch.nn import functional as F
 
 from depth_ros.frames import CameraFrame, resize_intrinsics
 from depth_ros.geometry import pinhole, se3
+from depth_ros.models.deepv2d import DeepV2DNetworkConfig
 from depth_ros.models.deepv2d_depth import DepthEstimate
 
 SIZE = 160, 120
 K = np.array([[140.0, 0.0, 79.5], [0.0, 140.0, 59.5], [0.0, 0.0, 1.0]])
 STRIDE = 4
+# The smallest network of the package: for what need not have learned anything.
+NARROW = DeepV2DNetworkConfig(
+    motion_width=8, motion_blocks=0, motion_norm='none', motion_features=8, motion_flow=8, motion_levels=3, motion_widest=16, pose_network=False, depth_width=8, depth_blocks=0,
+    depth_norm='none', depth_hourglasses=0, depth_features=8, matching='correlation', groups=2, zncc=True, volume_width=4, volume_hourglasses=1, volume_levels=2,
+    volume_growth=4, volume_norm='none', planes=24, near=0.4, far=12.0, spacing='inverse')
 STEP = 33_333_333
 
 
@@ -32,7 +38,7 @@ def surface(pixels: Tensor, T_world_cam: Tensor, K: Tensor) -> Tensor:
     """Depth (h, w) of a wavy wall about 2 m ahead of the world's origin, seen through pixels (h, w, 2) from T_world_cam (4, 4)."""
     rays = F.pad(pixels, (0, 1), value=1.0) @ torch.linalg.inv(K).T
     depth = torch.full(pixels.shape[:-1], 2.0, dtype=pixels.dtype)
-    for _ in range(40):     # a fixed point along each ray: the wall is nowhere steep
+    for _ in range(25):     # a fixed point along each ray: the wall is nowhere steep
         X = se3.transform(T_world_cam, depth[..., None] * rays)
         wall = 2.0 + 0.35 * torch.sin(2.3 * X[..., 0]) + 0.25 * torch.cos(3.1 * X[..., 1] + 0.5)
         depth = depth + (wall - X[..., 2]) / (rays @ T_world_cam[2, :3])
@@ -55,8 +61,14 @@ def clip(twists: np.ndarray, K_true: np.ndarray = K, first_stamp: int = 10 ** 9,
     return Clip(frames, np.stack(depths), T_cam_world[1:].numpy())
 
 
+def drive(count: int) -> Clip:
+    """A camera that moves sideways and turns, its first frame the keyframe."""
+    t = np.linspace(0, 1, count)[1:, None]
+    return clip(np.hstack([-0.5 * t, 0.1 * np.sin(6 * t), 0.15 * t, 0.05 * np.sin(5 * t), 0.12 * t, 0.03 * t]))
+
+
 class Oracle:
-    """Stands in for DeepV2D on clips whose images it was shown. Its features are points of the world and what else it takes to say the truth about them:
+    """Stands in for DeepV2D on clips whose images it was shown; of others it knows nothing. Its features are points of the world and what else it takes to say the truth about them:
 
     channels 0..2 the point that a pixel of the map sees [m], 3 and 4 that pixel [px of the map], 5..16 the rows of the true T_cam_world.
     """
@@ -81,7 +93,9 @@ class Oracle:
         return torch.stack([self._of(image) for image in images])
 
     def _of(self, image: Tensor) -> Tensor:
-        T_cam_world = next(T for known, T in self._known if torch.equal(known, image))
+        T_cam_world = next((T for known, T in self._known if torch.equal(known, image)), None)
+        if T_cam_world is None:
+            return torch.zeros(17, SIZE[1] // STRIDE, SIZE[0] // STRIDE)
         pixels = pinhole.pixel_grid(SIZE[1] // STRIDE, SIZE[0] // STRIDE).double()
         T = se3.inverse(T_cam_world)
         X = se3.transform(T, surface(pixels, T, self.K)[..., None] * (F.pad(pixels, (0, 1), value=1.0) @ torch.linalg.inv(self.K).T))
@@ -106,7 +120,7 @@ class OracleMotion(nn.Module):
     def forward(self, features_i: Tensor, warped_j: Tensor) -> tuple[Tensor, Tensor]:
         """Where frame j truly sees the point of each pixel, less where it was looked up; sure wherever it was."""
         i, j = features_i.movedim(1, -1), warped_j.movedim(1, -1)
-        present = j[..., 5:].abs().sum(-1) > 0.5
+        present = (i[..., 5:].abs().sum(-1) > 0.5) & (j[..., 5:].abs().sum(-1) > 0.5)
         residual = self._oracle.true_pixels(i[..., :3], j[..., 5:]) - j[..., 3:5]
         residual = torch.where(present[..., None], residual, 0.0).movedim(-1, 1)
         return residual, present[:, None].expand_as(residual).float()
