@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import rclpy
 import torch
 from live import Listener, play, tell
 from sensor_msgs.msg import Image
+from timing import in_turns
 
 from depth_ros.engines.depth_networks import VARIANTS, example
 from depth_ros.engines.flow import FlowConfig, FlowEngine
@@ -32,24 +32,13 @@ ROUNDS = 60
 GAP = 10        # frames from the reference to the current image of the engine's pairs
 
 
-def in_turns(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median milliseconds of each call, all of them called in turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(ROUNDS + 3):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            if round_ >= 3:
-                times[name].append(1e3 * (time.perf_counter() - started))
-    return {name: float(np.median(values)) for name, values in times.items()}
-
-
 def network_times(args: argparse.Namespace) -> dict[str, float]:
     """The network as each backend runs it, on one thread, and the share of eager torch's time that the graph takes."""
     pair = example((192, 256))
     config = GlobalLocalEngineConfig(variant=args.variant, weights=args.weights)
-    found = in_turns({f'network_ms_{backend}': lambda networks=GlobalLocalEngine(replace(config, backend=backend)).networks: networks.run(args.variant, pair)
-                      for backend in ('onnxruntime', 'torch')})
+    times = in_turns({f'network_ms_{backend}': lambda networks=GlobalLocalEngine(replace(config, backend=backend)).networks: networks.run(args.variant, pair)
+                      for backend in ('onnxruntime', 'torch')}, ROUNDS)
+    found = {name: float(np.median(milliseconds)) for name, milliseconds in times.items()}
     return {**found, 'network_time_ratio': found['network_ms_onnxruntime'] / found['network_ms_torch']}
 
 
