@@ -27,6 +27,7 @@ class DeepV2DNetworkConfig:
     motion_flow: int = setting(32, 'channels of the residual flow network at its first level; twice as many at each further one', '', 4, 128)
     motion_levels: int = setting(5, 'levels of the residual flow network, each of half the size', '', 2, 6)
     motion_widest: int = setting(512, 'most channels at any level of the residual flow network', '', 4, 1024)
+    motion_kernel: int = setting(7, 'kernel of the residual flow network at its first level; two less at each further one, down to 3', 'px', 3, 9)
     motion_reach: int = setting(0, 'displacements at which the residual flow network is shown how features agree; 0: none, as published', 'px of the maps', 0, 6)
     pose_network: bool = setting(True, 'have a network that guesses the first motion of a pair')
 
@@ -43,7 +44,7 @@ class DeepV2DNetworkConfig:
     views: int = setting(4, 'views beside the keyframe in the form concatenation', '', 1, 16)
     matching: str = setting('concatenation', 'features side by side, as published, or correlated in groups', choices=MATCHING)
     groups: int = setting(8, 'groups of the correlation', '', 1, 64)
-    zncc: bool = setting(False, 'correlate grey windows too')
+    zncc: bool = setting(False, 'correlate grey windows too, in both modules')
     volume_width: int = setting(32, 'channels of the 3D network', '', 1, 128)
     volume_hourglasses: int = setting(2, '3D hourglasses, each with a depth of its own', '', 1, 4)
     volume_levels: int = setting(4, 'levels of the 3D hourglasses', '', 1, 6)
@@ -70,7 +71,7 @@ class DeepV2DNetworkConfig:
 
 PAPER = DeepV2DNetworkConfig()
 LIVE = DeepV2DNetworkConfig(
-    motion_width=16, motion_blocks=1, motion_norm='group', motion_features=24, motion_flow=16, motion_levels=4, motion_widest=96, motion_reach=3, pose_network=False,
+    motion_width=16, motion_blocks=1, motion_norm='group', motion_features=24, motion_flow=16, motion_levels=4, motion_widest=96, motion_kernel=3, motion_reach=3, pose_network=False,
     depth_width=16, depth_blocks=1, depth_norm='group', depth_hourglasses=1, depth_levels=2, depth_growth=16, depth_features=16, context=16,
     matching='correlation', groups=4, zncc=True, volume_width=8, volume_hourglasses=1, volume_levels=3, volume_growth=8, volume_norm='none', upsampling='convex',
     planes=48, near=0.4, far=12.0, spacing='inverse')

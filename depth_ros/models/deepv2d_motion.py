@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 FORMS = 'keyframe', 'global'
 MIN_DEPTH = 0.1             # [m] nearer points, before or after the motion, are no evidence
-KERNELS = 7, 5, 3           # of the residual flow network's first levels; the last one also serves all further ones
 _STEPS = {'keyframe': 2, 'global': 1}       # Gauss-Newton steps for each prediction of the network
 _PIXELS = 160 * 120         # of the paper's maps, which its absolute damping of 100 is meant for
 _EXTENT = 4, 5              # what is left of an image of 480 x 640 at the end of the pose network
@@ -47,7 +46,7 @@ class MotionModule(nn.Module):
         self.embed = plain_conv(2 * config.motion_width, config.motion_features, 1)
         self.patches = config.zncc and config.motion_reach > 0
         seen = config.motion_features + (_PATCH ** 2 if self.patches else 0)
-        self.flow = ResidualFlow(seen, config.motion_flow, config.motion_levels, config.motion_widest, config.motion_reach)
+        self.flow = ResidualFlow(seen, config.motion_flow, config.motion_levels, config.motion_widest, config.motion_kernel, config.motion_reach)
         self.pose = PoseNetwork() if config.pose_network else None
 
     def features(self, images: Tensor) -> Tensor:
@@ -75,7 +74,7 @@ class ResidualFlow(nn.Module):
     RAFT does, Teed & Deng, ECCV 2020): it need not learn what matching is, which takes most of the training otherwise.
     """
 
-    def __init__(self, features: int, width: int, levels: int, widest: int, reach: int) -> None:
+    def __init__(self, features: int, width: int, levels: int, widest: int, kernel: int, reach: int) -> None:
         super().__init__()
         self.match = Matching(reach) if reach else None
         seen = 0 if self.match is None else self.match.channels
@@ -83,8 +82,8 @@ class ResidualFlow(nn.Module):
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         before = 2 * features + seen
         for level, outputs in enumerate(widths):
-            kernel = KERNELS[min(level, len(KERNELS) - 1)]
-            self.encoder.append(nn.Sequential(plain_conv(before, outputs, kernel, 2), nn.ReLU(), plain_conv(outputs, outputs, kernel), nn.ReLU()))
+            size = max(kernel - 2 * level, 3)
+            self.encoder.append(nn.Sequential(plain_conv(before, outputs, size, 2), nn.ReLU(), plain_conv(outputs, outputs, size), nn.ReLU()))
             before = outputs + (seen if level == 1 else 0)
         before = widths[-1]
         for outputs, skip in zip([*widths[-2::-1], width], [*widths[-2::-1], 0], strict=True):
