@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,12 @@ def wall(current: int = 2 * 10 ** 9, reference: int = 10 ** 9) -> tuple[FlowResu
     flow = np.zeros((height, width, 2), np.float32)
     flow[..., 0] = K[0, 0] * BASELINE / depth
     return FlowResult(ImagePair(*frames), flow, -flow), depth
+
+
+def living(result: FlowResult) -> FlowResult:
+    """The same with a sensor's noise: no two images of different stamps are alike."""
+    noisy = lambda f: replace(f, image=np.clip(f.image + np.random.default_rng(f.stamp).integers(-3, 4, f.image.shape), 0, 255).astype(np.uint8))
+    return replace(result, pair=ImagePair(noisy(result.pair.current), noisy(result.pair.reference)))
 
 
 def hits_on(depth: np.ndarray, share: float = 1.0) -> np.ndarray:

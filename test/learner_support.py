@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cv2
 import global_local_support as support
 import numpy as np
@@ -25,9 +23,7 @@ SHARE = 1.15        # of the depth that flow tells, at which the hits lie: a les
 def scene(number):
     """The same wall at another time, of half the size, with the noise of a living sensor."""
     result, depth = support.wall(current=(number + 2) * 10 ** 8, reference=10 ** 8)
-    current = result.pair.current
-    noise = np.random.default_rng(number).integers(-3, 4, current.image.shape)
-    result = replace(result, pair=replace(result.pair, current=replace(current, image=np.clip(current.image + noise, 0, 255).astype(np.uint8))))
+    result = support.living(result)
     result, depth = resized(result, SIZE), cv2.resize(depth, SIZE, interpolation=cv2.INTER_AREA)
     guide = DepthResult(result.pair.current, depth * np.float32(SHARE), depth > 0, np.ones_like(depth), Scale.METRIC)
     return result, depth, guide

@@ -156,7 +156,7 @@ def test_a_camera_at_rest_has_no_depth_and_says_why(bench):
 
 def test_a_single_rangefinder_and_an_odometry_give_the_published_network_its_scale(bench):
     one = bench(scale='hits', scale_min_hits=3, odometry_patience=2.0)
-    results = [one.result() for _ in range(3)]
+    results = [support.living(one.result()) for _ in range(3)]
     begin = results[0].pair.reference.stamp
     for stamp in sorted(stamp for r in results for stamp in (r.pair.reference.stamp, r.pair.current.stamp)):
         one.send_pose(stamp, BASELINE * (stamp - begin) / PAIR)

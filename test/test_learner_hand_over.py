@@ -43,7 +43,7 @@ def test_what_does_harm_is_not_handed_out_after_a_restart_either_but_is_once_it_
     assert same(parameters(again.weights()), start.model.state_dict()) and checkpoint.from_bytes(again.weights()).record['number'] == learner.progress.number
     feed(again, [22])
     assert again.state is State.ROLLED_BACK and 'before the restart' in again.reason
-    show(again, range(30, 33), SHARE)
+    show(again, range(30, 36), SHARE)
     assert not again.progress.serves_frozen and same(parameters(offers[-1]), learned)
 
 
@@ -55,7 +55,7 @@ def test_the_frozen_network_is_handed_out_where_learning_does_harm_and_the_learn
     learned = parameters(offers[-1])
     assert not same(learned, start.model.state_dict())
     for share, number in ((1 / SHARE, 20), (SHARE, 30)):
-        for later in range(3):
+        for later in range(6):
             result, depth, guide = scene(number + later)
             learner.observe(result, T, None, np.eye(4), replace(guide, depth=depth * np.float32(share)))
             assert learner.learn(1) is State.HITS

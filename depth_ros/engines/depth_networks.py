@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import depth_ros
+from depth_ros.engines import lineage
 from depth_ros.engines.inference import ExportedModel, InferenceConfig
 from depth_ros.learning.scenes import SceneData
 from depth_ros.models import checkpoint
@@ -73,6 +74,7 @@ class Networks:
         self._running = {variant: self._load(variant, Path(weights).expanduser() if weights else shipped(variant))}
         if variant == 'pose_aware' and shipped('published').exists():
             self._running['published'] = self._load('published', shipped('published'))
+        self._origins = {name: lineage.origins(running.model, running.record) for name, running in self._running.items()}
         self._before: dict[str, _Running] = {}
         self._last: dict[str, tuple[Tensor, ...]] = {}      # inputs that offered weights are tried on
 
@@ -130,6 +132,9 @@ class Networks:
         running = self._running[variant]
         if loaded.model.config != running.model.config:
             raise ValueError(f'expected a network of {running.model.config}, got {loaded.model.config}')
+        refusal = lineage.refusal(loaded.record, running.record, self._origins[variant])
+        if refusal:
+            raise ValueError(refusal)
         exported = running.exported.renewed(_WithParameters(loaded.model))
         for values in exported(*self._last.get(variant, exported.example)):
             if not torch.isfinite(values).all():

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from depth_ros import settings
 from depth_ros.engines.depth_networks import VARIANTS, NetworkPair, Networks
+from depth_ros.engines.hanging_image import HangingImage
 from depth_ros.engines.inference import InferenceConfig
+from depth_ros.engines.late_hits import LateHits
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig
 from depth_ros.engines.threads import single_threaded
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 _ERROR_KNEE = 1.0       # [px] forward-backward error that halves the confidence
 _PARALLAX_KNEE = 2.0    # [px] parallax that halves it
 _NO_BASELINE = 1e-6     # [m] a shorter step has no direction
+_LONGEST_GAP = 0.5      # [s] between images that the motion of late hits is interpolated over
 _AT_ONCE = 1.0          # a smoothing that takes the newest frame's word
 _FOCAL_SPREAD = 0.2     # relative difference from the focal length of the training from which depth suffers
 _OF_THE_NETWORK = 'variant', 'weights', 'width', 'height', 'backend', 'threads'     # settings that cannot change without loading it again
@@ -48,6 +51,8 @@ class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
     scale: str = setting('auto', 'what tells metres: range hits, the step of an odometry, which must be metric; auto: hits, else odometry; none: depth is in units of '
                          'the baseline. Fewer than scale_min_hits hits an image, as of a single rangefinder, are gathered over images only where odometry tells the motion',
                          choices=('auto', 'hits', 'odometry', 'none'))
+    hits_offset: float = setting(0.25, 'longest time between an image and the range hits that tell its scale; where odometry tells the motion, hits that come late are '
+                                 'compared with the image of their own time', 's', 0.0, 1.0)
     min_displacement: float = setting(0.006, 'median displacement, less that of the rotation where it is known, as a share of the width, below which a pair has no depth', '', 0.0, 0.5)
     max_depth: float = setting(20.0, 'depth beyond which a pixel is not valid, once metres are known', 'm', 0.1, 1000.0)
 
@@ -57,6 +62,13 @@ class GlobalLocalResult(NamedTuple):
 
     depth: DepthResult | None
     parameters: np.ndarray | None   # (6,) float32, what the global module said of the pair
+
+
+class _Depth(NamedTuple):
+    """An image's depth that range hits may be compared with."""
+
+    depth: np.ndarray       # (H, W) float32 [unit of the odometry]
+    trusted: np.ndarray     # (H, W) bool
 
 
 class GlobalLocalEngine:
@@ -73,6 +85,8 @@ class GlobalLocalEngine:
         self.offer, self.rollback = self.networks.offer, self.networks.rollback
         self.reason = self.used = self.scale_from = ''
         self._scale = MetricScale(config)
+        self._late: LateHits[_Depth] = LateHits(config.hits_offset, _LONGEST_GAP)
+        self._still, self._last_hits = HangingImage(), None
         self._told_resize: tuple[int, int] | None = None
         self._told_focal = False
 
@@ -81,22 +95,41 @@ class GlobalLocalEngine:
         settings.check(config)
         if any(getattr(config, name) != getattr(self.config, name) for name in _OF_THE_NETWORK):
             return False
+        if config.hits_offset != self.config.hits_offset:
+            self._late = LateHits(config.hits_offset, _LONGEST_GAP)
         self.config = self._scale.config = config
         return True
 
     def reset(self) -> None:
         """Forget the scale, as after a jump of the clock; weights stay."""
         self._scale.reset()
+        self._still.reset()
+        self.forget_places()
+
+    def forget_places(self) -> None:
+        """The odometry jumped: late hits no longer lie where its poses say."""
+        self._late.clear()
+        self._last_hits = None
+
+    def put_hits(self, stamp: int, hits: np.ndarray) -> None:
+        """Take in range hits (h, w) [m], 0 where none, as the camera saw them at a stamp [ns], be it in the past: steps that know their pose learn the scale from them."""
+        self._late.put(stamp, hits)
+        self._last_hits = hits
 
     @single_threaded()
-    def step(self, result: FlowResult, T_ref_cur: np.ndarray | None = None, hits: np.ndarray | None = None, step_length: float | None = None) -> GlobalLocalResult:
+    def step(self, result: FlowResult, T_ref_cur: np.ndarray | None = None, hits: np.ndarray | None = None, step_length: float | None = None,
+             T_odom_cam: np.ndarray | None = None) -> GlobalLocalResult:
         """Depth of the pair's current image, at the network's size.
 
         `T_ref_cur`: motion (4, 4) of the pair in any unit of length, which the pose-aware network needs. `hits`: sparse depth (h, w) [m] of the current image, 0
-        where none, at any size. `step_length`: of T_ref_cur's translation [m], if an odometry measured it.
+        where none, at any size. `step_length`: of T_ref_cur's translation [m], if an odometry measured it. `T_odom_cam`: pose (4, 4) of the current image in T_ref_cur's
+        unit; with it, hits of `put_hits` count too, each beside the image of its own time, and a camera that hangs is noticed.
         """
         self.reason = self.used = self.scale_from = ''
         result = self._at_network_size(result)
+        self.reason = self._still.step(result.pair, T_odom_cam, T_ref_cur, self._last_hits if hits is None else hits)
+        if self.reason:
+            return GlobalLocalResult(None, None)
         parallax = parallax_of(result, T_ref_cur)
         moved = float(np.median(parallax[result.valid])) / self.config.width if result.valid.any() else 0.0
         if not moved >= self.config.min_displacement:
@@ -109,11 +142,24 @@ class GlobalLocalEngine:
         self._compare_focal(result.pair.current)
         z, parameters = self.networks.run(self.used, network_pair(result, T_ref_cur))
         confidence = confidence_of(result, parallax)
+        if T_odom_cam is not None and _length(T_ref_cur) > _NO_BASELINE:
+            self._compare_late(_Depth(1.0 / z * np.float32(_length(T_ref_cur)), _trusted(confidence)), result.pair.current, T_odom_cam, hits)
+            hits = None
         depth, unit = self._in_metres(1.0 / z, confidence, hits, T_ref_cur, step_length)
         if depth is None:
             return GlobalLocalResult(None, parameters)
         valid = depth <= self.config.max_depth if unit is Scale.METRIC else np.ones(depth.shape, bool)
         return GlobalLocalResult(DepthResult(result.pair.current, np.where(valid, depth, np.float32(0.0)), valid, confidence, unit), parameters)
+
+    def _compare_late(self, depth: _Depth, frame: CameraFrame, T_odom_cam: np.ndarray, hits: np.ndarray | None) -> None:
+        """Learn the scale from this image's hits and from those of earlier ones that have come since."""
+        if self.config.scale not in ('auto', 'hits'):
+            return
+        if hits is not None:
+            self._late.put(frame.stamp, hits)
+        self._late.remember(frame, T_odom_cam, depth)
+        for then, late in self._late.compared(self._scale.factor):
+            self._scale.update(then.depth, then.trusted, late)
 
     def _variant_for(self, T_ref_cur: np.ndarray | None) -> str:
         """The variant that this pair can have; '' and a reason if none."""
@@ -154,7 +200,7 @@ class GlobalLocalEngine:
         scale, unit = (self._scale, length) if known else (MetricScale(replace(self._scale.config, scale_smoothing=_AT_ONCE)), 1.0)
         if hits is not None:
             small = resize_hits(hits, (depth.shape[1], depth.shape[0]))
-            scale.update(depth * np.float32(unit), confidence >= min(0.5, float(np.median(confidence))), small)
+            scale.update(depth * np.float32(unit), _trusted(confidence), small)
         return None if scale.factor is None else scale.factor * unit
 
     def _lack_of(self, hits: int, T_ref_cur: np.ndarray | None) -> str:
@@ -188,6 +234,11 @@ class GlobalLocalEngine:
 def _length(T_ref_cur: np.ndarray | None) -> float:
     """Of a motion's translation; 0 where the motion is not known."""
     return 0.0 if T_ref_cur is None else float(np.linalg.norm(T_ref_cur[:3, 3]))
+
+
+def _trusted(confidence: np.ndarray) -> np.ndarray:
+    """Where depth of a confidence (H, W) may be compared with hits (H, W) bool: at half of the pixels at least."""
+    return confidence >= min(0.5, float(np.median(confidence)))
 
 
 def resized(result: FlowResult, size: tuple[int, int]) -> FlowResult:

@@ -68,6 +68,8 @@ class HangingImage:
         if first is None or not first.is_of(new.image):
             self._seen = new
             return ''
+        if first.stamp == new.stamp:
+            return ''       # looked at twice
         # What was not known at first counts from when it came to be known.
         self._seen = first._replace(**{name: getattr(new, name) for name in ('T_odom_cam', 'hits') if getattr(first, name) is None})
         if first.T_odom_cam is not None and new.T_odom_cam is not None and _differ(first.T_odom_cam, new.T_odom_cam):

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from depth_ros.engines.depth_filter import InverseDepth
 from depth_ros.engines.range_projection import project_points, resize_hits, unproject_hits
 from depth_ros.frames import CameraFrame
 from depth_ros.learning.trajectory import Trajectory
@@ -21,13 +20,17 @@ _WAITING = 8            # hits that wait for their image
 _AHEAD = 1_000_000_000  # [ns] by which hits may be newer than the newest image; more is another run of the clock
 
 
+Estimate = TypeVar('Estimate')
+"""What its owner knows of an image's depth."""
+
+
 class _Seen(NamedTuple):
     frame: CameraFrame
     T_odom_cam: np.ndarray
-    estimate: InverseDepth
+    estimate: object
 
 
-class LateHits:
+class LateHits(Generic[Estimate]):
     """Remembers the depth of a second of images and brings hits to the one that was taken nearest in time, at most `offset` [s] away.
 
     Hits of an image that was not tracked are moved into that one: its motion is interpolated between images at most `max_gap` [s] apart.
@@ -47,11 +50,11 @@ class LateHits:
         """Take in hits (h, w) [m], 0 where none, as the camera saw them at a stamp [ns]."""
         self._waiting.append((stamp, hits))
 
-    def remember(self, frame: CameraFrame, T_odom_cam: np.ndarray, estimate: InverseDepth) -> None:
+    def remember(self, frame: CameraFrame, T_odom_cam: np.ndarray, estimate: Estimate) -> None:
         """Keep a frame's pose (4, 4) and its depth, both in the odometry's unit."""
         self._seen.append(_Seen(frame, T_odom_cam, estimate))
 
-    def compared(self, factor: float | None) -> Iterator[tuple[InverseDepth, np.ndarray]]:
+    def compared(self, factor: float | None) -> Iterator[tuple[Estimate, np.ndarray]]:
         """Hits (H, W) float32 [m], 0 where none, each once its image is known, beside that image's depth.
 
         `factor` [m per unit], where it is known, tells how far the camera went meanwhile.
@@ -65,7 +68,7 @@ class LateHits:
             elif stamp - newest <= _AHEAD:
                 self._waiting.append((stamp, hits))
 
-    def _compare(self, stamp: int, hits: np.ndarray, factor: float | None) -> tuple[InverseDepth, np.ndarray] | None:
+    def _compare(self, stamp: int, hits: np.ndarray, factor: float | None) -> tuple[Estimate, np.ndarray] | None:
         nearest = min(self._seen, key=lambda seen: abs(seen.frame.stamp - stamp))
         small = resize_hits(hits, nearest.frame.size)
         if nearest.frame.stamp != stamp:

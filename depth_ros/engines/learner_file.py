@@ -28,6 +28,7 @@ class LearnerFile:
             self._lock.close()
             raise ValueError(f'{self.path}: another process learns into this file') from None
         files.sweep(self.path)
+        files.sweep(self.observations)
 
     @classmethod
     def free(cls, folder: Path, name: str) -> LearnerFile:
@@ -45,6 +46,11 @@ class LearnerFile:
             return False
         learner.restore(self.path)
         return True
+
+    @property
+    def observations(self) -> Path:
+        """The file beside it for what the learner remembers."""
+        return self.path.with_name(f'{self.path.name}.observations.npz')
 
     def set_aside(self) -> Path:
         """Rename a file that cannot be used, so that it is neither read again nor lost; its new name."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from depth_ros.engines.hanging_image import HangingImage, Seen
 from depth_ros.engines.hit_memory import HitMemory
+from depth_ros.engines.observation_file import Kept
 from depth_ros.engines.observation_gate import ObservationGate, weight_of
 from depth_ros.engines.online_settings import OnlineLearnerConfig, Progress, State
 from depth_ros.engines.range_projection import resize_hits
@@ -145,6 +146,19 @@ class Intake:
         """At most so many observations to judge by, the same for the same content."""
         with self._lock:
             return self._withheld.spread(count)
+
+    def kept(self) -> Kept:
+        """All that is remembered."""
+        with self._lock:
+            return Kept(*self._buffer.contents, *self._withheld.contents, seen=(self._buffer.seen, self._withheld.seen))
+
+    def refill(self, kept: Kept) -> None:
+        """Go on from what was remembered once, in place of what is."""
+        with self._lock:
+            self._buffer.refill(kept.recent, kept.reservoir, kept.seen[0])
+            self._withheld.refill(kept.withheld_recent, kept.withheld_reservoir, kept.seen[1])
+            first = next((one for part in kept.parts for one in part), None)
+            self._size = None if first is None else first.image1.shape[1::-1]
 
     @property
     def buffered(self) -> dict[str, int]:

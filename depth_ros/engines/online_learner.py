@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from depth_ros import files, settings
-from depth_ros.engines import online_weights
+from depth_ros.engines import lineage, observation_file, online_weights
 from depth_ros.engines.cpu_budget import CpuBudget
 from depth_ros.engines.global_local import network_pair
 from depth_ros.engines.learning_thread import LearningThread
@@ -54,6 +54,7 @@ class OnlineLearner:
         self.config, self._start, self._offer = config, start, offer
         self._rehearsal = None if rehearsal is None else Rehearsal(rehearsal, config.seed)
         self._frozen = Checked(copy.deepcopy(start.model))
+        self._fingerprint = lineage.fingerprint(start.model)
         # Taken in this order. Who hands out holds only the first: files and publishers are slow.
         self._handing_out, self._learning = threading.RLock(), threading.RLock()
         self.budget = CpuBudget(config.share)       # charged by whoever does the learner's work, in whatever thread
@@ -65,7 +66,7 @@ class OnlineLearner:
         """Begin anew with the shipped weights and nothing remembered."""
         with self._handing_out, self._learning:
             self._new, self._not_taken, self._why_back = None, '', ''
-            self.progress = Progress(rate=self.config.rate)
+            self.progress, self._lineage = Progress(rate=self.config.rate), lineage.begun(self._fingerprint)
             self._intake = Intake(self.config, self.progress)
             self._take(copy.deepcopy(self._start.model))
 
@@ -97,6 +98,11 @@ class OnlineLearner:
         if self._intake.gate is not State.LEARNING:
             return self._intake.missing
         return self._why_back if self._was_rolled_back else ''
+
+    @property
+    def setback(self) -> str:
+        """Why weights were rolled back last, or the frozen ones serve; '' if they never were."""
+        return self._why_back
 
     @property
     def concern(self) -> str:
@@ -149,7 +155,11 @@ class OnlineLearner:
 
     def _hand_out(self) -> None:
         """Have what is best now given away, under a new number, as soon as the learning is done."""
-        self.progress.number += 1
+        progress = self.progress
+        progress.number += 1
+        log.info('weights %d: %s; error at withheld hits %s, at first %s; away from hits %s, at first %s', progress.number,
+                 'the frozen ones' if progress.serves_frozen else f'learned from {progress.batches} batches',
+                 *map(_shown, (progress.withheld_after, progress.withheld_before, progress.away_after, progress.away_before)))
         self._new = self.weights()
 
     def _deliver(self) -> None:
@@ -274,7 +284,7 @@ class OnlineLearner:
 
     def _blob(self, network: DepthModel) -> bytes:
         figures = {**asdict(self.progress), 'buffer': self.buffered}
-        return checkpoint.to_bytes(self._start.name, network, {**self._start.record, 'number': self.progress.number, 'online': figures})
+        return checkpoint.to_bytes(self._start.name, network, self._lineage.noted({**self._start.record, 'online': figures}, self.progress.number))
 
     def save(self, path: str | Path) -> None:
         """Write the last good weights and the figures, whole or not at all; a checkpoint like any other, though while `progress.serves_frozen` not one to use."""
@@ -284,17 +294,31 @@ class OnlineLearner:
             partial.write_bytes(blob)
 
     def restore(self, path: str | Path) -> None:
-        """Go on from what save wrote; what is remembered begins anew. Raises ValueError, naming the file, for another network's, and then changes nothing."""
+        """Go on from the weights and figures that save wrote. Raises ValueError, naming the file, for what was learned from other weights, and then changes nothing."""
         saved = checkpoint.load(path, self._start.name)
         if saved.model.config != self._start.model.config:
             raise ValueError(f'{path}: expected a network of {self._start.model.config}, got {saved.model.config}')
         figures = {k: v for k, v in saved.record.get('online', {}).items() if k in asdict(Progress())}
         if not figures:
             raise ValueError(f'{path}: holds no figures of an online learner')
+        descent = lineage.noted_in(saved.record) or self._lineage
+        if descent.start != self._fingerprint:
+            raise ValueError(f'{path}: it was learned from other weights ({descent.start}) than those given ({self._fingerprint})')
         with self._learning:
+            self._lineage = descent
             self.progress = self._intake.progress = Progress(**{**figures, 'rate': min(figures.get('rate', self.config.rate), self.config.rate)})
             self._take(saved.model)
             self._why_back = 'what was learned before the restart did harm: the frozen network is back'
+
+    def save_observations(self, path: str | Path, most: int) -> int:
+        """Write at most so many of what is remembered, whole or not at all; how many they are. Raises OSError."""
+        return observation_file.write(path, self._intake.kept(), most)
+
+    def restore_observations(self, path: str | Path) -> int:
+        """Remember what was written, how many; raises ValueError, naming the file, for one that cannot be used, and OSError, and then changes nothing."""
+        kept = observation_file.read(path)
+        self._intake.refill(kept)
+        return len(kept)
 
     def depths(self, result: FlowResult, T_2_1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Depth (H, W) [m] of a pair's current image by the network that learning began with and by the one that is handed out; T_2_1 (4, 4) [m] is its motion."""
@@ -343,3 +367,7 @@ class OnlineLearner:
     def _fail(self, error: Exception) -> None:
         with self._learning:
             self._roll_back(f'a batch failed: {type(error).__name__}: {error}')
+
+
+def _shown(error: float | None) -> str:
+    return 'unknown' if error is None else f'{error:.4f}'

@@ -132,6 +132,18 @@ class ReplayBuffer:
         self.seen = self._passed_on = 0
 
     @property
+    def contents(self) -> tuple[list[Observation], list[Observation]]:
+        """The recent part and the reservoir, oldest first."""
+        return list(self._recent), list(self._reservoir)
+
+    def refill(self, recent: Sequence[Observation], reservoir: Sequence[Observation], seen: int) -> None:
+        """Go on from these, as far as there is room, in place of what is there; `seen`: observations that ever came."""
+        self._recent = deque(recent[-self._sizes[0]:])
+        self._reservoir = list(reservoir[:self._sizes[1]])
+        self.seen = max(seen, len(self))
+        self._passed_on = self.seen - len(self._recent)
+
+    @property
     def capacity(self) -> int:
         """How many it holds at most."""
         return sum(self._sizes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from depth_ros.ros.sync import Order, StampBuffer
 from depth_ros.settings import setting
 
 _OFFERS_NICENESS = 10       # of the thread that tries weights
+_FRESH = 16         # hits that wait for a pair
 _SILENCE = 1.0      # [s] after which an odometry is not waited for
 
 
@@ -31,7 +33,6 @@ _SILENCE = 1.0      # [s] after which an odometry is not waited for
 class GlobalLocalNodeConfig(NodeConfig):
     """Parameters of `global_local`."""
 
-    hits_offset: float = setting(0.25, 'longest time between an image and the range hits that tell its scale', 's', low=0.0, high=1.0)
     odometry_patience: float = setting(0.15, 'longest wait of a pair for the odometry of its image', 's', low=0.0, high=2.0)
     engine: GlobalLocalEngineConfig = params.included(GlobalLocalEngineConfig)
     output: DepthOutputConfig = params.included(DepthOutputConfig)
@@ -40,10 +41,11 @@ class GlobalLocalNodeConfig(NodeConfig):
 class Job(NamedTuple):
     """One bundle with what else is known of its moment."""
 
-    lap: int                                # how often the clock had jumped back
+    epoch: tuple[int, int]                  # jumps of the clock, breaks of the odometry
     parts: Mapping[str, Any]
-    hits: Image | None
+    hits: Image | None                      # the nearest in time
     T_ref_cur: np.ndarray | None            # (4, 4) [m]
+    T_odom_cam: np.ndarray | None           # (4, 4) [m]
 
 
 class GlobalLocalNode(ManagedNode):
@@ -59,23 +61,25 @@ class GlobalLocalNode(ManagedNode):
 
     def setup(self) -> None:
         """Load the network and make the publishers."""
+        self._warned, self._lacking = -diagnostics.WARNING_PERIOD, 0    # steady time [s] of the last line about a pair that lacked something, and such pairs since
         self._accepted: bytes | None = None     # the last weights that were taken over
         self._engine = GlobalLocalEngine(self.config.engine)
         self._depth_out = DepthOutputs(self, 'global_local')
         self._parameters_out = self.publisher(Float32MultiArray, 'global_local/parameters')
         self._poses = PoseHistory(self)
-        self._lap = self._lap_at_work = 0
+        self._lap, self._epoch_at_work = 0, (0, self._poses.breaks)
         self._tell_weights()
 
     def start(self) -> None:
         """Listen to the flow bundle, the range hits, the odometry and whoever trains."""
         self._hits: StampBuffer[Image] = StampBuffer()
+        self._fresh: deque[tuple[int, Image]] = deque(maxlen=_FRESH)    # hits that no pair has taken in yet, each with the lap that they came in
         self._waiting: StampBuffer[tuple[Mapping[str, Any], float]] = StampBuffer()
         self._odometry_heard: float | None = None
         self._newest = self.worker(self._work)
         offers = self.worker(self._try_weights, 'weights')
         self._bundle = bundle.BundleInput(self, self._take_bundle, images=True)
-        self._hits_input = self.listen(Image, 'sparse_depth/image', lambda hits: self._hits.put(codecs.stamp_ns(hits.header.stamp), hits), stalls=False)
+        self._hits_input = self.listen(Image, 'sparse_depth/image', self._take_hits, stalls=False)
         self._weights_input = self.listen(UInt8MultiArray, 'online_learning/weights', offers.put, LATCHED_QOS, stalls=False)
         self._odometry_input = None
         if self._uses_odometry:
@@ -137,6 +141,10 @@ class GlobalLocalNode(ManagedNode):
         self.diagnostics.value('incomplete bundles', self._bundle.parts.incomplete)
         self._release()
 
+    def _take_hits(self, hits: Image) -> None:
+        self._hits.put(codecs.stamp_ns(hits.header.stamp), hits)
+        self._fresh.append((self._lap, hits))
+
     def _take_odometry(self, message: Odometry) -> None:
         self._odometry_heard = time.monotonic()
         if self._poses.take(message, self._odometry_input):
@@ -153,8 +161,9 @@ class GlobalLocalNode(ManagedNode):
         self._waiting.drop_until(stamp)
         reference = self._bundle.reference_stamp(parts)
         T_ref_cur = self._poses.motion(reference, stamp, parts['image'].header.frame_id) if self._uses_odometry else None
-        hits = self._hits.nearest(stamp, int(self.config.hits_offset * 1e9))
-        self._newest.put(Job(self._lap, parts, hits, T_ref_cur))
+        T_odom_cam = None if T_ref_cur is None else self._poses.pose(stamp, parts['image'].header.frame_id)
+        hits = self._hits.nearest(stamp, int(self.config.engine.hits_offset * 1e9))
+        self._newest.put(Job((self._lap, self._poses.breaks), parts, hits, T_ref_cur, T_odom_cam))
 
     def _is_complete(self, stamp: int, now: float) -> bool:
         if not self._uses_odometry or self._odometry_heard is None or now - self._odometry_heard > _SILENCE:
@@ -166,23 +175,36 @@ class GlobalLocalNode(ManagedNode):
 
     def _work(self, job: Job) -> None:
         engine = self._engine       # a parameter may change meanwhile
-        if job.lap != self._lap_at_work:
-            engine.reset()
-            self._lap_at_work = job.lap
+        if job.epoch != self._epoch_at_work:
+            (engine.reset if job.epoch[0] != self._epoch_at_work[0] else engine.forget_places)()
+            self._epoch_at_work = job.epoch
         try:
             result = self._bundle.whole_result(job.parts)
-            hits = None if job.hits is None else codecs.depth_array(job.hits, self._hits_input.topic)[0]
+            hits = self._hits_of(job, engine)
         except BadMessage as error:
             self._bundle.refuse(error, self._hits_input)
             return
         self.diagnostics.clear('camera_info')
         length = None if job.T_ref_cur is None else float(np.linalg.norm(job.T_ref_cur[:3, 3]))
-        found = engine.step(result, job.T_ref_cur, hits, length)
+        found = engine.step(result, job.T_ref_cur, hits, length, job.T_odom_cam)
         self._tell_state(engine)
         if found.parameters is not None and self._parameters_out.get_subscription_count():
             self.tell(self._parameters_out, _array(found.parameters))
         if found.depth is not None:
             self._depth_out.publish(found.depth, self.config.output)
+
+    def _hits_of(self, job: Job, engine: GlobalLocalEngine) -> np.ndarray | None:
+        """Give the engine the hits that came since the last pair, to compare each with the image of its time; where no pose is known, the nearest ones stand for it.
+
+        Raises BadMessage.
+        """
+        fresh = [self._fresh.popleft() for _ in range(len(self._fresh))]
+        if job.T_odom_cam is None:
+            return None if job.hits is None else codecs.depth_array(job.hits, self._hits_input.topic)[0]
+        for lap, message in fresh:
+            if lap == job.epoch[0]:
+                engine.put_hits(codecs.stamp_ns(message.header.stamp), codecs.depth_array(message, self._hits_input.topic)[0])
+        return None
 
     def _try_weights(self, message: UInt8MultiArray) -> None:
         give_way(_OFFERS_NICENESS)     # frames come first
@@ -207,11 +229,19 @@ class GlobalLocalNode(ManagedNode):
         self.diagnostics.value('network', engine.used or 'none')
         self.diagnostics.value('scale from', engine.scale_from or 'nothing')
         if engine.reason:
-            # A pair too still now and then clears the condition and brings it back: that must not fill the log.
-            self.get_logger().warning(engine.reason, throttle_duration_sec=diagnostics.WARNING_PERIOD)
+            self._warn(engine.reason)
             self.diagnostics.hold('depth', diagnostics.WARN, engine.reason, logged=True)
         else:
             self.diagnostics.clear('depth')
+
+
+    def _warn(self, reason: str) -> None:
+        """Log what a pair lacked, with the number of pairs that lacked something since the last such line. A pair too still now and then clears the condition: that must not fill it."""
+        now = time.monotonic()
+        self._lacking += 1
+        if now - self._warned >= diagnostics.WARNING_PERIOD:
+            self.get_logger().warning(reason if self._lacking == 1 else f'{reason} (with this one, {self._lacking} pairs lacked something since the last such line)')
+            self._warned, self._lacking = now, 0
 
 
 def _array(values: np.ndarray) -> Float32MultiArray:

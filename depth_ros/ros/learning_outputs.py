@@ -29,28 +29,28 @@ class LearningMetrics:
     def __init__(self, node: ManagedNode, learner: OnlineLearner) -> None:
         self._node, self._learner = node, learner
         self._publisher = node.publisher(DiagnosticArray, 'online_learning/metrics')
-        self._history: deque[tuple[float, int, int]] = deque()      # steady time [s], updates, batches
+        self._history: deque[tuple[float, int, int, float]] = deque()       # steady time [s], updates, batches, processor time [s]
 
     def values(self) -> dict[str, object]:
         """The figures by name."""
         learner, progress, buffered = self._learner, self._learner.progress, self._learner.buffered
-        updates, batches = self._rates(progress.updates, progress.batches)
+        updates, batches, share = self._rates(progress.updates, progress.batches, learner.budget.total)
         return {'state': learner.state.value, 'reason': learner.reason, 'weights': progress.number, 'updates': progress.updates, 'updates a second [Hz]': updates,
                 'rollbacks': progress.rollbacks, 'batches': progress.batches, 'batches a second [Hz]': batches, 'pairs': progress.observed, 'hits': progress.hits,
                 'withheld hits': progress.withheld, 'buffer size': sum(buffered.values()), **{f'buffer {part}': count for part, count in buffered.items()},
-                'learning rate': progress.rate, 'withheld error before': progress.withheld_before, 'withheld error after': progress.withheld_after,
+                'share of a core': share, 'learning rate': progress.rate, 'withheld error before': progress.withheld_before, 'withheld error after': progress.withheld_after,
                 'error away from hits before': progress.away_before, 'error away from hits after': progress.away_after}
 
-    def _rates(self, updates: int, batches: int) -> tuple[float, float]:
+    def _rates(self, updates: int, batches: int, spent: float) -> list[float]:
+        """What each of the counts grew by in a second, over the last minute."""
         now = time.monotonic()
         if self._history and updates < self._history[-1][1]:
             self._history.clear()       # it was reset
-        self._history.append((now, updates, batches))
+        self._history.append((now, updates, batches, spent))
         while now - self._history[0][0] > _WINDOW:
             self._history.popleft()
-        then, first_updates, first_batches = self._history[0]
-        seconds = max(now - then, 1.0)
-        return (updates - first_updates) / seconds, (batches - first_batches) / seconds
+        then, *first = self._history[0]
+        return [(count - before) / max(now - then, 1.0) for count, before in zip((updates, batches, spent), first)]
 
     def publish(self) -> None:
         """Tell them now."""

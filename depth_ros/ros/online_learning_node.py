@@ -59,6 +59,9 @@ class OnlineLearningNodeConfig(NodeConfig):
                                    '0: none, or at least 2', '', 0, 100000, while_active=False)
     state_file: str = setting('', "where what was learned survives a restart; empty: a file in the user's cache for this node, variant and these weights", while_active=False)
     resume: bool = setting(True, 'go on from that file; false: begin with the weights of the parameter, and write it anew', while_active=False)
+    keep_observations: int = setting(100, 'of what is remembered, images of where the robot was among it, so many at most are kept beside that file when the node stops and when it '
+                                          'saves, so that a restart need not gather them afresh, some 30 kB each; 0: none', '', 0, 10000)
+    keep_every: float = setting(0.0, 'and also this often while it learns; 0: only then, for flash memory wears', 's', 0.0, 86400.0)
     weights_file: str = setting('learned.safetensors', 'where the service `online_learning/save` writes: a checkpoint as `weights` takes it')
     pair_rate: float = setting(5.0, 'highest rate at which image pairs are taken in', 'Hz', 0.1, 100.0)
     batches_per_pair: int = setting(0, 'learn so many batches from each pair before the next is looked at, so that the same pairs give the same weights on any machine; '
@@ -91,6 +94,7 @@ class OnlineLearningNode(ManagedNode):
         self._learner: OnlineLearner | None = None
         self._file: LearnerFile | None = None
         self._timer: Timer | None = None
+        self._saved: tuple[Path, int] | None = None     # where the service saved last, and the number of the weights
         self._handing_out = threading.Lock()        # a learner that is let go of hands out nothing afterwards
         super().__init__('online_learning', **options)
         self.create_service(SetBool, 'online_learning/pause', self._on_pause)
@@ -132,7 +136,11 @@ class OnlineLearningNode(ManagedNode):
         if not self.config.rehearse:
             return None
         try:
-            return rehearsal_pairs(self.config.width, self.config.rehearse)
+            self.get_logger().info(f"makes {self.config.rehearse} synthetic pairs ready to rehearse; the first time they are rendered into the user's cache, in some ten seconds")
+            since = time.monotonic()
+            pairs = rehearsal_pairs(self.config.width, self.config.rehearse)
+            self.get_logger().info(f'they are ready after {time.monotonic() - since:.1f} s')
+            return pairs
         except OSError as error:
             self.diagnostics.hold('rehearsal', diagnostics.WARN, f'learns without synthetic pairs, and may forget what it came with, for they cannot be kept: {error}')
             return None
@@ -144,10 +152,21 @@ class OnlineLearningNode(ManagedNode):
         try:
             if self._file.restore(self._learner):
                 self.get_logger().info(f'goes on with weights {self._learner.progress.number} of {self._file.path}; resume:=false begins anew')
+                self._remember()
         except ValueError as error:
             if self.config.state_file:
                 raise
             self.get_logger().error(f'begins anew, for what was learned cannot be used and is now {self._file.set_aside()}: {error}')
+
+    def _remember(self) -> None:
+        """Go on with the observations that were kept beside the weights, or with none."""
+        try:
+            count = self._learner.restore_observations(self._file.observations) if self.config.keep_observations else 0
+            self.get_logger().info(f'remembers {count} observations of before')
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            self.get_logger().warning(f'begins with nothing remembered: {error}')
 
     def start(self) -> None:
         """Listen to the flow bundle, the range hits and the odometry, and learn."""
@@ -158,6 +177,7 @@ class OnlineLearningNode(ManagedNode):
         self._lap = 0
         self._epoch_at_work = 0, self._poses.breaks
         self._newest = self.worker(self._work)
+        self._keeper, self._kept_at = self.worker(lambda _: self._keep_observations(), 'observations'), time.monotonic()
         self._bundle = bundle.BundleInput(self, self._take_bundle, images=True)
         self._hits_input = self.listen(Image, 'sparse_depth/image', self._take_hits)
         self._odometry_input = self.listen(Odometry, 'deepv2d/odometry', self._take_odometry)
@@ -187,6 +207,7 @@ class OnlineLearningNode(ManagedNode):
             self.diagnostics.hold('learner', diagnostics.ERROR, 'still at a batch long after it was told to end; what was handed out last is kept')
         elif self._learner.progress.observed and not self.is_abandoned:     # a worker that learns would not let go of it
             self._keep()
+            self._keep_observations()
 
     def teardown(self) -> None:
         """Let go of TF, the network and the file."""
@@ -250,9 +271,12 @@ class OnlineLearningNode(ManagedNode):
             self._bundle.refuse(error, self._hits_input)
             return
         self.diagnostics.clear('camera_info')
-        guide = self._guide.step(result, job.T_ref_cur, job.T_odom_cam)
+        with self._learner.budget.spending():
+            guide = self._guide.step(result, job.T_ref_cur, job.T_odom_cam)
         small = resized(result, (self.config.width, self.config.height))
         self._learner.observe(small, job.T_ref_cur, hits, job.T_odom_cam, guide)
+        if self._learner.hangs:
+            self._guide.reset()
         if self.config.batches_per_pair:
             self._learner.learn(self.config.batches_per_pair)
         if job.T_ref_cur is not None:
@@ -299,10 +323,26 @@ class OnlineLearningNode(ManagedNode):
         else:
             self.diagnostics.clear('state file')
 
+    def _keep_observations(self) -> None:
+        """Write what is remembered beside the weights."""
+        most, file, learner = self.config.keep_observations, self._file, self._learner
+        if file is None or learner is None or not most:
+            return
+        try:
+            learner.save_observations(file.observations, most)
+        except OSError as error:
+            self.diagnostics.hold('observations', diagnostics.WARN, f'what is remembered cannot be kept over a restart: cannot write {file.observations}: {error}')
+        else:
+            self.diagnostics.clear('observations')
+
     # In the executor's thread again: what it tells, and services
 
     def _tick(self) -> None:
         self._release()     # what has waited long enough though nothing else came
+        every, now = self.config.keep_every, time.monotonic()
+        if every and now - self._kept_at >= every:
+            self._kept_at = now
+            self._keeper.put(None)
         self._tell()
 
     def _tell(self) -> None:
@@ -310,6 +350,7 @@ class OnlineLearningNode(ManagedNode):
         if age > self.config.stale_after:
             learner.miss(f'no image pair has come for {age:.0f} s')
         self._metrics.publish()
+        self._tell_saved()
         state, reason = learner.state, learner.reason
         if state is State.LEARNING and learner.concern:
             self.diagnostics.hold('learning', diagnostics.WARN, learner.concern, logged=True)
@@ -317,6 +358,14 @@ class OnlineLearningNode(ManagedNode):
             self.diagnostics.clear('learning')
         else:
             self.diagnostics.hold('learning', _LEVELS.get(state, diagnostics.OK), f'{state.value}: {reason}' if reason and state is not State.PAUSED else state.value, logged=True)
+
+    def _tell_saved(self) -> None:
+        """Say so while weights that were saved for use are not served here, for they do harm or are not trusted."""
+        if self._saved is not None and self._learner.progress.serves_frozen:
+            path, number = self._saved
+            self.diagnostics.hold('saved', diagnostics.WARN, f'{path} holds weights {number}, which this node no longer hands out itself: {self._learner.setback}')
+        else:
+            self.diagnostics.clear('saved')
 
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         if self._learner is None:
@@ -330,6 +379,8 @@ class OnlineLearningNode(ManagedNode):
             return _answer(response, False, f'the node is {self.state}')
         self._learner.reset()
         self._keep()
+        if self._file is not None:
+            self._file.observations.unlink(missing_ok=True)
         self._publish(self._learner.weights())
         return _answer(response, True, 'learning begins anew with the weights that it once began with')
 
@@ -343,6 +394,8 @@ class OnlineLearningNode(ManagedNode):
             self._learner.save(path)
         except OSError as error:
             return _answer(response, False, f'cannot write {path}: {error}')
+        self._saved = path, self._learner.progress.number
+        self._keep_observations()
         return _answer(response, True, f'{path}')
 
 
