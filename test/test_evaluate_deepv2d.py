@@ -30,7 +30,7 @@ def network():
 
 @pytest.fixture
 def trials():
-    return list(clip_runs.trials(ClipMemory(sample_clips()), CLIPS))
+    return list(clip_runs.synthetic(ClipMemory(sample_clips()), CLIPS))
 
 
 def runner(network, **changes) -> Runner:
@@ -103,6 +103,13 @@ def test_views_are_drawn_and_the_truth_goes_with_them(trials):
         assert trial.at_focal(1.2).frames[3].K[0, 0] == pytest.approx(1.2 * trial.frames[3].K[0, 0])
     stamps = [f.stamp for trial in trials for f in trial.frames]
     assert len(set(stamps)) == len(stamps)      # features are kept by stamp
+
+
+def test_clips_of_a_sequence_are_scored_by_its_own_poses(network, tmp_path):
+    size = '--width', '64', '--height', '48', '--every', '60', '--views', '3'
+    figures = evaluated(network, tmp_path, '--min-parallax', '0', '--studies', 'depth', 'pose', '--sequence', 'sample', *size)
+    assert figures['of'] == 'sample' and 1 <= figures['clips'] <= CLIPS and figures['width'] == 64
+    assert figures['studies']['pose']['no motion']['translation_cm'] > 1.0 and 'abs_rel' in figures
 
 
 @pytest.mark.parametrize('words, complaint', [(['--clips', '0'], '--clips: expected at least 1'), (['--weights', '{tmp}/absent'], '{tmp}/absent'), (['--rounds', '0'], 'rounds')])

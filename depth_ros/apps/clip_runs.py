@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,8 +15,9 @@ from depth_ros.engines.keyframes import DepthMap
 from depth_ros.engines.sweep import Sweeper, SweepSettings
 from depth_ros.frames import CameraFrame, TrackStatus
 from depth_ros.geometry import se3
-from depth_ros.learning import metrics, pose_metrics
-from depth_ros.learning.clips import ClipStore, middle_first
+from depth_ros.learning import clip_augmentation, metrics, pose_metrics
+from depth_ros.learning.clips import ClipBatch, ClipStore, clip_batch, middle_first
+from depth_ros.learning.sequence_clips import SequenceClipData, sequence_clips
 from depth_ros.models.deepv2d import DeepV2D
 from depth_ros.settings import settings_of
 
@@ -67,17 +69,30 @@ class Found:
         return told
 
 
-def trials(store: ClipStore, count: int) -> Iterator[Trial]:
-    """The first clips of a store. Views come in an order drawn for each clip, so that fewer of them are not nearer or farther ones."""
+def synthetic(store: ClipStore, count: int, reduce: int = 1) -> Iterator[Trial]:
+    """The first clips of a store, at 1 / reduce of their size."""
     for number in range(min(count, len(store))):
         key, *others = middle_first(store.views)
-        batch = store.batch([number], [[key, *np.random.default_rng(number).permutation(others).tolist()]])
-        images = (255.0 * batch.images[0]).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-        stamps = (1 + number * len(images) + np.arange(len(images))) * _TENTH      # no two images of a store have the same: features are kept by stamp
-        frames = tuple(CameraFrame(int(stamp), 'camera', image, batch.K[0].double().numpy()) for stamp, image in zip(stamps, images))
-        T = batch.T_cam_world[0].double()
-        depth = torch.where(batch.valid[0, 0], batch.depth[0, 0], 0.0).numpy()
-        yield Trial(number, frames, depth, (T[1:] @ se3.inverse(T[:1])).numpy())
+        yield _trial(number, clip_augmentation.reduce(store.batch([number], [_drawn(number, key, others)]), reduce))
+
+
+def recorded(spec: SequenceClipData, count: int) -> Iterator[Trial]:
+    """The first clips of a recorded sequence, whose keyframe is the last view."""
+    for number, found in enumerate(itertools.islice(sequence_clips(spec), count)):
+        yield _trial(number, clip_batch([found.clip], [_drawn(number, spec.views, range(spec.views))]))
+
+
+def _drawn(number: int, key: int, others: Sequence[int]) -> list[int]:
+    """The keyframe, and the others in an order drawn for each clip, so that the first few are not nearer or farther than the rest."""
+    return [key, *np.random.default_rng(number).permutation(others).tolist()]
+
+
+def _trial(number: int, batch: ClipBatch) -> Trial:
+    images = (255.0 * batch.images[0]).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    stamps = (1 + number * len(images) + np.arange(len(images))) * _TENTH      # no two images are of the same time: features are kept by stamp
+    frames = tuple(CameraFrame(int(stamp), 'camera', image, batch.K[0].double().numpy()) for stamp, image in zip(stamps, images))
+    T = batch.T_cam_world[0].double()
+    return Trial(number, frames, torch.where(batch.valid[0, 0], batch.depth[0, 0], 0.0).numpy(), (T[1:] @ se3.inverse(T[:1])).numpy())
 
 
 class Runner:

@@ -1,4 +1,4 @@
-"""`evaluate deepv2d`: DeepV2D's networks on unseen synthetic clips of five views, with the tables and curves of its paper.
+"""`evaluate deepv2d`: DeepV2D's networks on unseen synthetic clips of five views, or on clips of a recorded sequence, with the tables and curves of its paper.
 
 Nothing is known of a clip but its images and calibration. Lengths are free, so depth is scored after a match of medians, and translations after that of one factor a
 clip. A clip or a view that some way finds nothing for counts for its share of solved ones and for nothing else, as in the paper's table of pose sources.
@@ -16,20 +16,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import depth_ros
 from depth_ros import files
 from depth_ros.apps import clip_runs, options, plots, report
 from depth_ros.apps.clip_runs import Found, Runner, Trial
 from depth_ros.apps.depth_scores import EXAMPLES, Spread
 from depth_ros.apps.study_report import Table
-from depth_ros.engines import tracker
+from depth_ros.engines import learned_depth, tracker
 from depth_ros.engines.alternation import AlternationConfig
 from depth_ros.learning import metrics, pose_metrics, ranks
 from depth_ros.learning.clips import ClipData, open_clips
-from depth_ros.models import checkpoint
-from depth_ros.settings import setting, settings_of
+from depth_ros.learning.sequence_clips import SequenceClipData
+from depth_ros.settings import setting
 
-SHIPPED = Path(depth_ros.__file__).parent / 'weights' / 'deepv2d_live.safetensors'
 OFF = 0.2               # of the focal length, that the uncalibrated form begins with
 NEAR = 5.0              # [%] of the focal length that counts as found
 DEPTH = ('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'sc_inv', 'delta_1_25', 'delta_1_25_2', 'delta_1_25_3')
@@ -170,27 +168,27 @@ STUDIES = {
 def add_options(task: argparse.ArgumentParser) -> None:
     """What `evaluate deepv2d` takes."""
     task.description, task.epilog, task.formatter_class = __doc__, _DURATION, argparse.RawDescriptionHelpFormatter
-    task.add_argument('--weights', type=Path, default=SHIPPED, help='checkpoint of a deepv2d network (default: the one that comes with the package)')
-    task.add_argument('--clips', type=int, default=32, help='how many of the test split (default: %(default)s)')
+    task.add_argument('--weights', default='', help='checkpoint of a deepv2d network (default: the one that comes with the package)')
+    task.add_argument('--clips', type=int, default=32, help='how many of the test split, or of the sequence (default: %(default)s)')
+    task.add_argument('--reduce', type=int, default=1, help='synthetic clips at 1 / reduce of the size that they are rendered at (default: %(default)s)')
     task.add_argument('--studies', nargs='+', choices=tuple(STUDIES), default=list(STUDIES), help='which ones (default: all)')
     task.add_argument('--out', type=Path, default=Path('evaluation/deepv2d'), help='folder for metrics.json, tables and plots (default: %(default)s)')
     task.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto', help='where the networks run (default: %(default)s)')
-    of_clips = settings_of(ClipData)
-    for name in ('width', 'height', 'shard', 'seed'):
-        task.add_argument(f'--clip-{name}', type=int, default=getattr(ClipData, name), help=f'{of_clips[name].description}: which synthetic clips (default: %(default)s)')
+    options.add(task, SequenceClipData, 'clips of a recorded sequence, if one is given; their size is that of synthetic clips, too')
     options.add(task, StudyConfig, 'parameters of the alternation')
     task.set_defaults(score=_score)
 
 
 def _score(args: argparse.Namespace) -> None:
-    if args.clips < 1:
-        raise ValueError(f'--clips: expected at least 1, got {args.clips}')
-    config, loaded = options.read(args, StudyConfig), checkpoint.load(args.weights, 'deepv2d')
-    spec = ClipData(width=args.clip_width, height=args.clip_height, shard=args.clip_shard, seed=args.clip_seed, test=args.clips)
+    for name in ('clips', 'reduce'):
+        if getattr(args, name) < 1:
+            raise ValueError(f'--{name}: expected at least 1, got {getattr(args, name)}')
+    config, spec, network = options.read(args, StudyConfig), options.read(args, SequenceClipData), learned_depth.load(args.weights)
     with ranks.joined(args.device) as joined, _quiet(tracker.__name__):      # what it loses is told in the tables
-        bench = Bench(Runner(loaded.model.to(joined.device), config, joined.device))
-        store = open_clips(spec, 'test')
-        rows, examples = _run(bench, tqdm(clip_runs.trials(store, args.clips), total=args.clips, desc='clips', unit='clip', disable=None), args.studies)
+        bench = Bench(Runner(network.to(joined.device), config, joined.device))
+        rows, examples = _run(bench, tqdm(_trials(args, spec), total=args.clips, desc='clips', unit='clip', disable=None), args.studies)
+    if not any(rows.values()):
+        raise ValueError(f'{spec.sequence}: has no keyframe with {spec.views} suitable frames before it')
     tables = {name: _table(name, labelled) for name, labelled in rows.items()}
     for name, table in tables.items():
         if table.rows:
@@ -199,8 +197,18 @@ def _score(args: argparse.Namespace) -> None:
     if examples:
         with files.whole(args.out / 'examples.png') as partial:
             plots.depth(examples, partial)
-    told = {'weights': args.weights.name, 'clips': args.clips, 'width': spec.width, 'height': spec.height, 'rounds': config.rounds, 'form': config.form}
+    told = {'weights': Path(args.weights or learned_depth.SHIPPED).name, 'clips': len(next(iter(next(iter(rows.values())).values()))), 'of': spec.sequence or 'synthetic scenes',
+            'width': spec.width // args.reduce, 'height': spec.height // args.reduce, 'rounds': config.rounds, 'form': config.form}
     report.write(args.out, told | _headline(tables), {'studies': {name: {row: table.rows[row][0] for row in table.rows} for name, table in tables.items()}})
+
+
+def _trials(args: argparse.Namespace, spec: SequenceClipData) -> Iterator[Trial]:
+    """The clips of a sequence if one is given, else those of the test split, of the same size."""
+    if spec.sequence:
+        if args.reduce != 1:
+            raise ValueError('--reduce: for synthetic clips; those of a sequence come at --width and --height')
+        return clip_runs.recorded(spec, args.clips)
+    return clip_runs.synthetic(open_clips(ClipData(width=spec.width, height=spec.height, test=args.clips), 'test'), args.clips, args.reduce)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ TITLES = {'abs_inv': 'Abs-Inv', 'abs_rel': 'Abs-Rel', 'sq_rel': 'Sq-Rel', 'rmse'
           'longer_abs_rel': 'Abs-Rel, ten times the steps', 'longer_sc_inv': 'S-RMSE, ten times the steps'}
 
 DIGITS = {'lost': 1, 'focal_error': 2}      # after the point, where four are too many
+ACROSS = 5     # scores beside each other in a plot
 ODD = 2.5      # times the median: what is beyond is cut off in a plot
 
 
@@ -77,9 +78,12 @@ class Table:
             self._plot(partial)
 
     def _plot(self, target: Path) -> None:
-        figure, axes = plt.subplots(1, len(self.columns), figsize=(5 * len(self.columns), 4.5 if self.curves else 1.5 + 0.35 * len(self.rows)),
-                                    constrained_layout=True, squeeze=False)
-        for axis, column in zip(axes[0], self.columns):
+        across = min(len(self.columns), ACROSS)
+        down = -(-len(self.columns) // across)
+        figure, axes = plt.subplots(down, across, figsize=(5 * across, down * (4.5 if self.curves else 1.5 + 0.35 * len(self.rows))), constrained_layout=True, squeeze=False)
+        for axis in axes.flat[len(self.columns):]:
+            axis.set_axis_off()
+        for axis, column in zip(axes.flat, self.columns):
             if self.curves:
                 self._draw_curves(axis, column)
             else:
