@@ -116,6 +116,31 @@ def test_without_motion_or_hits_nothing_is_learned_and_the_reason_is_told(start,
     assert remembered == {'no hits': 1, 'NaN hits': 1, 'an image that hangs': -1}.get(case, 0), 'of an image that hangs, what came unnoticed is forgotten'
 
 
+def test_what_a_hanging_camera_taught_unnoticed_is_forgotten_once_and_learning_resumes(start, caplog):
+    learner = OnlineLearner(start, QUICK)
+    feed(learner, range(6))
+    stuck, before = scene(5)[0].pair.current.image, sum(learner.buffered.values())
+    for number in range(6, 10):
+        result, depth, guide = scene(number)
+        hung = replace(result, pair=replace(result.pair, current=replace(result.pair.current, image=stuck)))
+        pose = np.eye(4)
+        pose[0, 3] = 0.1 * (number - 5)
+        assert not learner.observe(hung, T, hits_on(depth, SHARE), pose, guide) and learner.hangs and 'hang' in learner.reason
+    assert sum(learner.buffered.values()) == before - 1 and sum('forgotten' in record.message for record in caplog.records) == 1
+    assert feed(learner, range(20, 24)) is State.LEARNING and not learner.hangs and sum(learner.buffered.values()) == before + 3
+
+
+def test_a_changed_batch_size_and_share_hold_for_the_next_batch(start, monkeypatch):
+    learner, drawn = OnlineLearner(start, QUICK), []
+    feed(learner, range(8))
+    draw = learner._intake.draw
+    monkeypatch.setattr(learner._intake, 'draw', lambda count: drawn.append(count) or draw(count))
+    for batch in (2, 5):
+        learner.change(replace(QUICK, batch=batch, share=0.1 * batch))
+        learner.learn(1)
+    assert drawn == [2, 5] and learner.budget.share == 0.5
+
+
 def test_a_pair_without_hits_teaches_what_flow_tells_of_it_only_while_there_are_hits(start):
     """Its depth from flow, in a place without hits, is learned once hits are back; with without_hits off it never is."""
     share = {}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from depth_ros.engines.hanging_image import HangingImage, Seen
+from depth_ros.engines.hanging_image import HangingImage
 from depth_ros.engines.hit_memory import HitMemory
 from depth_ros.engines.observation_file import Kept
 from depth_ros.engines.observation_gate import ObservationGate, weight_of
@@ -42,7 +42,7 @@ class Intake:
         self._buffer, self._withheld = ReplayBuffer(config.recent, config.reservoir, config.seed), ReplayBuffer(*checks, config.seed)
         self._memory = HitMemory(config.carry_seconds)
         self._entry, self._still = ObservationGate(), HangingImage()
-        self._hung: Seen | None = None      # what was forgotten last
+        self._hung = -1         # stamp [ns] of the image that was forgotten last
         self._size: tuple[int, int] | None = None
         self._moving = 0
         self._watched: deque[Observation] = deque(maxlen=2 * config.watched)
@@ -63,9 +63,9 @@ class Intake:
     def _drop_hung(self) -> None:
         """Forget what was taken in before it was noticed that the camera hung."""
         hung = self._still.hung
-        if hung is None or hung is self._hung:
+        if hung is None or hung.stamp == self._hung:
             return
-        self._hung = hung
+        self._hung = hung.stamp
         shows = lambda one: one.stamp >= hung.stamp and (hung.is_of(one.image1) or hung.is_of(one.image2))
         dropped = self._buffer.discard(shows) + self._withheld.discard(shows)
         self._watched = deque([one for one in self._watched if not shows(one)], maxlen=self._watched.maxlen)
