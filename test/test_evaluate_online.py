@@ -114,8 +114,9 @@ def test_frames_are_compared_only_where_all_have_depth():
 def test_the_worst_second_is_found_in_any_pass():
     frozen = dict.fromkeys(range(100), 0.1)
     bad = {i: 0.3 if 40 <= i < 70 else 0.05 for i in range(100)}
-    assert online_report.worst([frozen, bad], [frozen, frozen], list(range(100))) == pytest.approx(3.0)
-    assert online_report.worst([frozen], [frozen], list(range(0, 9, 3))) == pytest.approx(1.0)
+    lines = {'learned': [frozen, bad, frozen], 'frozen': [frozen] * 3}
+    assert online_report.summary(lines, [])['worst_to_frozen'] == online_report.worst(bad, frozen, list(range(100))) == pytest.approx(3.0)
+    assert online_report.worst(frozen, frozen, list(range(0, 9, 3))) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize('words, complaint', [

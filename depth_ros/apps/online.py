@@ -3,6 +3,9 @@
 Depth is scored in metres against the depth sensor, without any alignment. The last frames of every pass give no hits, so their error is that of places that
 were never measured. Beside the learning network stand: the frozen one with its scale from the same hits, and with that of the poses' steps; the tracker's
 depth from flow with the same poses; and, with --dense, the network that learns from the whole depth image in place of the hits.
+
+With --live all of it happens in the live graph, as the launch file starts it: the sequence is played, its camera tracked on the way, hits are cut by the player, and what
+the nodes publish is recorded and scored. The frozen network is then a second node beside the learning one. What is seen in a second depends on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ import numpy as np
 import torch
 
 from depth_ros import files
-from depth_ros.apps import online_curve, options, report
+from depth_ros.apps import online_curve, online_live, options, report
 from depth_ros.apps.online_course import FAULTS, MOST_HITS, CourseConfig, Moment, moments, score
-from depth_ros.apps.online_report import figures_of, summary
+from depth_ros.apps.online_report import Lines, figures_of, summary
 from depth_ros.engines.depth_networks import NAME, VARIANTS, Offer, shipped
 from depth_ros.engines.flow import flow_function
 from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig
@@ -31,7 +34,8 @@ from depth_ros.engines.threads import single_threaded
 from depth_ros.learning import metrics
 from depth_ros.learning.objectives import depth_scores
 from depth_ros.learning.pairs import PairBatch, PairData, open_store
-from depth_ros.learning.trajectory import read_trajectory
+from depth_ros.learning.sequences import Sequence
+from depth_ros.learning.trajectory import Trajectory, read_trajectory
 from depth_ros.learning.tum import open_sequence
 from depth_ros.models import checkpoint
 
@@ -62,15 +66,44 @@ def add_options(task: argparse.ArgumentParser) -> None:
     task.add_argument('--rehearse', type=int, default=PAIRS, help='synthetic pairs that the learner goes back to, 0: none (default: %(default)s)')
     task.add_argument('--synthetic', type=int, default=128, help='held-out synthetic pairs that tell what it forgets, 0: none (default: %(default)s)')
     task.add_argument('--out', type=Path, default=Path('evaluation/online'), help='folder for metrics.json, the curve and the learned weights (default: %(default)s)')
+    live = task.add_argument_group('through the live graph')
+    live.add_argument('--live', action='store_true', help='replay the sequence through online_learning.launch.py; --gap, --every, --batches, --size and --learn-size are then its own')
+    live.add_argument('--replay-rate', type=float, default=0.5, help='speed of the replay, 1.0 being real time (default: %(default)s)')
+    live.add_argument('--launch', action='append', default=[], metavar='NAME:=VALUE', help='another argument of the launch file, such as depth_topic:=none')
     options.add(task, OnlineLearnerConfig, 'parameters of the learner')
 
 
-@single_threaded()
 def _online(args: argparse.Namespace) -> None:
-    config, size, learn_size = options.read(args, OnlineLearnerConfig), _size(args.size, '--size'), _size(args.learn_size, '--learn-size')
     for name, least in (('passes', 1), ('hold_out_last', 0), ('gap', 1), ('every', 1), ('batches', 0), ('rehearse', 0), ('synthetic', 0)):
         if getattr(args, name) < least:
             raise ValueError(f'--{name.replace("_", "-")}: expected at least {least}, got {getattr(args, name)}')
+    (_live if args.live else _offline)(args, options.read(args, OnlineLearnerConfig))
+
+
+@single_threaded()
+def _live(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
+    if args.dense or args.fault != 'none':
+        raise ValueError('--live: neither --dense nor --fault can be had through the live graph')
+    start = checkpoint.load(args.weights or shipped(args.variant), NAME)
+    with open_sequence(args.sequence) as sequence:
+        if sequence.scans:
+            raise ValueError(f'--live: {args.sequence} has scans of its own, so none would be cut from its depth')
+        poses = _poses(args, sequence)
+        bag = args.sequence if args.sequence == 'sample' else str(Path(args.sequence).expanduser().absolute())
+        replay = online_live.Replay(bag, args.variant, str(args.weights.expanduser().absolute()) if args.weights else '', args.hits, args.hold_out_last, args.passes, args.replay_rate,
+                                    tuple(args.launch))
+        recorded = online_live.record(replay, config, args.rehearse, args.out)
+        lines = online_live.lines_of(recorded, sequence, poses, str(args.poses))
+        held_out = [index for index in lines['learned'][0] if index >= len(sequence) - args.hold_out_last]
+    weights = recorded.weights or checkpoint.to_bytes(NAME, start.model, start.record)
+    figures = {**summary(lines, held_out), **online_live.figures_of(recorded, replay), **_forgetting(start, weights, args.synthetic),
+               'variant': args.variant, 'hits': args.hits, 'fault': args.fault}
+    _write(args.out, figures, lines, weights)
+
+
+@single_threaded()
+def _offline(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
+    size, learn_size = _size(args.size, '--size'), _size(args.learn_size, '--learn-size')
     weights = args.weights or shipped(args.variant)
     start = checkpoint.load(weights, NAME)
     # In torch: to export every update would take longer than to run without a graph.
@@ -86,9 +119,9 @@ def _online(args: argparse.Namespace) -> None:
         from_all = OnlineLearner(start, replace(config, carry_seconds=0.0, guide_weight=0.0), rehearsal=rehearsal)
         lines['dense'] = _learn(from_all, engine, [_with_all_depth(m) for m in course], args).scores
     figures = {**summary(lines, [m.index for m in course if m.hits is None]), **figures_of(learned.learner.progress), 'states': learned.states,
-               'refused_weights': len(learned.refused), 'learner_seconds': learned.seconds, 'memory_mb': learned.memory, **_forgetting(start, learned.learner, args.synthetic),
+               'refused_weights': len(learned.refused), 'learner_seconds': learned.seconds, 'memory_mb': learned.memory, **_forgetting(start, learned.learner.weights(), args.synthetic),
                'variant': args.variant, 'hits': args.hits, 'fault': args.fault}
-    _write(args.out, figures, lines, learned.learner)
+    _write(args.out, figures, lines, learned.learner.weights())
 
 
 def _size(text: str, option: str) -> tuple[int, int]:
@@ -100,11 +133,15 @@ def _size(text: str, option: str) -> tuple[int, int]:
 
 def _course(args: argparse.Namespace, size: tuple[int, int], learn_size: tuple[int, int]) -> list[Moment]:
     sequence = open_sequence(args.sequence)
+    config = CourseConfig(args.gap, args.every, args.hold_out_last, args.hits, args.fault, args.seed)
+    return moments(sequence, _poses(args, sequence), str(args.poses), config, size, learn_size)
+
+
+def _poses(args: argparse.Namespace, sequence: Sequence) -> Trajectory:
     poses = read_trajectory(args.poses) if args.poses else sequence.ground_truth
     if poses is None:
         raise ValueError(f'{args.sequence} has no ground truth: give --poses FILE')
-    config = CourseConfig(args.gap, args.every, args.hold_out_last, args.hits, args.fault, args.seed)
-    return moments(sequence, poses, str(args.poses), config, size, learn_size)
+    return poses
 
 
 def _with_all_depth(moment: Moment) -> Moment:
@@ -146,12 +183,12 @@ def _learn(learner: OnlineLearner, engine_config: GlobalLocalEngineConfig, cours
     return Learned(learner, passes, dict(states), [offer.reason for offer in offers if not offer.accepted], seconds, memory)
 
 
-def _forgetting(start: checkpoint.Loaded, learner: OnlineLearner, count: int) -> dict[str, float]:
+def _forgetting(start: checkpoint.Loaded, weights: bytes, count: int) -> dict[str, float]:
     """How the error on held-out synthetic pairs grew, as a ratio, and that error before and after."""
     if not count:
         return {}
     pairs = open_store(PairData(test=count), 'test', flow_function()).batch(np.arange(count))
-    before, after = (_synthetic_scores(model, pairs) for model in (start.model, checkpoint.from_bytes(learner.weights(), NAME).model))
+    before, after = (_synthetic_scores(model, pairs) for model in (start.model, checkpoint.from_bytes(weights, NAME).model))
     return {'forgetting': after['abs_rel'] / before['abs_rel'], **{f'synthetic_{name}_{when}': scores[name] for when, scores in (('before', before), ('after', after))
                                                                   for name in ('abs_rel', 'sc_inv')}}
 
@@ -163,9 +200,9 @@ def _synthetic_scores(model: torch.nn.Module, pairs: PairBatch) -> dict[str, flo
     return metrics.mean_metrics([scores for part in parts for scores in depth_scores(model(*model.inputs(part)), part)])
 
 
-def _write(out: Path, figures: dict[str, object], lines: dict[str, list[dict[int, float | None]]], learner: OnlineLearner) -> None:
+def _write(out: Path, figures: dict[str, object], lines: Lines, weights: bytes) -> None:
     with files.whole(out / 'online.png') as partial:
         online_curve.draw(lines, figures['held_out'], partial)
     with files.whole(out / 'learned.safetensors') as partial:
-        partial.write_bytes(learner.weights())
+        partial.write_bytes(weights)
     report.write(out, figures)

@@ -22,28 +22,32 @@ def figures_of(progress: Progress) -> dict[str, object]:
 
 
 def summary(lines: Lines, held_out: list[int]) -> dict[str, object]:
-    """Means over the frames that all lines have a score of: of the last pass over the held-out ones (over all, if none are held out), and over all in every pass."""
-    scored = [index for index in lines['learned'][0] if all(scores[index] is not None for passes in lines.values() for scores in passes)]
-    chosen = [index for index in scored if index in held_out] or scored
-    if not scored:
+    """Means over the frames of a pass that all lines have a score of: of the last pass over the held-out ones (over all, if none are held out), and over all in every pass."""
+    scored = [_scored(lines, number) for number in range(len(lines['learned']))]
+    if not all(scored):
         raise ValueError('no frame has depth from every network: did the hits tell no scale?')
-    report: dict[str, object] = {f'abs_rel_{name}': _mean(passes[-1], chosen) for name, passes in lines.items()}
-    report |= {f'abs_rel_{name}_all': _mean(passes[-1], scored) for name, passes in lines.items()}
-    report['abs_rel_learned_by_pass'] = [_mean(scores, scored) for scores in lines['learned']]
-    report['abs_rel_learned_by_pass_held_out'] = [_mean(scores, chosen) for scores in lines['learned']]
+    chosen = [[index for index in frames if index in held_out] or frames for frames in scored]
+    report: dict[str, object] = {f'abs_rel_{name}': _mean(passes[-1], chosen[-1]) for name, passes in lines.items()}
+    report |= {f'abs_rel_{name}_all': _mean(passes[-1], scored[-1]) for name, passes in lines.items()}
+    report['abs_rel_learned_by_pass'] = [_mean(*one) for one in zip(lines['learned'], scored)]
+    report['abs_rel_learned_by_pass_held_out'] = [_mean(*one) for one in zip(lines['learned'], chosen)]
     for name in ('frozen_scaled', 'frozen'):
         if name in lines:
             report |= {f'learned_to_{name}': report['abs_rel_learned'] / report[f'abs_rel_{name}'],
                        f'learned_to_{name}_all': report['abs_rel_learned_all'] / report[f'abs_rel_{name}_all'],
-                       f'worst_to_{name}': worst(lines['learned'], lines[name], scored)}
-    return {**report, 'frames_scored': len(scored), 'held_out': [i for i in scored if i in held_out]}
+                       f'worst_to_{name}': max(worst(*one) for one in zip(lines['learned'], lines[name], scored))}
+    return {**report, 'frames_scored': len(scored[-1]), 'held_out': [i for i in scored[-1] if i in held_out]}
 
 
-def worst(learned: list[dict[int, float | None]], other: list[dict[int, float | None]], scored: list[int]) -> float:
-    """Largest ratio of the learned line's mean error to another's over any WINDOW frames of any pass; over all of them in a shorter sequence."""
+def _scored(lines: Lines, number: int) -> list[int]:
+    return [index for index in lines['learned'][number] if all(passes[number][index] is not None for passes in lines.values())]
+
+
+def worst(learned: dict[int, float | None], other: dict[int, float | None], scored: list[int]) -> float:
+    """Largest ratio of the learned line's mean error to another's over any WINDOW frames of a pass; over all of them in a shorter sequence."""
     starts = [i for i in scored if i + WINDOW <= scored[-1] + 1] or scored[:1]
     windows = [[i for i in scored if start <= i < start + WINDOW] for start in starts]
-    return max(_mean(a, window) / _mean(b, window) for a, b in zip(learned, other) for window in windows)
+    return max(_mean(learned, window) / _mean(other, window) for window in windows)
 
 
 def _mean(scores: dict[int, float | None], frames: list[int]) -> float:

@@ -1,0 +1,183 @@
+"""A replay of the learning graph, and what it published: the network's depth as it learns, and beside it that of the network as it came, both with all that scales them.
+
+A program of its own, for `evaluate online --live`: what it is to do stands in a JSON file, and what came of it in an .npz file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import UInt8MultiArray
+
+from depth_ros import files
+from depth_ros.ros import codecs, launching
+from depth_ros.ros.executables import make_executor
+from depth_ros.ros.managed_node import LATCHED_QOS, SENSOR_QOS
+from depth_ros.ros.sync import Order, StampOrder
+
+log = logging.getLogger(__name__)
+
+LINES = {'learned': 'global_local', 'frozen_scaled': 'frozen'}      # what is recorded, and the node that publishes it
+_LINGER = 1.5           # [s] that the last images of a pass are given
+_LAUNCH = 'online_learning.launch.py'
+_FROZEN = 'from depth_ros.ros import executables; executables.global_local()'
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is to be replayed, and how."""
+
+    bag: str
+    passes: int
+    rate: float                             # 1.0: real time
+    variant: str
+    weights: str                            # '': the shipped ones
+    parameters: dict[str, dict[str, object]]        # by node, above those of the launch file
+    arguments: tuple[str, ...]              # more of the launch file, as NAME:=VALUE
+    out: str                                # folder
+
+
+class Recorder(Node):
+    """Takes down what the graph publishes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('online_recording', **options)
+        self.depths: dict[str, list[tuple[int, int, np.ndarray]]] = {name: [] for name in LINES}      # pass, stamp [ns], depth (H, W) [m], 0 where not valid
+        self.told: dict[str, str] = {}
+        self.states: Counter[str] = Counter()
+        self.weights: bytes | None = None
+        self.refused = self.passes = 0
+        camera = StampOrder()
+        self.create_subscription(CameraInfo, 'camera/rgb/camera_info', lambda m: self._count(camera.sort(codecs.stamp_ns(m.header.stamp))), SENSOR_QOS)
+        for name, node in LINES.items():
+            self.create_subscription(Image, f'{node}/depth/image', self._taker(name), 50)
+        self.create_subscription(DiagnosticArray, 'online_learning/metrics', self._take_metrics, 50)
+        self.create_subscription(UInt8MultiArray, 'online_learning/weights', self._take_weights, LATCHED_QOS)
+        self.create_subscription(DiagnosticArray, '/diagnostics', self._take_diagnostics, 50)
+
+    def _count(self, order: Order) -> None:
+        self.passes += order is Order.JUMP
+
+    def _taker(self, name: str):
+        order, lap = StampOrder(), 0
+
+        def take(message: Image) -> None:
+            nonlocal lap
+            stamp = codecs.stamp_ns(message.header.stamp)
+            found = order.sort(stamp)
+            lap += found is Order.JUMP
+            if found is not Order.LATE:
+                depth, valid = codecs.depth_array(message, name)
+                self.depths[name].append((lap, stamp, np.where(valid, depth, 0).astype(np.float16)))
+        return take
+
+    def _take_metrics(self, message: DiagnosticArray) -> None:
+        self.told = {v.key: v.value for v in message.status[0].values}
+        self.states[self.told['state']] += 1
+
+    def _take_weights(self, message: UInt8MultiArray) -> None:
+        self.weights = bytes(message.data)
+
+    def _take_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == 'global_local':
+                self.refused = next((int(v.value) for v in status.values if v.key.endswith('online_learning/weights rejected')), self.refused)
+
+
+def main(settings: str) -> int:
+    """Replay and record what a file of settings asks for; the exit status."""
+    logging.basicConfig(level=logging.INFO, format='%(levelname)s %(name)s: %(message)s')
+    recording = Recording(**json.loads(Path(settings).read_text()))
+    for name in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):       # as the launch files do
+        os.environ.setdefault(name, launching.share('config', 'fastdds.xml'))
+    rclpy.init()
+    recorder, executor = Recorder(), make_executor()
+    executor.add_node(recorder)
+    parameters = Path(recording.out) / 'parameters.yaml'
+    parameters.write_text(yaml.safe_dump({f'/**/{node}': {'ros__parameters': values} for node, values in parameters_of(recording).items()}))
+    arguments = [f'bag:={recording.bag}', 'loop:=true', f'rate:={recording.rate}', 'rviz:=false', 'resume:=false', f'variant:={recording.variant}',
+                 f'params_file:={parameters}', *([f'weights:={recording.weights}'] if recording.weights else []), *recording.arguments]
+    apart = [f'global_local/{topic}:=frozen/{topic}' for topic in ('depth/image', 'depth/camera_info', 'points', 'parameters')] + ['online_learning/weights:=frozen/weights']
+    frozen = subprocess.Popen([sys.executable, '-c', _FROZEN, '--ros-args', '-r', '__node:=frozen', '--params-file', str(parameters), *(w for a in apart for w in ('-r', a))])
+    job = subprocess.Popen(['ros2', 'launch', 'depth_ros', _LAUNCH, *arguments])
+    try:
+        used = _listen(recorder, executor, recording.passes, job, frozen)
+    finally:
+        for process in (job, frozen):
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            process.wait()
+    if recorder.passes < recording.passes:
+        log.error('the replay ended early: the graph with status %d, the network beside it with %d', job.returncode, frozen.returncode)
+        return 1
+    write(recorder, Path(recording.out) / 'recording.npz', used)
+    return 0
+
+
+def parameters_of(recording: Recording) -> dict[str, dict[str, object]]:
+    """Those of all nodes, by node: the network that does not learn gets those of the other one."""
+    file, given = yaml.safe_load(Path(launching.share('config', 'online_learning.yaml')).read_text()), recording.parameters
+    own = {name: file[f'/**/{name}']['ros__parameters'] for name in ('global_local', 'player')}
+    frozen = {**own['global_local'], **given.get('global_local', {}), 'variant': recording.variant, 'weights': recording.weights, 'use_sim_time': True}
+    # One listener more than the launch file knows of: none shall miss the first image.
+    return {**given, 'frozen': frozen, 'player': {**given.get('player', {}), 'wait_for_listeners': own['player']['wait_for_listeners'] + 1}}
+
+
+def _listen(recorder: Recorder, executor, passes: int, job: subprocess.Popen, frozen: subprocess.Popen) -> dict[str, object]:
+    """Until so many passes are over, or a process has ended; what the learner's process took."""
+    until, memory, seconds, lap = float('inf'), [], 0.0, 0
+    while time.monotonic() < until and job.poll() is None and frozen.poll() is None:
+        executor.spin_once(timeout_sec=0.05)
+        if recorder.passes == lap:
+            continue
+        lap = recorder.passes
+        seconds, resident = _taken(job.pid)
+        memory.append(resident)
+        log.info('pass %d of %d is over: %s', lap, passes, recorder.told.get('state', 'nothing is learned'))
+        if lap == passes:
+            until = time.monotonic() + _LINGER
+    return {'learner_seconds': seconds, 'memory_mb': memory}
+
+
+def _taken(launch: int) -> tuple[float, int]:
+    """Processor time [s] and resident memory [MB] of the learner's process, which a launch has started; zeros where the system does not tell."""
+    try:
+        for child in Path(f'/proc/{launch}/task/{launch}/children').read_text().split():
+            if '__node:=online_learning' in Path(f'/proc/{child}/cmdline').read_text():
+                ticks = Path(f'/proc/{child}/stat').read_text().rpartition(')')[2].split()
+                pages = int(Path(f'/proc/{child}/statm').read_text().split()[1])
+                return (int(ticks[11]) + int(ticks[12])) / os.sysconf('SC_CLK_TCK'), pages * os.sysconf('SC_PAGE_SIZE') >> 20
+    except OSError:
+        pass
+    return 0.0, 0
+
+
+def write(recorder: Recorder, target: Path, used: dict[str, object]) -> None:
+    """All that was taken down, and what it took to make it."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, found in recorder.depths.items():
+        passes, stamps, depths = zip(*found) if found else ((), (), ())
+        arrays |= {f'{name}_pass': np.array(passes, int), f'{name}_stamp': np.array(stamps, np.int64), f'{name}_depth': np.array(depths, np.float16)}
+    told = {'told': recorder.told, 'states': dict(recorder.states), 'refused_weights': recorder.refused, 'load': os.getloadavg()[0], **used}
+    with files.whole(target) as partial, partial.open('wb') as out:
+        np.savez(out, told=np.array(json.dumps(told)), weights=np.frombuffer(recorder.weights or b'', np.uint8), **arrays)
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1]))
