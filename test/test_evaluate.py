@@ -94,10 +94,10 @@ except SystemExit:
     sys.exit(not {'torch', 'matplotlib', 'scipy'}.isdisjoint(sys.modules))
 """
     shown = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=120, check=True).stdout
-    assert all(task in shown for task in ('tracking', 'depth', 'compare', 'online'))
+    assert all(task in shown for task in ('tracking', 'depth', 'deepv2d', 'compare', 'online'))
 
 
-@pytest.mark.parametrize('task', ['tracking', 'depth', 'compare', 'online'])
+@pytest.mark.parametrize('task', ['tracking', 'depth', 'deepv2d', 'compare', 'online'])
 def test_each_task_has_a_help_of_its_own(task, capsys):
     with pytest.raises(SystemExit) as ended:
         evaluate.main([task, '--help'])
@@ -199,3 +199,17 @@ def test_references_are_for_each_sequence_or_for_none(beginning, kitchen, tmp_pa
     words = ['tracking', '--sequence', str(beginning), str(beginning), '--reference', str(kitchen / 'groundtruth_refined.txt')]
     assert evaluate.main([*words, '--out', str(tmp_path / 'out')]) == 1
     assert '--reference: expected one file for each of the 2 sequences' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
+def test_depth_that_comes_now_and_then_is_scored_when_it_comes(beginning, kitchen, tmp_path, monkeypatch):
+    poses = np.loadtxt(kitchen / 'groundtruth_refined.txt')
+    late = tmp_path / 'late.txt'
+    np.savetxt(late, poses[3:], fmt='%.9f')     # the first frames have no pose, so the sweeps are not at the frames that are wanted
+    scored: list[int] = []
+    add = depth_scores.DepthScores.add
+    monkeypatch.setattr(depth_scores.DepthScores, 'add', lambda self, index, *rest: (scored.append(index), add(self, index, *rest)))
+    words = ['depth', '--sequence', str(beginning), '--poses', str(late), '--depth', 'sweep', '--first', '20', '--frames', '55', '--sweep-planes', '16', '--sweep-fine-width', '160']
+    assert evaluate.main([*words, '--out', str(tmp_path / 'out')]) == 0
+    figures = report(tmp_path / 'out')
+    assert figures['frames_scored'] == len(scored) >= 3 and figures['frames_without_depth'] == 0
+    assert all(index % 10 for index in scored)

@@ -18,6 +18,7 @@ from depth_ros.learning.trajectory import Trajectory, read_trajectory
 from depth_ros.learning.tum import open_sequence
 from depth_ros.settings import settings_of
 
+NOW_AND_THEN = 'sweep', 'learned'       # where depth comes from that is too dear for every frame
 ENGINES = {'deepv2d': DeepV2DConfig, 'global_local': GlobalLocalEngineConfig}
 
 
@@ -87,9 +88,8 @@ def _depth(args: argparse.Namespace) -> None:
     sequence = open_sequence(args.sequence)
     steps, align = _depth_run(args, sequence)
     run, scores = runs.Summary(), DepthScores(align)
-    for step in steps:
-        run.add(step)
-        if _is_wanted(args, step.index) and step.frame.depth is not None:
+    for step in _to_score(args, steps, run):
+        if step.frame.depth is not None:
             scores.add(step.index, step.frame, step.depth)
     figures = {**scores.report(), **run.report()}
     if args.reference is not None and len(run.trajectory):
@@ -114,6 +114,23 @@ def _depth_run(args: argparse.Namespace, sequence: Sequence) -> tuple[Iterator[r
         config = replace(config, scale='none')      # the match tells it
     flow = FlowConfig(width=config.width, height=config.height, preset=args.flow_preset)
     return runs.global_local(course, config, args.gap, flow, lambda index: _is_wanted(args, index)), align
+
+
+def _to_score(args: argparse.Namespace, steps: Iterator[runs.Step], run: runs.Summary) -> Iterator[runs.Step]:
+    """The wanted steps; of an engine that gives depth now and then only, for each of them the first from there to the next wanted one that has depth, if any has."""
+    now_and_then = args.engine == 'deepv2d' and args.depth in NOW_AND_THEN
+    due: runs.Step | None = None
+    for step in steps:
+        run.add(step)
+        if _is_wanted(args, step.index):
+            if due is not None:
+                yield due
+            due = step
+        if due is not None and (not now_and_then or step.depth is not None and (args.last is None or step.index <= args.last)):
+            yield step
+            due = None
+    if due is not None:
+        yield due
 
 
 def _is_wanted(args: argparse.Namespace, index: int) -> bool:
