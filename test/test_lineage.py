@@ -34,7 +34,7 @@ def numbered(start, course: lineage.Lineage, number: int) -> bytes:
 def test_what_is_learned_from_the_loaded_weights_is_taken_and_what_others_taught_other_weights_is_not(start, shipped):
     offers = []
     networks, learner = running(shipped), OnlineLearner(start, QUICK, offers.append)
-    feed(learner, range(10), batches=3)
+    feed(learner, range(6), batches=3)
     assert offers and all(networks.offer(blob).accepted for blob in offers)
     other = checkpoint.from_bytes(support.blob('pose_aware', seed=7))
     refused = networks.offer(OnlineLearner(other, QUICK).weights())
@@ -52,7 +52,7 @@ def test_older_ones_of_a_course_are_refused_the_same_are_not_and_a_new_course_be
 
 def test_learned_weights_that_are_loaded_go_with_the_learner_that_made_them_and_with_one_that_begins_with_them(start, tmp_path):
     learner = OnlineLearner(start, QUICK)
-    feed(learner, range(10), batches=3)
+    feed(learner, range(6), batches=3)
     path = tmp_path / 'learned.safetensors'
     learner.save(path)
     assert running(path).offer(learner.weights()).accepted

@@ -173,6 +173,15 @@ def test_save_writes_a_checkpoint_that_can_be_shipped(bench, tmp_path):
     one.world.remove(node)
 
 
+def test_weights_that_were_saved_and_then_did_harm_are_told(bench, tmp_path):
+    one = bench(weights_file=str(tmp_path / 'mine.safetensors'))
+    one.drive_until_learned()
+    assert one.trigger('save').success and 'mine.safetensors' not in one.message()
+    one.node._learner._serve_frozen('they do harm here')
+    one.tells('mine.safetensors holds weights')
+    assert 'they do harm here' in one.message()
+
+
 def test_save_where_nothing_can_be_written_says_so(bench, tmp_path):
     (tmp_path / 'file').write_text('no folder')
     one = bench(weights_file=str(tmp_path / 'file' / 'learned.safetensors'))

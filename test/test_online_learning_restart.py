@@ -13,7 +13,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from learning_bench import as_shipped_here, bench, first, own_cache, number_of, same  # noqa: F401 - fixtures among them
 from lifecycle_msgs.msg import Transition
 
-from depth_ros.engines import rehearsal
+from depth_ros.engines import observation_file, rehearsal
 from depth_ros.models import checkpoint
 from depth_ros.ros.online_learning_node import OnlineLearningNode
 
@@ -29,6 +29,29 @@ def test_a_restart_goes_on_with_the_last_weights_and_hands_them_out(bench):
     assert number_of(again.blobs[0]) == number and same(again.blobs[0], good) and heard
     again.drive_until_learned()
     assert number_of(again.blobs[-1]) == number + 1
+
+
+def test_a_restart_remembers_what_was_kept_and_begins_with_nothing_where_that_is_spoilt_or_not_wanted(bench):
+    one = bench()
+    one.drive_until_learned()
+    number = one.node._learner.progress.number
+    path = one.node._file.observations
+
+    def again(**parameters):
+        one.world.remove(one.node)
+        one.node = None
+        return bench(**parameters)
+
+    two = again()
+    kept = observation_file.read(path)
+    assert sum(two.node._learner.buffered.values()) == len(kept) > 0 and len(kept.withheld_recent) == two.node._learner.buffered['withheld']
+    one.world.remove(two.node)
+    two.node = None
+    path.write_bytes(path.read_bytes()[:1000])
+    three = bench()
+    assert sum(three.node._learner.buffered.values()) == 0 and three.node._learner.progress.number >= number
+    three.drive()
+    assert three.trigger('reset').success and not path.exists()
 
 
 def test_cleanup_and_configure_go_on_as_a_restart_does(bench):
