@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -298,11 +300,33 @@ def test_the_way_of_the_robot_is_that_of_a_robot():
     assert len(T) >= 301 and 0.3 < np.median(step) < 0.5 and step[0] < 0.05 and np.abs(np.diff(step)).max() < 0.05
     body = sample.body_poses(SETTINGS)
     assert body[:, 2, 2].min() > math.cos(math.radians(1.0))
-    scene = sample.sample_scene(SETTINGS.seed)
+    depth = depth_along('room')
+    assert depth.min() > 0.5 and depth.max() < 6.6
+
+
+def depth_along(room):
+    """[m] of views all along the way through a room."""
     K = torch.tensor(sample.sample_matrix(SETTINGS), dtype=torch.float32) / 8.0
     K[2, 2] = 1.0
-    depth = synthetic.cast(scene, torch.tensor(T[::20], dtype=torch.float32), synthetic.camera_rays(K, 60, 80), K).distance
-    assert depth.min() > 0.5 and depth.max() < 6.6
+    T = torch.tensor(sample.camera_poses(SETTINGS)[::20], dtype=torch.float32)
+    return synthetic.cast(sample.sample_scene(SETTINGS.seed, room), T, synthetic.camera_rays(K, 60, 80), K).distance
+
+
+def test_the_other_rooms_are_far_wider_and_far_fuller_and_leave_the_robot_its_way():
+    room, hall, store = (depth_along(name) for name in ('room', 'hall', 'store'))
+    assert min(hall.min(), store.min()) > 0.4 and hall.max() < 12.0
+    assert hall.quantile(0.75) > 1.2 * room.quantile(0.75) and store.median() < 0.7 * room.median()
+    with pytest.raises(ValueError, match='attic.*room, hall, store'):
+        sample.sample_scene(SETTINGS.seed, 'attic')
+
+
+def test_the_first_room_is_found_where_it_was_before_there_were_others(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    rendered = []
+    monkeypatch.setattr(sample, 'write_sample', lambda folder, settings: (rendered.append(settings.room), folder.mkdir()))
+    names = [sample.sample_folder(replace(SETTINGS, room=room, frames=311)).name for room in ('room', 'hall')]
+    before = {name: value for name, value in asdict(replace(SETTINGS, frames=311)).items() if name != 'room'}
+    assert rendered == ['room', 'hall'] and names[0] == f'sample-{hashlib.sha256(json.dumps([sample._FORMAT, before], sort_keys=True).encode()).hexdigest()[:12]}' != names[1]
 
 
 def test_scans_follow_the_conventions():

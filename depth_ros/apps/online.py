@@ -36,7 +36,7 @@ from depth_ros.learning.objectives import depth_scores
 from depth_ros.learning.pairs import PairBatch, PairData, open_store
 from depth_ros.learning.sequences import Sequence
 from depth_ros.learning.trajectory import Trajectory, read_trajectory
-from depth_ros.learning.tum import open_sequence
+from depth_ros.learning.tum import is_sample, open_sequence
 from depth_ros.models import checkpoint
 
 _AT_ONCE = 16           # synthetic pairs
@@ -46,7 +46,8 @@ def add_options(task: argparse.ArgumentParser) -> None:
     """What `evaluate online` takes."""
     task.description, task.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     task.set_defaults(score=_online)
-    task.add_argument('--sequence', required=True, help='a TUM folder, a ROS 1 .bag, a rosbag2, or "sample", with sensor depth')
+    task.add_argument('--sequence', required=True, help='a TUM folder, a ROS 1 .bag, a rosbag2, or a built-in one: "sample", and as sample:hall and sample:store the '
+                      'same way through other rooms; with sensor depth')
     task.add_argument('--poses', type=Path, help="poses in metres, TUM text; the sequence's ground truth if not given")
     task.add_argument('--hits', choices=('row', 'single'), default='row',
                       help=f'range hits cut from the depth image: {MOST_HITS} of its middle row, or its middle (default: %(default)s)')
@@ -89,7 +90,7 @@ def _live(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
         if sequence.scans:
             raise ValueError(f'--live: {args.sequence} has scans of its own, so none would be cut from its depth')
         poses = _poses(args, sequence)
-        bag = args.sequence if args.sequence == 'sample' else str(Path(args.sequence).expanduser().absolute())
+        bag = args.sequence if is_sample(args.sequence) else str(Path(args.sequence).expanduser().absolute())
         replay = online_live.Replay(bag, args.variant, str(args.weights.expanduser().absolute()) if args.weights else '', args.hits, args.hold_out_last, args.passes, args.replay_rate,
                                     tuple(args.launch))
         recorded = online_live.record(replay, config, args.rehearse, args.out)

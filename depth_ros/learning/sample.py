@@ -27,6 +27,7 @@ from depth_ros.frames import R_BODY_OPTICAL
 from depth_ros.geometry import se3
 from depth_ros.learning import synthetic
 from depth_ros.learning.materials import NAMES, bake
+from depth_ros.learning.sample_rooms import FIRST, ROOMS
 from depth_ros.learning.sequences import DEFAULT_FRAME_ID, ColourEvent, DepthEvent, Event, Mount, PoseEvent, Scan, ScanEvent, camera_matrix
 from depth_ros.learning.trajectory import NANOSECONDS, pose_matrices, pose_rows
 from depth_ros.learning.tum_writer import TumWriter
@@ -57,11 +58,14 @@ class SampleSettings:
     laser_every: int = 3            # frames
     laser_beams: int = 360
     laser_range: tuple[float, float] = (0.12, 10.0)     # [m]
+    room: str = FIRST               # one of ROOMS
 
 
 def sample_folder(settings: SampleSettings = SampleSettings()) -> Path:
     """The TUM folder of the sample in the user's cache, rendered now if it is not there (well under a minute, about 80 MB)."""
-    key = hashlib.sha256(json.dumps([_FORMAT, asdict(settings)], sort_keys=True).encode()).hexdigest()[:12]
+    # The first room was once the only one: its folder keeps its name.
+    known = {name: value for name, value in asdict(settings).items() if (name, value) != ('room', FIRST)}
+    key = hashlib.sha256(json.dumps([_FORMAT, known], sort_keys=True).encode()).hexdigest()[:12]
     cache = files.user_cache()
     folder = cache / f'sample-{key}'
     if not folder.exists():
@@ -96,7 +100,7 @@ def sample_matrix(settings: SampleSettings) -> np.ndarray:
 
 def sample_events(settings: SampleSettings, device: str = 'cpu') -> Iterator[Event]:
     """Everything that the robot records, in the order of its stamps."""
-    scene = sample_scene(settings.seed).to(device)
+    scene = sample_scene(settings.seed, settings.room).to(device)
     stamps = [settings.start * NANOSECONDS + round(i * NANOSECONDS / settings.rate) for i in range(settings.frames)]
     rows = pose_rows(camera_poses(settings))
     poses = torch.tensor(pose_matrices(rows), dtype=torch.float32, device=device)      # of the very rows that are recorded
@@ -181,50 +185,11 @@ def laser_mount(settings: SampleSettings) -> Mount:
     return Mount('laser', pose_rows(T_cam_laser[None])[0])
 
 
-def sample_scene(seed: int) -> synthetic.Scene:
-    """A room of 6.8 x 5.6 x 2.6 m with furniture in its middle and along its walls."""
-    kinds, poses, halves, materials = zip(*_furniture())
+def sample_scene(seed: int, room: str = FIRST) -> synthetic.Scene:
+    """One of the ROOMS, with furniture in its middle and along its walls. Raises ValueError for a room that is not among them."""
+    if room not in ROOMS:
+        raise ValueError(f'no such room: {room!r}; there are {", ".join(ROOMS)}')
+    kinds, poses, halves, materials = zip(*ROOMS[room]())
     T = np.stack(poses)[None]
     faces = torch.tensor([[NAMES.index(n) for n in names] for names in materials])[None]
     return synthetic.Scene(tuple(kinds), torch.tensor(T, dtype=torch.float32), torch.tensor(np.array(halves), dtype=torch.float32)[None], faces, bake(seed))
-
-
-def _furniture() -> Iterator[tuple[int, np.ndarray, tuple[float, float, float], tuple[str, ...]]]:
-    """(kind, T_world_self, half extents, six materials) of everything in the room."""
-    walls = ('brick', 'wallpaper', 'wallpaper', 'brick')
-    yield synthetic.ROOM, _place(0.0, 0.0, 1.3), (3.4, 2.8, 1.3), (*walls, 'planks', 'ceiling')
-    # In the middle: a counter with things on it.
-    yield _box(0.05, 0.0, 0.35, 1.12, 0.72, 0.7, 12.0, 'crate')
-    yield _box(0.05, 0.0, 0.73, 1.2, 0.8, 0.06, 12.0, 'table')
-    yield _box(-0.25, 0.1, 0.89, 0.34, 0.26, 0.26, 35.0, 'parcel')
-    yield _box(0.4, -0.12, 0.83, 0.3, 0.22, 0.14, -20.0, 'picture')
-    yield synthetic.SPHERE, _place(0.1, 0.16, 0.89), (0.13,) * 3, ('ball',) * 6
-    # Around it: stools, parcels, a column.
-    yield synthetic.CYLINDER, _place(-0.85, 0.62, 0.23), (0.2, 0.2, 0.23), ('fabric',) * 6
-    yield synthetic.CYLINDER, _place(0.75, -0.72, 0.2), (0.18, 0.18, 0.2), ('stone',) * 6
-    yield synthetic.CYLINDER, _place(-1.9, -1.6, 1.3), (0.16, 0.16, 1.3), ('stone',) * 6
-    yield _box(-1.0, -0.6, 0.25, 0.5, 0.45, 0.5, 25.0, 'parcel')
-    yield _box(-0.95, -0.55, 0.62, 0.32, 0.3, 0.24, -10.0, 'crate')
-    # Along the walls: shelves, a cupboard, a sofa, posters.
-    yield _box(-3.2, 0.3, 1.0, 0.36, 1.3, 2.0, 0.0, 'books')
-    yield _box(-3.1, -1.5, 0.55, 0.56, 1.0, 1.1, 0.0, 'crate')
-    yield _box(-1.6, 2.6, 1.0, 1.3, 0.36, 2.0, 0.0, 'books')
-    yield _box(0.6, 2.42, 0.22, 1.7, 0.75, 0.44, 0.0, 'fabric')
-    yield _box(0.6, 2.7, 0.5, 1.7, 0.2, 1.0, 0.0, 'fabric')
-    yield _box(2.6, 2.35, 0.4, 0.7, 0.7, 0.8, 15.0, 'parcel')
-    yield _box(-2.9, 2.3, 0.45, 0.6, 0.6, 0.9, -8.0, 'crate')
-    for x, y, width, depth, name in ((0.2, 2.79, 0.9, 0.03, 'poster'), (1.5, 2.79, 1.1, 0.03, 'picture'), (-3.39, 1.6, 0.03, 0.9, 'poster'),
-                                     (-3.39, -1.5, 0.03, 1.1, 'picture'), (-0.4, -2.79, 1.1, 0.03, 'poster'), (3.39, 0.4, 0.03, 1.1, 'picture')):
-        yield _box(x, y, 1.65, width, depth, 0.75, 0.0, name)
-
-
-def _place(x: float, y: float, z: float, yaw: float = 0.0) -> np.ndarray:
-    """T (4, 4) of something at x, y, z [m], turned by yaw [deg]."""
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_euler('Z', yaw, degrees=True).as_matrix()
-    T[:3, 3] = x, y, z
-    return T
-
-
-def _box(x: float, y: float, z: float, width: float, depth: float, height: float, yaw: float, material: str) -> tuple:
-    return synthetic.BOX, _place(x, y, z, yaw), (width / 2, depth / 2, height / 2), (material,) * 6

@@ -32,14 +32,15 @@ _PNG = b'\x89PNG\r\n\x1a\n'
 
 
 def open_sequence(path: str | Path) -> Sequence:
-    """Open `sample`, a TUM folder, a ROS 1 .bag, a rosbag2 folder or a single .mcap or .db3 file.
+    """Open `sample` or another built-in sequence as sample:hall, a TUM folder, a ROS 1 .bag, a rosbag2 folder or a single .mcap or .db3 file.
 
     Raises SequenceError naming the file and line, or the topic, that cannot be used.
     """
     # Imported where needed: replaying a folder must wait neither for torch, which renders the sample, nor for rosbags.
-    if str(path) == SAMPLE:
-        from depth_ros.learning.sample import sample_folder
-        return TumSequence(sample_folder(), SAMPLE)
+    if is_sample(path):
+        from depth_ros.learning.sample import SampleSettings, sample_folder
+        room = str(path).partition(':')[2]
+        return TumSequence(sample_folder(SampleSettings(room=room) if room else SampleSettings()), str(path))
     path = Path(path).expanduser()
     if not path.exists():
         raise SequenceError(f'{path}: does not exist (expected {SAMPLE!r}, a TUM folder, a ROS 1 .bag, a rosbag2 folder, .mcap or .db3)')
@@ -49,6 +50,11 @@ def open_sequence(path: str | Path) -> Sequence:
     if not path.is_dir():
         raise SequenceError(f'{path}: is not a sequence (expected a TUM folder, a ROS 1 .bag, a rosbag2 folder, .mcap or .db3)')
     return TumSequence(path)
+
+
+def is_sample(path: str | Path) -> bool:
+    """Whether this names a built-in sequence: `sample`, or `sample:` and one of its rooms."""
+    return str(path).partition(':')[0] == SAMPLE and not Path(path).exists()
 
 
 @dataclass(frozen=True)

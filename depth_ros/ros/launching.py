@@ -22,6 +22,7 @@ from launch.substitutions import LaunchConfiguration
 from launch.utilities import perform_substitutions
 from launch_ros.actions import Node
 
+from depth_ros.learning.tum import is_sample
 from depth_ros.settings import did_you_mean
 
 PACKAGE = 'depth_ros'
@@ -86,7 +87,7 @@ def check(context: LaunchContext, file: str, known: Sequence[str]) -> None:
         if name not in known:
             raise RuntimeError(f'{file} has no argument {name}' + (did_you_mean(name, known) or f'; it has {", ".join(known)}'))
     bag = value(context, 'bag')
-    if bag not in ('', 'sample') and not Path(bag).expanduser().exists():
+    if bag and not is_sample(bag) and not Path(bag).expanduser().exists():
         raise RuntimeError(f'bag: {bag} does not exist')
     _check_parameters(Path(value(context, 'params_file')).expanduser())
 
@@ -248,7 +249,7 @@ def player(context: LaunchContext, results: Sequence[Result] = (), advice: str =
     bag = value(context, 'bag')
     if not bag:
         return []
-    path = bag if bag == 'sample' else str(Path(bag).expanduser().absolute())
+    path = bag if is_sample(bag) else str(Path(bag).expanduser().absolute())
     began, hint = time.time(), filled(context, advice)
 
     def on_end(event: ProcessExited, context: LaunchContext) -> list:
