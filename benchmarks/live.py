@@ -77,13 +77,17 @@ class Listener(Node):
 
 
 def memory(launch: int) -> dict[str, float]:
-    """Resident MB of each node that a launch, of this process id, has started."""
+    """MB that each node which a launch, of this process id, has started holds of its own; what it shares with others through Fast DDS is bounded by the segments, and not its own."""
     found = {}
-    for line in subprocess.run(['ps', '--ppid', str(launch), '-o', 'rss=,args='], capture_output=True, text=True).stdout.splitlines():
-        size, command = line.split(None, 1)
+    for child in subprocess.run(['ps', '--ppid', str(launch), '-o', 'pid='], capture_output=True, text=True).stdout.split():
+        try:
+            command, status = (Path(f'/proc/{child}/{name}').read_text() for name in ('cmdline', 'status'))
+        except OSError:     # it has ended
+            continue
+        own = next((int(line.split()[1]) for line in status.splitlines() if line.startswith('RssAnon:')), None)
         for name in NODES:
-            if f'__node:={name}' in command:
-                found[name] = int(size) / 1024
+            if own is not None and f'__node:={name}\0' in command:
+                found[name] = own / 1024
     return found
 
 

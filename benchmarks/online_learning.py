@@ -130,7 +130,7 @@ def draw(rows: list[dict[str, str]], target: Path) -> None:
     figure, panels = plt.subplots(3, 1, figsize=(10, 9), sharex=True, constrained_layout=True)
     minutes = [_number(row, 'seconds') / 60 for row in rows]
     columns = [f'{name} [MB]' for name in NODES], ERRORS, COUNTS
-    for panel, names, label in zip(panels, columns, ('resident memory [MB]', 'error of the log of depth', 'count')):
+    for panel, names, label in zip(panels, columns, ('memory of its own [MB]', 'error of the log of depth', 'count')):
         for name in names:
             panel.plot(minutes, [_number(row, name) for row in rows], label=name.removesuffix(' [MB]'))
         panel.set(ylabel=label, ylim=(0, None))
