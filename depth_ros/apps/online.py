@@ -151,7 +151,7 @@ def _with_all_depth(moment: Moment) -> Moment:
 
 
 def _frozen(engine: GlobalLocalEngine, course: list[Moment]) -> dict[int, float | None]:
-    return {m.index: score(engine.step(m.result, m.T_ref_cur, m.hits, m.step).depth, m.truth) for m in course}
+    return {m.index: score(engine.step(m.result, m.T_ref_cur, m.hits, m.step, m.T_world_cur).depth, m.truth) for m in course}
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _learn(learner: OnlineLearner, engine_config: GlobalLocalEngineConfig, cours
     for _ in range(args.passes):
         scores = {}
         for moment in course:
-            scores[moment.index] = score(engine.step(moment.result, moment.T_ref_cur, None, moment.step).depth, moment.truth)
+            scores[moment.index] = score(engine.step(moment.result, moment.T_ref_cur, None, moment.step, moment.T_world_cur).depth, moment.truth)
             before = time.thread_time()
             learner.observe(moment.lesson, moment.T_ref_cur, moment.hits, moment.T_world_cur, moment.tracked)
             states[learner.learn(args.batches).value] += 1
