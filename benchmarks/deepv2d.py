@@ -83,17 +83,24 @@ class Features(nn.Module):
         return self.module.features(images)
 
 
-class Depth(nn.Module):
-    """Volume and 3D network as a module of tensors, to export."""
+class Matching(nn.Module):
+    """What of the 3D network comes after the views have met, as a module, to export; the volume before it needs an inverse, which graphs do not have."""
 
-    def __init__(self, network: DeepV2D, size: tuple[int, int]) -> None:
+    def __init__(self, network: DeepV2D) -> None:
         super().__init__()
-        self.network, self.size = network, size
+        self.matchers, self.heads = network.depth.matchers, network.depth.heads
 
-    def forward(self, features: Tensor, K: Tensor, T_view_key: Tensor) -> tuple[Tensor, Tensor]:
-        """Depth and confidence (B, H, W)."""
-        found = self.network.depth(features, K, T_view_key, self.network.planes(K), self.size)
-        return found.depths[-1], found.confidence
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, D, h, w) of (B, C, D, h, w)."""
+        for matcher, head in zip(self.matchers, self.heads):
+            x = matcher(x)
+            logits = head(x)
+        return logits
+
+
+def met(network: DeepV2D, x: Inputs) -> Tensor:
+    """Something of the size of the views' mean, (1, C, D, h, w)."""
+    return torch.rand(1, network.config.volume_width, network.config.planes, *x.stereo.shape[-2:], device=x.images.device)
 
 
 def update(motion: Callable[..., tuple[Tensor, Tensor]], x: Inputs, views: int) -> object:
@@ -109,23 +116,22 @@ def measured(network: DeepV2D, x: Inputs) -> object:
 def calls_of(network: DeepV2D, x: Inputs) -> dict[str, Callable[[], object]]:
     """Every part, and what a live graph waits for, as torch runs it."""
     views = len(x.images) - 1
+    matching, volume = Matching(network), met(network, x)
     parts = {'motion features, a frame': lambda: network.motion.features(x.images[:1]), 'depth features, a frame': lambda: network.depth.features(x.images[:1]),
              'residual flow, a view': lambda: network.motion(x.motion[:, 0], x.motion[:, 1]), 'motion update, a view': lambda: update(network.motion, x, 1),
-             f'motion update, {views} views': lambda: update(network.motion, x, views), 'volume and 3D network': lambda: measured(network, x)}
+             f'motion update, {views} views': lambda: update(network.motion, x, views), 'hourglasses and heads': lambda: matching(volume),
+             'volume and 3D network': lambda: measured(network, x)}
     return parts | {POSE: _both(parts['motion features, a frame'], parts['motion update, a view']), DEPTH: _both(parts['depth features, a frame'], parts['volume and 3D network'])}
 
 
 def graphs_of(network: DeepV2D, x: Inputs, threads: int) -> dict[str, Callable[[], object]]:
-    """The same with exported graphs, as far as parts can be; alignment stays torch's."""
+    """The same with exported graphs, as far as parts can be; alignment and volume stay torch's."""
     examples = {'motion features, a frame': (Features(network.motion), (x.images[:1],)), 'depth features, a frame': (Features(network.depth), (x.images[:1],)),
-                'residual flow, a view': (network.motion, (x.motion[:, 0], x.motion[:, 1])),
-                'volume and 3D network': (Depth(network, x.size), (x.stereo, x.K, x.T[:, 1:]))}
+                'residual flow, a view': (network.motion, (x.motion[:, 0], x.motion[:, 1])), 'hourglasses and heads': (Matching(network), (met(network, x),))}
     graphs = {name: ExportedModel(module, example, InferenceConfig('onnxruntime', threads)) for name, (module, example) in examples.items()}
     calls: dict[str, Callable[[], object]] = {name: lambda name=name: graphs[name](*examples[name][1]) for name, graph in graphs.items() if graph.backend == 'onnxruntime'}
     if {'motion features, a frame', 'residual flow, a view'} <= set(calls):
         calls[POSE] = _both(calls['motion features, a frame'], lambda: update(graphs['residual flow, a view'], x, 1))
-    if {'depth features, a frame', 'volume and 3D network'} <= set(calls):
-        calls[DEPTH] = _both(calls['depth features, a frame'], calls['volume and 3D network'])
     return calls
 
 
