@@ -11,10 +11,11 @@ import pytest
 import torch
 from deepv2d_support import Clip, Oracle, clip
 
+from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine
 from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.keyframes import DepthMap, View
 from depth_ros.engines.learned_motion import LearnedMotion
-from depth_ros.engines.slam_window import FlowPairs, PairSource, SlamWindow, SlamWindowConfig, WindowUpdate, lent_depth, overlap
+from depth_ros.engines.slam_window import FlowPairs, KeyframeChoice, PairSource, SlamWindow, SlamWindowConfig, WindowUpdate, lent_depth, overlap
 from depth_ros.engines.tracker import Tracker, TrackerConfig
 from depth_ros.frames import CameraFrame, ImagePair, Scale, TrackStatus
 from depth_ros.geometry import se3
@@ -137,8 +138,8 @@ def test_keyframes_are_chosen_by_distance_and_overlap(drive):
     turned = T[0] @ se3.exp(torch.tensor([0, 0, 0, 0, 0.4, 0], dtype=torch.float64)).numpy()
     views = [View(f, pose, measured(drive, 0)) for f, pose in zip(drive.frames, (T[0], turned), strict=False)]
     assert overlap(views[0], views[0], TrackerConfig()) == 1.0 and 0.4 < overlap(views[1], views[0], TrackerConfig()) < 0.75
-    for pose, config in ((T[-1], SlamWindowConfig(window_overlap=0.0)), (turned, SlamWindowConfig(window_motion=100.0))):
-        window = SlamWindow(FlowPairs(), config)
+    for pose, choice in ((T[-1], KeyframeChoice(overlap=0.0)), (turned, KeyframeChoice(motion=100.0))):
+        window = SlamWindow(FlowPairs(), choice=choice)
         window.add(drive.frames[0], measured(drive, 0), T[0])
         update = window.add(drive.frames[-1], measured(drive, FRAMES - 1), pose)
         assert update.is_keyframe or update.status is TrackStatus.LOST      # it was looked at as one
@@ -201,9 +202,10 @@ def test_without_any_depth_it_is_lost_not_broken(drive):
     assert window.add(drive.frames[1], None, np.eye(4), True).status is TrackStatus.LOST
 
 
-def test_a_window_that_holds_all_is_refused():
-    with pytest.raises(ValueError, match='window_fixed'):
-        SlamWindowConfig(window_frames=3, window_fixed=3)
+def test_the_newest_keyframe_moves_however_many_are_to_be_held(drive):
+    window, given = SlamWindow(FlowPairs(), SlamWindowConfig(window_frames=3, window_fixed=3)), shaken(truth(drive), 0.01)
+    for i in range(5):
+        assert drive.frames[i].stamp in window.add(drive.frames[i], measured(drive, i), given[i], True).poses
 
 
 def test_the_tracker_goes_on_from_what_was_corrected(drive):
@@ -219,3 +221,14 @@ def test_the_tracker_goes_on_from_what_was_corrected(drive):
     for frame in frames[:6]:
         untouched.step(frame)
     np.testing.assert_allclose(tracker.step(frames[6]).T_odom_cam, moved @ untouched.step(frames[6]).T_odom_cam, atol=1e-4)
+
+
+def test_the_engine_hands_the_window_what_it_tracks(drive):
+    frames = [replace(f, depth=d, depth_valid=np.ones_like(d, bool)) for f, d in zip(drive.frames, drive.depth, strict=True)]
+    engine = DeepV2DEngine(DeepV2DConfig(window=True, width=160, height=120))
+    results = [engine.step(frame).track for frame in frames]
+    assert {r.status for r in results} == {TrackStatus.OK} and sum(r.is_keyframe for r in results) > 2
+    moved = np.stack([np.linalg.inv(results[0].T_odom_cam) @ r.T_odom_cam for r in results])
+    assert error(moved, drive, range(FRAMES)) < 0.01
+    engine.reset()
+    assert engine.step(frames[0]).track.status is TrackStatus.OK

@@ -25,9 +25,10 @@ from depth_ros.engines.learned_depth import LearnedDepth, LearnedSettings, load
 from depth_ros.engines.learned_motion import LearnedMotion
 from depth_ros.engines.pairing import Pairing, PairingConfig, observed_motion
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig, ScaledPath
+from depth_ros.engines.slam_window import FlowPairs, SlamWindow, SlamWindowConfig
 from depth_ros.engines.sweep import Sweeper, SweepSettings
 from depth_ros.engines.threads import single_threaded
-from depth_ros.engines.tracker import UNKNOWN, Tracker, TrackerConfig, level_start
+from depth_ros.engines.tracker import UNKNOWN, Tracker, level_start
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, TrackResult, TrackStatus, unusable
 from depth_ros.geometry.two_view import TwoViewStatus, essential_from_flow
 from depth_ros.settings import setting
@@ -39,12 +40,13 @@ _CARRIED_TRUST = 5.0            # measured on a recorded sequence: less lets the
 
 
 @dataclass(frozen=True)
-class DeepV2DConfig(TrackerConfig, DepthFilterConfig, MetricScaleConfig, SweepSettings, LearnedSettings):
+class DeepV2DConfig(SlamWindowConfig, DepthFilterConfig, MetricScaleConfig, SweepSettings, LearnedSettings):
     """What moves, what measures, at which size."""
 
     motion: str = setting('flow', 'where motion comes from: dense alignment on optical flow, or on what the learned motion module says', choices=('flow', 'learned'))
     depth: str = setting('auto', 'where depth comes from: the sensor, a filter on flow, now and then a plane sweep or the learned depth module; '
                          'auto: the sensor as soon as there is one, else flow', choices=('auto', 'sensor', 'flow', 'sweep', 'learned'))
+    window: bool = setting(False, 'refine the poses of the last keyframes, and of frames between them, together; with a depth sensor')
     width: int = setting(320, 'image width that tracking and depth work at', 'px', 64, 1920, while_active=False)
     height: int = setting(240, 'image height that tracking and depth work at', 'px', 48, 1200, while_active=False)
     hits_offset: float = setting(0.1, 'longest time between range hits, which may come late, and the tracked image nearest to them', 's', 0.0, 1.0)
@@ -75,7 +77,10 @@ class DeepV2DEngine:
         self._deferred = deferred
         self._published = level_start()
         self._flow = FlowEngine()
-        self._tracker = Tracker(config, self._flow, learned=LearnedMotion(network.motion, config.learned_iterations) if config.motion == 'learned' else None)
+        learned = LearnedMotion(network.motion, config.learned_iterations) if config.motion == 'learned' else None
+        self._tracker = Tracker(config, self._flow, learned=learned)
+        self._flow_pairs = FlowPairs(self._flow)
+        self._window = SlamWindow(learned or self._flow_pairs, config) if config.window else None
         self._keyframe_depth = LearnedDepth(network, config) if config.depth == 'learned' else Sweeper(config)
         self._filter = DepthFilter(config)
         self._scale = MetricScale(config)
@@ -94,6 +99,8 @@ class DeepV2DEngine:
         self._source: str | None = None             # of depth; never `auto`
         self._count = 0
         self._tracker.reset(pose)
+        if self._window is not None:
+            self._window.reset()
         self._filter.reset()
         self._keyframe_depth.reset()
         self._scale.reset()
@@ -152,6 +159,8 @@ class DeepV2DEngine:
 
     def _step_sensor(self, small: CameraFrame, bundle: FlowResult | None, T_odom_cam: np.ndarray | None) -> EngineResult:
         track = self._tracker.step(small, bundle, T_odom_cam)
+        if self._window is not None and T_odom_cam is None and track.status is TrackStatus.OK:
+            track = self._refined(small, track)
         self._published = track.T_odom_cam
         self._started = self._started or track.status is TrackStatus.OK
         if small.depth is None or not small.depth_valid.any():
@@ -159,6 +168,14 @@ class DeepV2DEngine:
             return EngineResult(track, None)
         confidence = small.depth_valid.astype(np.float32)
         return EngineResult(track, DepthResult(small, small.depth, small.depth_valid, confidence, Scale.METRIC))
+
+    def _refined(self, small: CameraFrame, track: TrackResult) -> TrackResult:
+        """Take a tracked frame into the window; a keyframe's pose after all of the window moved together."""
+        self._flow_pairs.offer(self._tracker.flows)
+        update = self._window.add(small, self._tracker.keyframes.last.depth, track.T_odom_cam, track.is_keyframe)
+        if update.status is TrackStatus.LOST:       # the tracker knows better: it begins anew with the next frame
+            self._window.reset()
+        return replace(track, T_odom_cam=self._tracker.correct(update.poses).copy()) if update.is_keyframe else track
 
     def _step_colour(self, small: CameraFrame, bundle: FlowResult | None, T_odom_cam: np.ndarray | None, hits: np.ndarray | None) -> EngineResult:
         if T_odom_cam is None and not self._started:

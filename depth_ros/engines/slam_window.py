@@ -37,15 +37,17 @@ class SlamWindowConfig(TrackerConfig):
     """Length of the window, and what it is made of."""
 
     window_frames: int = setting(8, 'keyframes whose poses hang together', '', 2, 100)
-    window_fixed: int = setting(3, 'oldest of them whose poses are held', '', 1, 99)
+    window_fixed: int = setting(3, 'oldest of them whose poses are held; the newest never is', '', 1, 99)
     window_reach: int = setting(2, 'earlier keyframes that each one is compared with', '', 1, 20)
-    window_motion: float = setting(0.12, 'motion of the camera that makes a keyframe, a radian counting as two metres', 'm', 0.0, 100.0)
-    window_overlap: float = setting(0.75, 'share of a frame in view of the last keyframe below which it becomes one', '', 0.0, 1.0)
     window_between: int = setting(1, 'of the frames between keyframes every so-manieth takes part too; 0: none', '', 0, 100)
 
-    def __post_init__(self) -> None:
-        if self.window_fixed >= self.window_frames:
-            raise ValueError(f'window_fixed: expected less than window_frames, {self.window_frames}, got {self.window_fixed}')
+
+@dataclass(frozen=True)
+class KeyframeChoice:
+    """When a frame shows enough that the last keyframe does not, for callers that do not choose by themselves."""
+
+    motion: float = setting(0.12, 'motion of the camera that makes a keyframe, a radian counting as two metres', 'm', 0.0, 100.0)
+    overlap: float = setting(0.75, 'share of a frame in view of the last keyframe below which it becomes one', '', 0.0, 1.0)
 
 
 class PairSource(Protocol):
@@ -97,9 +99,10 @@ class SlamWindow:
     then goes on from there. Keyframes cost a solution, other frames only their correspondences. Memory is bounded by the length of the window and `max_keyframes`.
     """
 
-    def __init__(self, pairs: PairSource, config: SlamWindowConfig = SlamWindowConfig()) -> None:
+    def __init__(self, pairs: PairSource, config: SlamWindowConfig = SlamWindowConfig(), choice: KeyframeChoice = KeyframeChoice()) -> None:
         settings.check(config)
-        self.config = config
+        settings.check(choice)
+        self.config, self.choice = config, choice
         self._pairs = pairs
         self._relocaliser = Relocaliser()
         self._places = Keyframes(config.window_frames, config.max_keyframes)
@@ -155,7 +158,7 @@ class SlamWindow:
     def _is_new(self, view: View) -> bool:
         """Whether a view shows enough that the last keyframe does not."""
         last = self._members[-1]
-        return apart(last.T_odom_cam, view.T_odom_cam) >= self.config.window_motion or overlap(view, last, self.config) < self.config.window_overlap
+        return apart(last.T_odom_cam, view.T_odom_cam) >= self.choice.motion or overlap(view, last, self.config) < self.choice.overlap
 
     def _keep(self, view: View) -> None:
         """Make a view the newest keyframe; the oldest of too many leaves the window."""
