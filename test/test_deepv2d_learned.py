@@ -18,7 +18,7 @@ from depth_ros.models import checkpoint, registry
 from depth_ros.models.deepv2d import DeepV2D
 
 COUNT = 24
-SMALL = {'width': SIZE[0], 'height': SIZE[1]}
+SMALL = {'width': SIZE[0], 'height': SIZE[1], 'learned_width': SIZE[0]}
 pytestmark = pytest.mark.usefixtures('one_thread')
 
 
@@ -137,7 +137,7 @@ def test_deferred_depth_is_what_would_have_come_at_once(oracle, course):
 
 def test_depth_of_a_camera_at_rest_is_not_told_and_says_why(oracle, course):
     frames = [replace(course.frames[0], stamp=course.frames[0].stamp + i * 33_333_333) for i in range(3)]
-    found = learned_depth.LearnedDepth(oracle)
+    found = learned_depth.LearnedDepth(oracle, learned_depth.LearnedSettings(learned_width=SIZE[0]))
     for frame in frames:
         found.remember(frame, np.eye(4))
     assert found.step(0.5) is None and 'rests' in found.reason
@@ -180,7 +180,7 @@ def test_channels_last_says_what_the_network_says(untrained):
 
 
 def test_memory_is_bounded(untrained, course):
-    config = DeepV2DConfig(motion='learned', depth='learned', weights=str(untrained), sweep_every=8, learned_views=2, width=80, height=64)
+    config = DeepV2DConfig(motion='learned', depth='learned', weights=str(untrained), sweep_every=8, learned_views=2, learned_width=80, width=80, height=64)
     colour, sensor = DeepV2DEngine(config), DeepV2DEngine(replace(config, depth='sensor'))
     for lap in range(3):
         later = [replace(f, stamp=f.stamp + lap * COUNT * 33_333_333) for f in seen(course, sensor=True)]

@@ -25,6 +25,7 @@ class LearnedSettings:
 
     weights: str = setting('', 'checkpoint of DeepV2D (safetensors) for learned motion or depth; empty: the one that comes with the package')
     learned_iterations: int = setting(3, 'iterations of learned motion a frame', '', 1, 10)
+    learned_width: int = setting(320, 'image width that learned depth works at, and comes out at', 'px', 64, 1920)
     learned_views: int = setting(5, 'past frames that learned depth compares the newest one with', '', 1, 16)
     learned_reach: float = setting(0.12, 'baseline of the farthest of them, as a share of the usual depth; the others stand evenly between', '', 0.005, 1.0)
     learned_rounds: int = setting(1, 'rounds of learned depth; from the second on, learned motion refines the poses in between', '', 1, 10)
@@ -73,10 +74,11 @@ class LearnedDepth(PosedFrames):
         return tuple(self.config.learned_reach * (i + 1) / self.config.learned_views for i in range(self.config.learned_views))
 
     def _work(self, frames: list[CameraFrame], T_ref_cur: torch.Tensor, middle: float) -> DepthResult | None:
+        width, height = frames[0].size
+        frames = [replace(f, depth=None, depth_valid=None).resized(self.config.learned_width, round(self.config.learned_width * height / width)) for f in frames]
         found = self._alternation.run(frames, T_view_key=T_ref_cur.double().numpy(), expected_depth=1 / middle)
         self.reason = found.reason
         if found.status is not AlternationStatus.OK:
             return None
         valid = found.depth > 0
-        key = replace(frames[0], depth=None, depth_valid=None)
-        return DepthResult(key, np.where(valid, found.depth, np.float32(0)), valid, found.confidence, Scale.FREE)
+        return DepthResult(frames[0], np.where(valid, found.depth, np.float32(0)), valid, found.confidence, Scale.FREE)
