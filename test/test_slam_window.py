@@ -81,7 +81,7 @@ def test_errors_of_the_tracker_shrink(drive, source, key_every):
 def test_frames_between_keyframes_are_refined_with_them(drive):
     given = shaken(truth(drive), 0.01)
     given[[0, 1, 3]] = truth(drive)[[0, 1, 3]]
-    found = run(SlamWindow(FlowPairs(), SlamWindowConfig(window_fixed=1)), drive, given, key_every=3)
+    found = run(SlamWindow(FlowPairs(), SlamWindowConfig(window_fixed=1, window_between=1)), drive, given, key_every=3)
     between = [4, 5, 7, 8]
     assert error(np.stack([found[i] for i in between]), drive, between) < 0.35 * error(given[between], drive, between)
 

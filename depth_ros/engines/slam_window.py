@@ -39,7 +39,7 @@ class SlamWindowConfig(TrackerConfig):
     window_frames: int = setting(8, 'keyframes whose poses hang together', '', 2, 100)
     window_fixed: int = setting(3, 'oldest of them whose poses are held; the newest never is', '', 1, 99)
     window_reach: int = setting(2, 'earlier keyframes that each one is compared with', '', 1, 20)
-    window_between: int = setting(1, 'of the frames between keyframes every so-manieth takes part too; 0: none', '', 0, 100)
+    window_between: int = setting(3, 'of the frames between keyframes every so-manieth takes part too; 0: none', '', 0, 100)
 
 
 @dataclass(frozen=True)
