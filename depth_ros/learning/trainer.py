@@ -62,7 +62,7 @@ class Trainer:
         self._objective = objectives.build(recipe)
         self._batches = self._objective.batches(data.train, recipe, ranks)
         self.model = registry.build(recipe.model, recipe.model_config)
-        _begin_with(self.model, recipe)
+        self._parts = _begin_with(self.model, recipe)
         self._objective.freeze_others(self.model)
         _channels_last(self.model.to(ranks.device))
         self._average = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema > 0.0 else None
@@ -204,9 +204,10 @@ class Trainer:
 
     def record(self, scores: dict[str, float]) -> dict[str, object]:
         """How the network came about, for its checkpoint."""
-        parts = {part: Path(path).name for part, path in self.recipe.start_parts.items()}
-        recipe = asdict(self.recipe) | {'start_from': Path(self.recipe.start_from).name, 'start_parts': parts}      # where they lay means nothing elsewhere
-        return {'recipe': recipe, 'validation': scores, 'pairs': len(self._data.train), 'torch': torch.__version__}
+        given = self.recipe.start_parts
+        recipe = asdict(self.recipe) | {'start_from': Path(self.recipe.start_from).name, 'start_parts': {part: Path(path).name for part, path in given.items()}}
+        record = {'recipe': recipe, 'validation': scores, 'pairs': len(self._data.train), 'torch': torch.__version__}       # where files lay means nothing elsewhere
+        return record | ({'parts': self._parts} if given else {})
 
     def _save(self) -> None:
         if self._ranks.first:
@@ -236,8 +237,8 @@ def _channels_last(network: nn.Module) -> None:
             weight.data = weight.data.contiguous(memory_format=_LAYOUTS[weight.dim()])
 
 
-def _begin_with(model: nn.Module, recipe: Recipe) -> None:
-    """Give a network the weights of the recipe's checkpoints; of another network's, the part that it can take over."""
+def _begin_with(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, object]]:
+    """Give a network the weights of the recipe's checkpoints; of another network's, the part that it can take over. The records of those that gave a part."""
     if recipe.start_from:
         loaded = checkpoint.load(recipe.start_from)
         if loaded.name != recipe.model and hasattr(model, 'take'):
@@ -247,8 +248,10 @@ def _begin_with(model: nn.Module, recipe: Recipe) -> None:
         else:
             model.load_state_dict(loaded.model.state_dict())
     settings.refuse_unknown(recipe.start_parts, [name for name, _ in model.named_children()], 'start_parts: the network has no part')
-    for part, path in recipe.start_parts.items():
-        checkpoint.fill(model.get_submodule(part), checkpoint.load(path, recipe.model).model.get_submodule(part).state_dict(), f'start_parts: {part} of {path}')
+    givers = {part: checkpoint.load(path, recipe.model) for part, path in recipe.start_parts.items()}
+    for part, giver in givers.items():
+        checkpoint.fill(model.get_submodule(part), giver.model.get_submodule(part).state_dict(), f'start_parts: {part} of {recipe.start_parts[part]}')
+    return {part: giver.record for part, giver in givers.items()}
 
 
 class _Curves:
