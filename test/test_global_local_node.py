@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from dataclasses import replace
 
 import global_local_support as support
@@ -12,6 +13,7 @@ import ros_support
 from diagnostic_msgs.msg import DiagnosticStatus
 from global_local_bench import PAIR, SIZE, Bench
 from lifecycle_msgs.msg import Transition
+from sensor_msgs.msg import Image
 from tf2_ros import StaticTransformBroadcaster
 
 from depth_ros.ros import cloud, codecs, global_local_node, poses
@@ -169,6 +171,21 @@ def test_a_single_rangefinder_and_an_odometry_give_the_published_network_its_sca
         one.send(result)
         one.world.until(lambda: len(one.parameters) == done, 'the pair')
     assert one.depth_at(stamp)[48, 64] == pytest.approx(one.truth[48, 64], rel=1e-3) and len(one.depths) == 1
+
+
+def test_hits_that_cannot_be_decoded_are_counted_and_the_others_give_the_pair_its_scale(bench):
+    one = bench(scale='hits', odometry_patience=2.0)
+    result = one.result()
+    reference, current = result.pair.reference.stamp, result.pair.current.stamp
+    for stamp, x in ((reference, 0.0), (current, BASELINE)):
+        one.send_pose(stamp, x)
+    one.world.until(lambda: one.count('deepv2d/odometry') == 2, 'the odometry')
+    one.hits.publish(Image(header=codecs.make_header(current - 1000, 'camera'), width=4, height=4, encoding='rgb8', step=12, data=array('B', bytes(48))))
+    one.send_hits(current)
+    one.world.until(lambda: one.count('sparse_depth/image') == 2, 'the hits')
+    one.send(result)
+    assert np.isfinite(one.depth_at(current)).any() and one.values()['scale from'] == 'hits'
+    assert one.values()['/sparse_depth/image rejected'] == '1' and "got encoding 'rgb8'" in one.message()
 
 
 @pytest.mark.parametrize('part', ['flow', 'reference_image', 'reference'])

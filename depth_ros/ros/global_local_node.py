@@ -180,11 +180,11 @@ class GlobalLocalNode(ManagedNode):
             self._epoch_at_work = job.epoch
         try:
             result = self._bundle.whole_result(job.parts)
-            hits = self._hits_of(job, engine)
         except BadMessage as error:
-            self._bundle.refuse(error, self._hits_input)
+            self._bundle.refuse(error)
             return
         self.diagnostics.clear('camera_info')
+        hits = self._hits_of(job, engine)
         length = None if job.T_ref_cur is None else float(np.linalg.norm(job.T_ref_cur[:3, 3]))
         found = engine.step(result, job.T_ref_cur, hits, length, job.T_odom_cam)
         self._tell_state(engine)
@@ -194,17 +194,22 @@ class GlobalLocalNode(ManagedNode):
             self._depth_out.publish(found.depth, self.config.output)
 
     def _hits_of(self, job: Job, engine: GlobalLocalEngine) -> np.ndarray | None:
-        """Give the engine the hits that came since the last pair, to compare each with the image of its time; where no pose is known, the nearest ones stand for it.
-
-        Raises BadMessage.
-        """
+        """Give the engine the hits that came since the last pair, to compare each with the image of its time; where no pose is known, the nearest ones stand for it."""
         fresh = [self._fresh.popleft() for _ in range(len(self._fresh))]
         if job.T_odom_cam is None:
-            return None if job.hits is None else codecs.depth_array(job.hits, self._hits_input.topic)[0]
+            return None if job.hits is None else self._decoded(job.hits)
         for lap, message in fresh:
-            if lap == job.epoch[0]:
-                engine.put_hits(codecs.stamp_ns(message.header.stamp), codecs.depth_array(message, self._hits_input.topic)[0])
+            if lap == job.epoch[0] and (hits := self._decoded(message)) is not None:
+                engine.put_hits(codecs.stamp_ns(message.header.stamp), hits)
         return None
+
+    def _decoded(self, message: Image) -> np.ndarray | None:
+        """Hits (H, W) [m] of a message. One that cannot be used is told and counted: the others, and the pair, are good without it."""
+        try:
+            return codecs.depth_array(message, self._hits_input.topic)[0]
+        except BadMessage as error:
+            self.diagnostics.reject(self._hits_input, str(error))
+            return None
 
     def _try_weights(self, message: UInt8MultiArray) -> None:
         give_way(_OFFERS_NICENESS)     # frames come first
@@ -233,7 +238,6 @@ class GlobalLocalNode(ManagedNode):
             self.diagnostics.hold('depth', diagnostics.WARN, engine.reason, logged=True)
         else:
             self.diagnostics.clear('depth')
-
 
     def _warn(self, reason: str) -> None:
         """Log what a pair lacked, with the number of pairs that lacked something since the last such line. A pair too still now and then clears the condition: that must not fill it."""
