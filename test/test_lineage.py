@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import global_local_support as support
 import pytest
 from learner_support import QUICK, feed
@@ -61,7 +63,7 @@ def test_learned_weights_that_are_loaded_go_with_the_learner_that_made_them_and_
 
 def test_a_course_goes_on_over_a_restart_ends_with_a_reset_and_refuses_the_file_of_another_start(start, tmp_path):
     learner = OnlineLearner(start, QUICK)
-    course = lambda one: lineage.noted_in(checkpoint.from_bytes(one.weights()).record)
+    course = lambda one: replace(lineage.noted_in(checkpoint.from_bytes(one.weights()).record), run='')
     path = tmp_path / 'state.safetensors'
     learner.save(path)
     again = OnlineLearner(start, QUICK)
@@ -73,6 +75,25 @@ def test_a_course_goes_on_over_a_restart_ends_with_a_reset_and_refuses_the_file_
     other = OnlineLearner(checkpoint.from_bytes(support.blob('pose_aware', seed=7)), QUICK)
     with pytest.raises(ValueError, match='state.safetensors: it was learned from other weights'):
         other.restore(path)
+
+
+def test_after_a_full_disk_and_a_restart_what_is_handed_out_is_taken_though_its_number_is_lower(start, shipped, tmp_path):
+    path = tmp_path / 'state.safetensors'
+    networks, learner, offers = running(shipped), OnlineLearner(start, QUICK), []
+    learner.save(path)      # the last that the disk had room for
+    learner.offer_to(offers.append)
+    feed(learner, range(12), batches=6)
+    assert len(offers) > 2 and networks.offer(offers[-1]).accepted and not networks.offer(offers[0]).accepted
+    again = OnlineLearner(start, QUICK)
+    again.restore(path)
+    again.offer_to(lambda blob: taken.append(networks.offer(blob)))
+    taken = []
+    feed(again, range(6), batches=3)
+    assert taken and taken[0].accepted and again.progress.number < learner.progress.number
+    again._serve_frozen('they do harm here')
+    again._deliver()
+    assert all(offer.accepted for offer in taken) and networks.record('pose_aware')['number'] == again.progress.number < learner.progress.number
+    assert networks.record('pose_aware')['online']['serves_frozen']
 
 
 @pytest.mark.parametrize('note', ['text', {'start': 1, 'learner': 'a'}, {'learner': 'a'}])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from depth_ros.models.depth_model import DepthModel
@@ -15,10 +15,14 @@ _KEY = 'lineage'        # in the record of a checkpoint; the number of the weigh
 
 @dataclass(frozen=True)
 class Lineage:
-    """One course of learning, over restarts, until it begins anew."""
+    """One course of learning, over restarts, until it begins anew.
+
+    Numbers of weights can be compared within one run alone: where a disk was full, a restart goes on from a file that is older than what was handed out.
+    """
 
     start: str      # fingerprint of the weights that it began with
     learner: str    # tells it from other courses that began with the same
+    run: str = ''   # tells it, from one restart to the next, from what went before and after
 
     def noted(self, record: Mapping[str, Any], number: int) -> dict[str, Any]:
         """The record with this in it, of weights that have the number."""
@@ -27,7 +31,12 @@ class Lineage:
 
 def begun(start: str) -> Lineage:
     """A new course of learning."""
-    return Lineage(start, uuid.uuid4().hex[:12])
+    return Lineage(start, _mark(), _mark())
+
+
+def resumed(course: Lineage) -> Lineage:
+    """The course in a run of its own, as after a restart."""
+    return replace(course, run=_mark())
 
 
 def noted_in(record: Mapping[str, Any]) -> Lineage | None:
@@ -37,7 +46,7 @@ def noted_in(record: Mapping[str, Any]) -> Lineage | None:
         return None
     if not isinstance(note, dict) or not all(isinstance(note.get(name), str) for name in ('start', 'learner')) or not isinstance(record.get('number'), int):
         raise ValueError(f'expected a lineage of a start, a learner and a number, got {note!r} and {record.get("number")!r}')
-    return Lineage(note['start'], note['learner'])
+    return Lineage(note['start'], note['learner'], str(note.get('run', '')))
 
 
 def fingerprint(network: DepthModel) -> str:
@@ -65,6 +74,10 @@ def refusal(offered: Mapping[str, Any], running: Mapping[str, Any], known: froze
         return ''
     if new.start not in known:
         return f'they were learned from other weights ({new.start}) than those loaded here ({", ".join(sorted(known))}): give both nodes the same `weights`'
-    if old is not None and old.learner == new.learner and offered['number'] < running['number']:
+    if old is not None and (old.learner, old.run) == (new.learner, new.run) and offered['number'] < running['number']:
         return f'their number {offered["number"]} is older than the {running["number"]} at work'
     return ''
+
+
+def _mark() -> str:
+    return uuid.uuid4().hex[:12]

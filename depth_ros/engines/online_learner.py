@@ -305,7 +305,7 @@ class OnlineLearner:
         if descent.start != self._fingerprint:
             raise ValueError(f'{path}: it was learned from other weights ({descent.start}) than those given ({self._fingerprint})')
         with self._learning:
-            self._lineage = descent
+            self._lineage = lineage.resumed(descent)
             self.progress = self._intake.progress = Progress(**{**figures, 'rate': min(figures.get('rate', self.config.rate), self.config.rate)})
             self._take(saved.model)
             self._why_back = 'what was learned before the restart did harm: the frozen network is back'
