@@ -13,6 +13,7 @@ from torch import Tensor
 from depth_ros.geometry import se3
 from depth_ros.models import checkpoint, deepv2d_depth, registry
 from depth_ros.models.deepv2d import LIVE, PAPER, DeepV2D, DeepV2DNetworkConfig
+from depth_ros.models.deepv2d_blocks import Conv3d
 from depth_ros.models.deepv2d_depth import planes_between
 from depth_ros.models.deepv2d_motion import agreement
 
@@ -210,3 +211,17 @@ def test_it_is_stored_and_found_by_its_name(live, tmp_path: Path):
     with torch.inference_mode():
         assert loaded.config == SMALL
         assert torch.equal(depth_of(loaded, clips, T).depths[-1], depth_of(live, clips, T).depths[-1])
+
+
+def test_volumes_are_convolved_without_onednn_too(monkeypatch):
+    torch.manual_seed(4)
+    conv, volume = Conv3d(3, 5, 3, padding=1), torch.rand(1, 3, 4, 6, 5)
+
+    def missing(*_):
+        raise RuntimeError('built without oneDNN')
+
+    with torch.inference_mode():
+        usual = conv(volume)
+        monkeypatch.setattr(torch.backends.mkldnn, 'is_available', lambda: False)
+        monkeypatch.setattr(torch, 'mkldnn_convolution', missing)
+        torch.testing.assert_close(conv(volume), usual)

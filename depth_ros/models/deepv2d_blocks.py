@@ -32,11 +32,12 @@ def normalisation(kind: str, channels: int, dimensions: int) -> nn.Module:
 
 
 class Conv3d(nn.Conv3d):
-    """Convolution of volumes. For a single small one on a CPU, torch chooses a path that takes six times as long as oneDNN's; in use, not in training, this one does not."""
+    """Convolution of volumes. For a single small one on a CPU, torch chooses a path that takes six times as long as oneDNN's; in use, not in training, this one does not where there is oneDNN."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, outputs, d, h, w) of x (B, inputs, d, h, w)."""
-        if torch.is_grad_enabled() or x.device.type != 'cpu' or x.dtype != torch.float32 or torch.onnx.is_in_onnx_export():
+        usual = torch.is_grad_enabled() or x.device.type != 'cpu' or x.dtype != torch.float32 or torch.onnx.is_in_onnx_export()
+        if usual or not torch.backends.mkldnn.is_available():
             return super().forward(x)
         return torch.mkldnn_convolution(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
 
