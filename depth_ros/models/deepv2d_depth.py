@@ -111,20 +111,20 @@ class DepthModule(nn.Module):
         if self.config.form == 'concatenation' and frames != 1 + self.config.views:
             raise ValueError(f'the form concatenation was made for {self.config.views} views, got {frames - 1}')
 
-    def _volume(self, features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The mean of all views' costs (B, c, D, h, w), and what the 3D network starts with (B, volume_width, D, h, w)."""
+    def _volume(self, features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, seen: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """The mean of all views' costs (B, c, D, h, w), None where no prior looks at it, and what the 3D network starts with (B, volume_width, D, h, w)."""
         key, views = features[:, 0], features[:, 1:].unbind(1)
         if self.config.form == 'concatenation':
             swept_views = (swept(view, K, T, planes) for view, T in zip(views, T_view_key.unbind(1)))
             volume = torch.cat([_repeated(key, planes), *(warped * inside[:, None] for warped, inside in swept_views)], 1)
-            return volume, self.stem(volume)
+            return None, self.stem(volume)
         weight = torch.ones_like(T_view_key[..., 0, 0]) if seen is None else seen.to(features)
         share = weight / weight.sum(1, keepdim=True).clamp(min=1.0)
-        mean, x = 0.0, 0.0
+        mean, x = None if self.prior is None else 0.0, 0.0
         for view, T, part in zip(views, T_view_key.unbind(1), share.unbind(1)):     # one after the other: memory that is written once costs most of the time
             cost, part = self._cost(key, view, K, T, planes), part[:, None, None, None, None]
             x = x + self.stem(cost) * part
-            mean = mean + cost * part if self.prior is not None else cost
+            mean = None if mean is None else mean + cost * part
         return mean, x
 
     def _cost(self, key: Tensor, view: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor) -> Tensor:
