@@ -125,14 +125,8 @@ def test_a_hole_on_an_edge_gets_no_depth_between_the_two_sides():
     assert set(fill_holes(depth).unique().tolist()) == {1.0, 3.0}
 
 
-def test_large_holes_get_the_median_if_asked():
-    depth = random_depth(1)
-    filled = fill_holes(depth, rest='median')
-    assert (filled > 0).all()
-    assert filled[0, 15, 40] == depth[depth > 0].median()
-    assert not fill_holes(torch.zeros(1, 4, 5), rest='median').any()
-    with pytest.raises(ValueError, match='median'):
-        fill_holes(depth, rest='mean')
+def test_an_image_that_knows_nothing_stays_as_it_is():
+    assert not fill_holes(torch.zeros(1, 4, 5)).any()
 
 
 def test_views_of_one_scene_agree_and_a_flying_point_is_denied():

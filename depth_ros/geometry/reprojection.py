@@ -29,22 +29,15 @@ def reproject_depth(depth: Tensor, K: Tensor, T_target_source: Tensor, K_target:
     return torch.where(nearest.isfinite(), nearest, 0.0).unflatten(1, (height, width))
 
 
-def fill_holes(depth: Tensor, reach: int = 2, rest: str = 'unknown') -> Tensor:
+def fill_holes(depth: Tensor, reach: int = 2) -> Tensor:
     """Depth (B, H, W) [m] with small holes filled: `reach` times, every unknown pixel beside three known ones or more takes the median of its neighbours.
 
     The median is always one of them (the nearer where it falls between two), so that no surface appears between two real ones. Larger holes, seen from
-    no other place, stay unknown, which weighs nothing in alignment; rest='median' fills them with the median of what the image knew, for who needs a start
-    everywhere. An image that knows nothing stays as it is. Known pixels never change.
+    no other place, stay unknown, which weighs nothing in alignment. Known pixels never change.
     """
-    if rest not in ('unknown', 'median'):
-        raise ValueError(f'rest: expected unknown or median, got {rest!r}')
-    known = _known(depth)
-    values = torch.where(known, depth, torch.nan)
-    usual = values.flatten(1).nanmedian(1).values
+    values = torch.where(_known(depth), depth, torch.nan)
     for _ in range(reach):
         values = _grown(values)
-    if rest == 'median':
-        values = torch.where(values.isnan(), usual[:, None, None], values)
     return torch.where(values.isnan(), 0.0, values)
 
 
