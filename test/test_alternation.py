@@ -164,6 +164,20 @@ def test_poses_that_are_not_finite_or_too_few(moving, poses):
     assert run(moving, T_view_key=poses).status is AlternationStatus.NOT_FINITE
 
 
+@pytest.mark.parametrize('expected', [np.nan, np.inf, 0.0, -2.0])
+def test_an_expected_depth_that_is_no_length(moving, expected):
+    found = run(moving, T_view_key=moving.T_view_key, expected_depth=expected)
+    assert found.status is AlternationStatus.BAD_DEPTH and str(expected) in found.reason
+    np.testing.assert_array_equal(found.T_view_key, moving.T_view_key)
+
+
+def test_a_depth_map_of_another_size_than_the_image(moving):
+    depth = known_depth(moving)
+    for odd in (DepthMap(depth.depth[::2, ::2], depth.valid[::2, ::2]), DepthMap(depth.depth, depth.valid[:, 1:]), DepthMap(depth.depth.T, depth.valid.T)):
+        found = run(moving, depth=odd)
+        assert found.status is AlternationStatus.BAD_DEPTH and not found.depth.any()
+
+
 @pytest.mark.parametrize('part', ['motion', 'depth'])
 def test_a_network_that_gives_no_numbers(moving, part):
     oracle = Oracle(moving)

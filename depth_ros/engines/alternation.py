@@ -40,6 +40,7 @@ class AlternationStatus(enum.Enum):
     BLANK = 'blank'                     # too little to see
     NO_PARALLAX = 'no parallax'         # the camera rests, or only turns: there is motion, but no depth
     UNSOLVED = 'unsolved'               # nothing ties a pose
+    BAD_DEPTH = 'bad depth'             # that was given: of another size than the image, or an expected one that is no length
     NOT_FINITE = 'not finite'
 
 
@@ -142,7 +143,7 @@ class Alternation:
         `depth` of the keyframe and `T_view_key` (V, 4, 4) are where it begins, in one unit of length, which the result then has too. Poses alone are first given a
         depth, which is the first round; `expected_depth` is then the median of what can be expected. A single round with poses given leaves them as they are.
         """
-        refused = self._refused(frames, T_view_key)
+        refused = self._refused(frames, T_view_key) or _refused_depth(frames[0], depth, expected_depth)
         if refused is not None:
             return self._given_up(frames, T_view_key, *refused)
         scene = self._begin(frames, depth, T_view_key, expected_depth)
@@ -263,6 +264,14 @@ class Alternation:
         usual = median_depth(depth) if bool((depth > 0).any()) else TYPICAL_DEPTH
         t = (se3.inverse(scene.T[:, :1]) @ scene.T[:, 1:])[..., :3, 3]
         return STRIDE * float(scene.K[0, 0, 0] * t.norm(dim=-1).max()) / usual
+
+
+def _refused_depth(key: CameraFrame, depth: DepthMap | None, expected_depth: float | None) -> tuple[AlternationStatus, str] | None:
+    if depth is not None and not depth.depth.shape == depth.valid.shape == key.image.shape[:2]:
+        return AlternationStatus.BAD_DEPTH, f'a depth map of {depth.depth.shape} and a mask of {depth.valid.shape} for an image of {key.image.shape[:2]} pixels'
+    if expected_depth is not None and not 0 < expected_depth < np.inf:
+        return AlternationStatus.BAD_DEPTH, f'expected a positive and finite expected depth, got {expected_depth}'
+    return None
 
 
 def image_tensor(frame: CameraFrame) -> Tensor:
