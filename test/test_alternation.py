@@ -197,7 +197,17 @@ def test_a_network_that_is_sure_of_nothing(moving):
     honest = oracle.motion.forward
     oracle.motion.forward = lambda *inputs: (honest(*inputs)[0], torch.zeros_like(honest(*inputs)[1]))
     found = run(moving, oracle=oracle)
-    assert found.status in (AlternationStatus.UNSOLVED, AlternationStatus.NO_PARALLAX)
+    assert found.status is AlternationStatus.UNSOLVED and '4 of 4 views' in found.reason
+
+
+@pytest.mark.parametrize('form', ['keyframe', 'global'])
+def test_a_view_far_away_from_good_ones(moving, form):
+    poses = moving.T_view_key.copy()
+    poses[2, 0, 3] += 50.0
+    found = run(moving, AlternationConfig(form=form), T_view_key=poses, depth=known_depth(moving))
+    assert found.status is AlternationStatus.UNSOLVED and '1 of 4 views' in found.reason
+    np.testing.assert_allclose(found.T_view_key, poses, atol=1e-4)
+    np.testing.assert_allclose(found.depth, moving.depth[0], rtol=1e-5)
 
 
 # Features

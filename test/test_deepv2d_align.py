@@ -147,6 +147,27 @@ def test_no_input_gives_a_pose_that_is_not_finite(live, what, form):
         assert not found.solved.any()
 
 
+@pytest.mark.parametrize('form', ['keyframe', 'global'])
+def test_a_view_that_nothing_ties_is_told_among_good_ones(form):
+    depth, truth = scene(4)
+    edges = keyframe_edges(4) if form == 'keyframe' else gauss_newton.all_pairs(4)
+    start = torch.eye(4).repeat(1, 4, 1, 1)
+    network = Oracle(where(depth, truth, edges))
+    start[:, 2, 0, 3] = 50.0
+    found = align(network, coordinates(4), depth, K, start, edges, form, iterations=4, damping=LIGHT)
+    assert not found.solved.any() and found.tied.tolist() == [[True, True, False, True]]
+    torch.testing.assert_close(found.T_cam_world[:, [0, 1, 3]], truth[:, [0, 1, 3]], atol=1e-4, rtol=0)
+
+
+def test_views_that_are_tied_to_each_other_alone_are_not_tied():
+    depth, truth = scene(4)
+    edges = gauss_newton.all_pairs(4)
+    start = truth.clone()
+    start[:, 2:, 0, 3] += 50.0      # both far away, side by side
+    found = align(Oracle(where(depth, truth, edges)), coordinates(4), depth, K, start, edges, 'global', damping=LIGHT)
+    assert not found.solved.any() and found.tied.tolist() == [[True, True, False, False]]
+
+
 def test_samples_of_a_batch_do_not_touch_each_other(live):
     features = torch.randn(2, FRAMES, CHANNELS, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(4))
     (depth, T), (other, S) = scene(), scene(seed=1)

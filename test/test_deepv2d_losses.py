@@ -27,7 +27,7 @@ def estimate(T, residual=None, confidence=None) -> MotionEstimate:
     confidence = torch.full((1, 1, 2, 6, 8), 0.5) if confidence is None else confidence
     pixels = flow.detach() + pinhole.pixel_grid(6, 8) + residual.movedim(2, -1)
     step = MotionIteration(T, residual, confidence, valid, pixels)
-    return MotionEstimate(T, [step], *keyframe_edges(2), torch.tensor([True]))
+    return MotionEstimate(T, [step], *keyframe_edges(2), torch.tensor([True]), torch.ones(1, 2, dtype=torch.bool))
 
 
 def test_depth_of_the_earlier_hourglass_counts_half():
@@ -103,7 +103,7 @@ def test_gradients_of_the_motion_terms_are_the_numeric_ones():
         T = torch.stack([torch.eye(4, dtype=torch.float64), se3.exp(xi)])[None]
         pixels = pinhole.pixel_grid(6, 8, like=r) + r.movedim(2, -1)
         step = MotionIteration(T, r, c, torch.ones(1, 1, 6, 8, dtype=torch.bool), pixels)
-        told = MotionEstimate(T, [step, step], *keyframe_edges(2), torch.tensor([True]))
+        told = MotionEstimate(T, [step, step], *keyframe_edges(2), torch.tensor([True]), torch.ones(1, 2, dtype=torch.bool))
         return sum(losses.motion_terms(told, depth, K64, true, 0.5).values())
 
     assert torch.autograd.gradcheck(total, (twist.requires_grad_(), residual.requires_grad_(), confidence.requires_grad_()))

@@ -39,7 +39,7 @@ class AlternationStatus(enum.Enum):
     OTHER_CAMERA = 'other camera'       # frames of different sizes or calibrations
     BLANK = 'blank'                     # too little to see
     NO_PARALLAX = 'no parallax'         # the camera rests, or only turns: there is motion, but no depth
-    UNSOLVED = 'unsolved'               # nothing ties a pose
+    UNSOLVED = 'unsolved'               # nothing ties some pose
     BAD_DEPTH = 'bad depth'             # that was given: of another size than the image, or an expected one that is no length
     NOT_FINITE = 'not finite'
 
@@ -216,7 +216,8 @@ class Alternation:
         if not (torch.isfinite(T).all() and torch.isfinite(K).all() and torch.isfinite(found.iterations[-1].residual).all()):
             return AlternationStatus.NOT_FINITE, 'the motion network gives what is not a number'
         if not solved:
-            return AlternationStatus.UNSOLVED, 'nothing in the images ties the poses'
+            lost = int((~found.tied).sum())
+            return AlternationStatus.UNSOLVED, f'nothing in the images ties {lost} of {count - 1} views' if lost else 'what the images say of the poses has no solution'
         scene.T, scene.K = T, K
         return None
 

@@ -199,7 +199,8 @@ class MotionEstimate:
     iterations: list[MotionIteration]
     source: Tensor                      # (E,) frame i of each edge that was used
     target: Tensor                      # (E,) frame j
-    solved: Tensor                      # (B,) bool: every system had a solution, and something to go by
+    solved: Tensor                      # (B,) bool: every system had a solution, and every frame that was to move is tied
+    tied: Tensor                        # (B, N) bool: held, or tied to a frame that is by what the network saw at last
 
 
 def damping_for(height: int, width: int) -> Damping:
@@ -229,9 +230,11 @@ def align(module: MotionModule, features: Tensor, depth: Tensor, K: Tensor, T_ca
         seen, pixels = _look(module, features, known, points, K, motion, source, target)
         graph = Edges(source, target, points, pixels.flatten(2, 3), seen.weights.flatten(3).mT, K)
         T, step = _solve(form, T, motion, graph, fixed, steps, damping)
-        solved = solved & step.solved.reshape(len(T), -1).all(-1) & seen.valid.flatten(1).any(-1)
+        solved = solved & step.solved.reshape(len(T), -1).all(-1)
         told.append(MotionIteration(T, seen.residual, seen.confidence, seen.valid, pixels))
-    return MotionEstimate(T, told, source, target, solved)
+    tied = _tied((seen.weights > 0).flatten(2).any(-1), source, target, T.shape[1], fixed if form == 'global' else 1)
+    moving = torch.arange(fixed, T.shape[1], device=T.device) if form == 'global' else target
+    return MotionEstimate(T, told, source, target, solved & tied[:, moving].all(-1), tied)
 
 
 @dataclass(frozen=True)
@@ -269,6 +272,16 @@ def _look(module: MotionModule, features: Tensor, depth: Tensor, points: Tensor,
     weights = torch.where(sound[:, :, None], confidence, 0.0)
     pixels = pixels + torch.where(sound[:, :, None], residual, 0.0).movedim(2, -1)
     return _Seen(residual, confidence, valid, weights), pixels
+
+
+def _tied(evidence: Tensor, source: Tensor, target: Tensor, frames: int, held: int) -> Tensor:
+    """Frames (B, N) that edges with evidence (B, E) join, over others or not, to the first `held` ones."""
+    joined = evidence.new_zeros(len(evidence), frames * frames, dtype=torch.int).index_add(1, source * frames + target, evidence.int()).unflatten(1, (frames, frames)) > 0
+    joined = joined | joined.mT
+    tied = torch.arange(frames, device=evidence.device).expand(len(evidence), -1) < held
+    for _ in range(frames - held):
+        tied = tied | (joined & tied[:, None]).any(-1)
+    return tied
 
 
 def _solve(form: str, T: Tensor, motion: Tensor, graph: Edges, fixed: int, steps: int, damping: Damping) -> tuple[Tensor, Step]:
