@@ -15,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from depth_ros.ros import managed_node
 from depth_ros.ros.managed_node import ManagedNode, NodeConfig
@@ -35,7 +36,9 @@ class Echo(ManagedNode):
     def __init__(self, **options):
         self.closed = 0
         self.begun, self.gate = threading.Event(), threading.Event()
+        self.fails = False
         super().__init__('echo', **options)
+        self.service(Trigger, 'echo/save', self._on_save)
 
     def setup(self):
         self._out = self.publisher(String, 'said')
@@ -55,6 +58,11 @@ class Echo(ManagedNode):
             raise ValueError('gain 1.5 does not suit the engine')
         if self.config.gain == 1.7:
             raise AttributeError('no such thing as 1.7')
+
+    def _on_save(self, _request):
+        if self.fails:
+            raise OSError('the disk is full')
+        return True, 'saved'
 
     def _work(self, message):
         if message.data == 'boom':
@@ -104,6 +112,26 @@ def test_an_exception_at_work_is_told_and_survived(world, start):
     out.publish(String(data='boom'))
     world.until(lambda: 'it went boom' in statuses(node), 'the error in diagnostics')
     assert node.state == 'active' and node.exit_status is None
+
+
+def test_a_service_that_raises_answers_with_the_reason_and_the_node_lives(world, start):
+    node = start()
+    client = world.tester.create_client(Trigger, 'echo/save')
+    world.until(client.service_is_ready, 'the service')
+
+    def call():
+        future = client.call_async(Trigger.Request())
+        world.until(future.done, 'the answer')
+        return future.result()
+
+    node.fails = True
+    answer = call()
+    assert not answer.success and answer.message == 'OSError: the disk is full'
+    assert 'echo/save: OSError: the disk is full' in statuses(node) and {v.key: v.value for v in node.diagnostics.status().values}['failed service calls'] == '1'
+    node.fails = False
+    answer = call()
+    assert answer.success and answer.message == 'saved' and node.exit_status is None
+    world.tester.destroy_client(client)
 
 
 def test_without_autostart_a_manager_leads(world, start):

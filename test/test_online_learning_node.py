@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from array import array
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,6 @@ from depth_ros.ros.global_local_node import GlobalLocalNode
 from depth_ros.ros.latest_worker import LatestWorker
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
 from depth_ros.ros.online_learning_node import OnlineLearningNode
-
 
 
 def values(message) -> dict[str, str]:
@@ -197,6 +197,53 @@ def test_services_of_a_node_that_is_not_configured_are_refused(world):
             assert not answer.success and answer.message == 'the node is unconfigured'
     finally:
         world.remove(one.node)
+
+
+def test_services_of_a_configured_node_that_was_never_active_answer(bench, world, tmp_path):
+    one = LearningBench.__new__(LearningBench)
+    one.world, one.node = world, world.node(OnlineLearningNode, rehearse=0, autostart=False, weights_file=str(tmp_path / 'mine.safetensors'))
+    try:
+        assert world.change_state(one.node, Transition.TRANSITION_CONFIGURE).success
+        assert one.pause().message == 'paused' and one.pause(False).success
+        assert one.trigger('save').success and (tmp_path / 'mine.safetensors').exists()
+        assert one.trigger('reset').success and one.node.state == 'inactive'
+    finally:
+        world.remove(one.node)
+
+
+def test_reset_of_an_inactive_node_reaches_the_others_once_it_is_active(bench, first):
+    one = bench()
+    one.drive_until_learned()
+    assert one.world.change_state(one.node, Transition.TRANSITION_DEACTIVATE).success
+    heard = len(one.learned)
+    assert one.trigger('reset').success
+    assert one.world.change_state(one.node, Transition.TRANSITION_ACTIVATE).success
+    one.world.until(lambda: len(one.learned) > heard, 'the first weights')
+    assert number_of(one.blobs[-1]) == 0 and same(one.blobs[-1], first.read_bytes())
+
+
+def test_a_reset_that_cannot_remove_what_was_remembered_says_so_and_holds(bench, monkeypatch):
+    one = bench()
+    one.drive_until_learned()
+
+    def refused(path, missing_ok=False):
+        raise PermissionError(13, 'Permission denied', str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'unlink', refused)
+        answer = one.trigger('reset')
+    assert not answer.success and 'Permission denied' in answer.message and one.node._learner.progress.number == 0
+    assert one.trigger('reset').success
+
+
+def test_save_leaves_the_observations_to_a_thread_while_active(bench, monkeypatch, tmp_path):
+    one = bench(weights_file=str(tmp_path / 'mine.safetensors'))
+    one.drive_until_learned()
+    write, who = one.node._learner.save_observations, []
+    monkeypatch.setattr(one.node._learner, 'save_observations', lambda *about: who.append(threading.current_thread().name) or write(*about))
+    assert one.trigger('save').success
+    one.world.until(lambda: who and one.node._file.observations.exists(), 'the observations')
+    assert who == ['online_learning observations']
 
 
 # What goes wrong

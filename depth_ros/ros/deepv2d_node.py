@@ -14,10 +14,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from depth_ros import files
-from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine
+from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine, is_learned
+from depth_ros.engines.learned_depth import load
 from depth_ros.engines.threads import give_way
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, Scale, TrackResult, TrackStatus
 from depth_ros.learning.trajectory import Trajectory, write_trajectory
+from depth_ros.models.deepv2d import DeepV2D
 from depth_ros.ros import bundle, codecs, diagnostics, params
 from depth_ros.ros.camera import CameraConfig, CameraInput
 from depth_ros.ros.codecs import BadMessage
@@ -74,10 +76,11 @@ class DeepV2DNode(ManagedNode):
         self._odometry: OdometryOutputs | None = None
         super().__init__('deepv2d', **options)
         for name, answer in (('reset', self._on_reset), ('save_trajectory', self._on_save_trajectory), ('save_map', self._on_save_map)):
-            self.create_service(Trigger, f'deepv2d/{name}', answer)
+            self.service(Trigger, f'deepv2d/{name}', answer)
 
     def setup(self) -> None:
         """Make the engine and the publishers."""
+        self._loaded: tuple[str, DeepV2D] | None = None     # weights as they are named, and their network
         self._choose(None if self._is_auto() else self.config.engine.depth)
         self._odometry = OdometryOutputs(self, self.config.odometry, 'deepv2d')
         self._depth_out = DepthOutputs(self, 'deepv2d')
@@ -129,8 +132,19 @@ class DeepV2DNode(ManagedNode):
 
     def _choose(self, source: str | None) -> None:
         """Make the engine for a source of depth; None: not known yet."""
-        self._engine = DeepV2DEngine(replace(self.config.engine, depth=source or 'sensor'), deferred=True)
+        config = self.config.engine
+        if self._is_auto():
+            config = replace(config, depth=source or 'sensor', window=config.window and source != 'flow')
+        self._engine = DeepV2DEngine(config, deferred=True, network=self._network(config))
         self._source = source
+
+    def _network(self, config: DeepV2DConfig) -> DeepV2D | None:
+        """That of the weights, if it is needed; only other weights are read again, for images do not wait."""
+        if not is_learned(config):
+            return None
+        if self._loaded is None or self._loaded[0] != config.weights:
+            self._loaded = config.weights, load(config.weights)
+        return self._loaded[1]
 
     def _is_auto(self) -> bool:
         return self.config.engine.depth == 'auto'
@@ -150,7 +164,8 @@ class DeepV2DNode(ManagedNode):
         self._choose(source)
         self._expected = None
         self._depth.stalls = self._matcher.wants_depth = source == 'sensor'
-        self.get_logger().info(f'depth comes from {"the sensor" if source == "sensor" else source}: {why}')
+        waits = '; window: true waits for the sensor' if self.config.engine.window and source != 'sensor' else ''
+        self.get_logger().info(f'depth comes from {"the sensor" if source == "sensor" else source}: {why}{waits}')
 
     def _take_image(self, image: Image | CompressedImage) -> None:
         self._first_image = self._first_image or time.monotonic()
@@ -331,38 +346,33 @@ class DeepV2DNode(ManagedNode):
 
     # Services
 
-    def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    def _on_reset(self, _request: Trigger.Request) -> tuple[bool, str]:
         if self.state != 'active':
-            return _answer(response, False, f'the node is {self.state}')
+            return False, f'the node is {self.state}'
         if self._is_auto():
             self._source = self._first_image = None     # a sensor may have come or gone
             self._matcher.wants_depth = True
         self._reset_wanted = True
-        return _answer(response, True, 'odometry starts afresh with the next image')
+        return True, 'odometry starts afresh with the next image'
 
-    def _on_save_trajectory(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    def _on_save_trajectory(self, _request: Trigger.Request) -> tuple[bool, str]:
         poses = self._odometry.trail.poses() if self._odometry is not None else []
         if not poses:
-            return _answer(response, False, 'no pose has been tracked yet')
+            return False, 'no pose has been tracked yet'
         path = Path(self.config.trajectory_file).expanduser().absolute()
         try:
             with files.whole(path) as partial:
                 write_trajectory(partial, Trajectory(np.array([stamp for stamp, _ in poses], np.int64), np.stack([T for _, T in poses])))
         except (OSError, ValueError) as error:
-            return _answer(response, False, f'cannot write {path}: {error}')
-        return _answer(response, True, f'{path}')
+            return False, f'cannot write {path}: {error}'
+        return True, f'{path}'
 
-    def _on_save_map(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    def _on_save_map(self, _request: Trigger.Request) -> tuple[bool, str]:
         if self._odometry is None:
-            return _answer(response, False, f'the node is {self.state}')
+            return False, f'the node is {self.state}'
         path = Path(self.config.map_file).expanduser().absolute()
         try:
             self._map.save(path)
         except OSError as error:
-            return _answer(response, False, f'cannot write {path}: {error}')
-        return _answer(response, True, f'{path}')
-
-
-def _answer(response: Trigger.Response, success: bool, message: str) -> Trigger.Response:
-    response.success, response.message = success, message
-    return response
+            return False, f'cannot write {path}: {error}'
+        return True, f'{path}'

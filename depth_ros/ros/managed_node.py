@@ -66,6 +66,7 @@ class ManagedNode(LifecycleNode):
         self._subscriptions_open: list[Subscription] = []
         self._workers: list[LatestWorker] = []
         self._abandoned: list[LatestWorker] = []    # did not end when they were told to
+        self._failed_calls = 0                      # of services, that raised
         self._deadline = 0.0                        # steady time [s] by which all is to have ended
         self._service_change_state.callback = self._refuse_impossible(self._service_change_state.callback)
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -114,6 +115,20 @@ class ManagedNode(LifecycleNode):
 
         self._subscriptions_open.append(self.create_subscription(kind, topic, on_message, qos))
         return flow
+
+    def service(self, kind: type, name: str, answer: Callable[[Any], tuple[bool, str]]) -> None:
+        """Offer a service of std_srvs in every state; `answer` gives success and message. What it raises is the message of a call that failed."""
+        def on_call(request: Any, response: Any) -> Any:
+            try:
+                response.success, response.message = answer(request)
+            except Exception as error:      # rclpy would raise it in the executor and so end the node
+                response.success, response.message = False, f'{type(error).__name__}: {error}'
+                self._failed_calls += 1
+                self.diagnostics.value('failed service calls', self._failed_calls)
+                self.diagnostics.complain(name, f'{name}: {response.message}', details=f'{name}: {traceback.format_exc()}')
+            return response
+
+        self.create_service(kind, name, on_call)
 
     def worker(self, work: Callable[[Any], None], task: str = '') -> LatestWorker:
         """A running newest-item thread that ends when the node is deactivated; `task` tells several of them apart."""

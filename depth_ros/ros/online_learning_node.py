@@ -97,9 +97,9 @@ class OnlineLearningNode(ManagedNode):
         self._saved: tuple[Path, int] | None = None     # where the service saved last, and the number of the weights
         self._handing_out = threading.Lock()        # a learner that is let go of hands out nothing afterwards
         super().__init__('online_learning', **options)
-        self.create_service(SetBool, 'online_learning/pause', self._on_pause)
-        self.create_service(Trigger, 'online_learning/reset', self._on_reset)
-        self.create_service(Trigger, 'online_learning/save', self._on_save)
+        self.service(SetBool, 'online_learning/pause', self._on_pause)
+        self.service(Trigger, 'online_learning/reset', self._on_reset)
+        self.service(Trigger, 'online_learning/save', self._on_save)
 
     def setup(self) -> None:
         """Load the network, go on from what was learned before, and make the publishers."""
@@ -111,6 +111,7 @@ class OnlineLearningNode(ManagedNode):
         self._learner = OnlineLearner(start, self.config.learner, rehearsal=self._rehearsal())
         self._learner.offer_to(partial(self._offer, self._learner))
         self._restore()
+        self._owes_first = False        # the weights that learning began with, to those who have later ones, once the node is active
         self._guide = FlowGuide()
         self._poses = PoseHistory(self)
         self._weights = self.publisher(UInt8MultiArray, 'online_learning/weights', LATCHED_QOS)
@@ -182,8 +183,9 @@ class OnlineLearningNode(ManagedNode):
         self._hits_input = self.listen(Image, 'sparse_depth/image', self._take_hits)
         self._odometry_input = self.listen(Odometry, 'deepv2d/odometry', self._take_odometry)
         self._timer = self.create_timer(1.0, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        if self._learner.progress.number:
+        if self._learner.progress.number or self._owes_first:
             self._publish(self._learner.weights())
+            self._owes_first = False
         if not self.config.batches_per_pair:
             give_way_as_session(self.config.learner.niceness)
             self._learner.start()
@@ -367,38 +369,42 @@ class OnlineLearningNode(ManagedNode):
         else:
             self.diagnostics.clear('saved')
 
-    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+    def _on_pause(self, request: SetBool.Request) -> tuple[bool, str]:
         if self._learner is None:
-            return _answer(response, False, f'the node is {self.state}')
+            return False, f'the node is {self.state}'
         self._learner.pause(request.data)
-        self._tell()
-        return _answer(response, True, self._learner.state.value)
+        if self.state == 'active':
+            self._tell()
+        return True, self._learner.state.value
 
-    def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    def _on_reset(self, _request: Trigger.Request) -> tuple[bool, str]:
         if self._learner is None:
-            return _answer(response, False, f'the node is {self.state}')
+            return False, f'the node is {self.state}'
         self._learner.reset()
         self._keep()
-        if self._file is not None:
-            self._file.observations.unlink(missing_ok=True)
-        self._publish(self._learner.weights())
-        return _answer(response, True, 'learning begins anew with the weights that it once began with')
+        self._owes_first = self.state != 'active'
+        if not self._owes_first:
+            self._publish(self._learner.weights())
+        try:
+            if self._file is not None:
+                self._file.observations.unlink(missing_ok=True)
+        except OSError as error:
+            return False, f'learning begins anew, but a restart will remember what came before, for its file cannot be removed: {error}'
+        return True, 'learning begins anew with the weights that it once began with'
 
-    def _on_save(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    def _on_save(self, _request: Trigger.Request) -> tuple[bool, str]:
         if self._learner is None:
-            return _answer(response, False, f'the node is {self.state}')
+            return False, f'the node is {self.state}'
         if self._learner.progress.serves_frozen:
-            return _answer(response, False, f'nothing worth keeping: {self._learner.reason or "the frozen weights are handed out"}')
+            return False, f'nothing worth keeping: {self._learner.reason or "the frozen weights are handed out"}'
         path = Path(self.config.weights_file).expanduser().absolute()
         try:
             self._learner.save(path)
         except OSError as error:
-            return _answer(response, False, f'cannot write {path}: {error}')
+            return False, f'cannot write {path}: {error}'
         self._saved = path, self._learner.progress.number
-        self._keep_observations()
-        return _answer(response, True, f'{path}')
-
-
-def _answer(response: Any, success: bool, message: str) -> Any:
-    response.success, response.message = success, message
-    return response
+        if self.state == 'active':
+            self._keeper.put(None)      # which takes its time, and messages come meanwhile
+        else:
+            self._keep_observations()
+        return True, f'{path}'
