@@ -168,6 +168,30 @@ def test_views_that_are_tied_to_each_other_alone_are_not_tied():
     assert not found.solved.any() and found.tied.tolist() == [[True, True, False, False]]
 
 
+@pytest.mark.parametrize('form', ['keyframe', 'global'])
+def test_geometry_keeps_its_precision_where_networks_run_in_half(form):
+    depth, truth = scene()
+    edges = keyframe_edges(FRAMES) if form == 'keyframe' else gauss_newton.all_pairs(FRAMES)
+    network, start = Oracle(where(depth, truth, edges)), torch.eye(4).expand(1, FRAMES, 4, 4)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert (K @ torch.linalg.inv(K)).dtype == torch.bfloat16
+        found = align(network, coordinates(), depth, K, start, edges, form, iterations=4, damping=LIGHT)
+    usual = align(network, coordinates(), depth, K, start, edges, form, iterations=4, damping=LIGHT)
+    torch.testing.assert_close(found.T_cam_world, usual.T_cam_world, atol=1e-6, rtol=0)
+    for half, full in zip(found.iterations, usual.iterations, strict=True):
+        torch.testing.assert_close(half.pixels, full.pixels, atol=1e-3, rtol=0)
+
+
+def test_what_a_network_says_in_half_precision_is_followed_in_full(live):
+    depth, _ = scene()
+    start = torch.eye(4).expand(1, FRAMES, 4, 4)
+    with torch.autocast('cpu', torch.bfloat16):
+        features = live.features(torch.rand(FRAMES, 3, 4 * HEIGHT, 4 * WIDTH, generator=torch.Generator().manual_seed(1)))[None]
+        found = align(live, features, depth, K, start, keyframe_edges(FRAMES))
+    assert {x.dtype for step in found.iterations for x in (step.T_cam_world, step.residual, step.confidence, step.pixels)} == {torch.float32}
+    assert torch.isfinite(found.T_cam_world).all() and found.solved.all()
+
+
 def test_samples_of_a_batch_do_not_touch_each_other(live):
     features = torch.randn(2, FRAMES, CHANNELS, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(4))
     (depth, T), (other, S) = scene(), scene(seed=1)

@@ -113,3 +113,16 @@ def test_a_first_guess_is_compared_by_the_flow_it_induces():
     twist = torch.tensor([[[0.3, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0] * 6]])
     terms = losses.start_terms(twist, DEPTH[:, 0], K, torch.eye(4).expand(1, 2, 4, 4))
     assert terms['start'].item() == pytest.approx(2.875 / 2, rel=1e-4)
+
+
+def test_losses_keep_their_precision_where_networks_run_in_half():
+    T, twist = poses([0.05, -0.02, 0.03, 0.01, 0.02, -0.01]), torch.tensor([[[0.04, -0.01, 0.02, 0.02, 0.01, -0.01]]])
+    told = estimate(poses(twist[0, 0].tolist()))
+
+    def terms() -> dict[str, torch.Tensor]:
+        return losses.motion_terms(told, DEPTH, K, T, 0.5) | losses.start_terms(twist, DEPTH[:, 0], K, T[:, 1:])
+
+    with torch.autocast('cpu', torch.bfloat16):
+        half = terms()
+    for name, full in terms().items():
+        torch.testing.assert_close(half[name], full)

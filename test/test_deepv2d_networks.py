@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from depth_ros.geometry import se3
+from depth_ros.geometry.pinhole import pixel_grid
 from depth_ros.models import checkpoint, deepv2d_depth, registry
 from depth_ros.models.deepv2d import LIVE, PAPER, DeepV2D, DeepV2DNetworkConfig
 from depth_ros.models.deepv2d_blocks import Conv3d
@@ -140,6 +141,17 @@ def test_a_volume_holds_the_pixel_that_each_plane_projects_to():
         pixel = (K[0] @ point)[:2] / point[2]
         assert inside[0, k, y, x]
         torch.testing.assert_close(values[0, :, k, y, x], pixel, atol=1e-4, rtol=0)
+
+
+def test_a_volume_keeps_its_precision_where_networks_run_in_half():
+    height, width = 24, 32
+    K, T, planes = camera(height, width), motions(1, 1, 0.05)[:, 0], planes_between(0.5, 8.0, 5)[None]
+    pixels = pixel_grid(height, width).movedim(-1, 0)[None]
+    with torch.autocast('cpu', torch.bfloat16):
+        half, seen = deepv2d_depth.swept(pixels, K, T, planes)
+    full, inside = deepv2d_depth.swept(pixels, K, T, planes)
+    assert torch.equal(seen, inside)
+    torch.testing.assert_close(half, full, atol=1e-3, rtol=0)
 
 
 def test_untrained_correlation_prefers_the_right_plane():

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depth_ros.geometry import gauss_newton, pinhole, se3
+from depth_ros.geometry.precision import full_precision
 from depth_ros.geometry.warp import induced_flow
 from depth_ros.learning.losses import COMPARISONS, masked_mean
 from depth_ros.models.deepv2d_motion import MotionEstimate
@@ -24,6 +25,7 @@ _KNEE = 0.25                # [px] differences below are squared: those that mat
 _LARGEST = 250.0            # [px] flow differs by no more: poses that have gone astray would drown all others
 
 
+@full_precision
 def depth_terms(depths: Sequence[Tensor], truth: Tensor, valid: Tensor, compare: str = 'depth') -> dict[str, Tensor]:
     """Terms `depth` and `smooth` of depths (B, H, W) [m], the last the best, against truth (B, H, W) [m] where valid; each earlier one counts half of the next.
 
@@ -42,6 +44,7 @@ def smoothness(depth: Tensor, where: Tensor) -> Tensor:
     return across + masked_mean(relative.diff(dim=1).abs(), where[:, 1:] & where[:, :-1])
 
 
+@full_precision
 def motion_terms(estimate: MotionEstimate, depth: Tensor, K: Tensor, T_cam_world: Tensor, flow_weight: float = 0.0) -> dict[str, Tensor]:
     """Terms of an aligned set of views: depth (B, N, h, w) [m], 0 where unknown, K (B, 3, 3) [px] of the maps, and the true poses (B, N, 4, 4).
 
@@ -81,6 +84,7 @@ def sureness(confidence: Tensor) -> Tensor:
     return -confidence.flatten(3).topk(count, dim=3).values.clamp(min=1e-6).log().mean()
 
 
+@full_precision
 def start_terms(twist: Tensor, depth: Tensor, K: Tensor, T_view_key: Tensor) -> dict[str, Tensor]:
     """Term `start` of first guesses, twists (B, V, 6) of T_view_key (B, V, 4, 4), by the flow that they induce on the keyframe's depth (B, h, w)."""
     known = depth[:, None].expand(-1, twist.shape[1], -1, -1)

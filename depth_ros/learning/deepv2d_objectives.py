@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from depth_ros.frames import resize_intrinsics
 from depth_ros.geometry.depth_maps import reduce_depth
-from depth_ros.geometry.gauss_newton import all_pairs
+from depth_ros.geometry.gauss_newton import all_pairs, relative_motion
+from depth_ros.geometry.precision import full_precision
 from depth_ros.learning import deepv2d_losses, metrics
 from depth_ros.learning.batches import Batches
 from depth_ros.learning.clip_batches import ClipBatches, DrawnClips
@@ -40,7 +41,7 @@ class _OfClips(Objective):
     def _depth(self, network: nn.Module, clips: ClipBatch, T_cam_world: Tensor) -> DepthEstimate:
         """The depth module's, given poses (B, N, 4, 4)."""
         features = _features(network.depth, clips.images)
-        T_view_key = T_cam_world[:, 1:] @ torch.linalg.inv(T_cam_world[:, :1])
+        T_view_key = full_precision(relative_motion)(T_cam_world, *keyframe_edges(T_cam_world.shape[1]))
         return network.depth(features, _map_intrinsics(clips.K), T_view_key, network.planes(clips.K), tuple(clips.images.shape[-2:]))
 
     def _motion(self, network: nn.Module, clips: ClipBatch, depth: Tensor, T_start: Tensor, iterations: int | None = None) -> MotionEstimate:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from depth_ros.geometry import pinhole
 from depth_ros.geometry.plane_sweep import box_mean
+from depth_ros.geometry.precision import full_precision
 from depth_ros.geometry.warp import sample
 from depth_ros.models.deepv2d_blocks import Hourglass, Residual, Trunk, grey_maps, normalisation, plain_conv, standardised, unit
 from depth_ros.models.layers import resize
@@ -214,6 +215,7 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return resize(x[:, None], x.new_empty(1, 1, *size))[:, 0]
 
 
+@full_precision
 def swept(features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
     """Features (B, C, h, w) of a view as the keyframe would see them at every plane (B, D) [m]: (B, C, D, h, w), and where they are inside (B, D, h, w).
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from depth_ros.geometry import gauss_newton, pinhole, se3
 from depth_ros.geometry.gauss_newton import Damping, Edges, Step
+from depth_ros.geometry.precision import full_precision, widened
 from depth_ros.geometry.warp import induced_flow, sample
 from depth_ros.models.deepv2d_blocks import Trunk, cropped, grey_maps, plain_conv, standardised, unit
 from depth_ros.models.layers import UpConv, centred
@@ -214,7 +215,7 @@ def align(module: MotionModule, features: Tensor, depth: Tensor, K: Tensor, T_ca
 
     edges: frames i and j (E,) each. form keyframe: frame 0 is held, each other frame is solved alone on its edge from 0, and only depth[:, 0] is looked at; more
     edges to the same frame are refused. form global: all poses but the first `fixed` in one system on all edges. steps: Gauss-Newton steps for each of the
-    `iterations` of the network; 2 and 1 in the paper for the two forms. Gradients do not pass from one iteration to the next.
+    `iterations` of the network; 2 and 1 in the paper for the two forms. Gradients do not pass from one iteration to the next. Under autocast only the network runs in half precision.
     """
     source, target = _edges(edges, form, T_cam_world.device)
     height, width = features.shape[-2:]
@@ -223,10 +224,10 @@ def align(module: MotionModule, features: Tensor, depth: Tensor, K: Tensor, T_ca
     eye = torch.eye(4, dtype=T_cam_world.dtype, device=T_cam_world.device)
     K, T = torch.where(usable[:, None, None], K, eye[:3, :3]), torch.where(torch.isfinite(T_cam_world).all(-1).all(-1)[..., None, None], T_cam_world, eye)
     known = torch.where(torch.isfinite(depth), depth, 0.0)[:, source] * usable[:, None, None, None]
-    points, solved, told = pinhole.unproject(known, K[:, None]).flatten(2, 3), usable, []
+    points, solved, told = full_precision(pinhole.unproject)(known, K[:, None]).flatten(2, 3), usable, []
     for _ in range(iterations):
         T = T.detach()
-        motion = gauss_newton.relative_motion(T, source, target)
+        motion = full_precision(gauss_newton.relative_motion)(T, source, target)
         seen, pixels = _look(module, features, known, points, K, motion, source, target)
         graph = Edges(source, target, points, pixels.flatten(2, 3), seen.weights.flatten(3).mT, K)
         T, step = _solve(form, T, motion, graph, fixed, steps, damping)
@@ -260,18 +261,24 @@ def _edges(edges: tuple[Tensor, Tensor], form: str, device: torch.device) -> tup
 
 def _look(module: MotionModule, features: Tensor, depth: Tensor, points: Tensor, K: Tensor, motion: Tensor, source: Tensor, target: Tensor) -> tuple[_Seen, Tensor]:
     """What the network says of every edge, depth (B, E, h, w) and points (B, E, h w, 3) being those of its source, and where it wants the pixels (B, E, h, w, 2)."""
-    batch, count, height, width = depth.shape
-    flow, in_front = induced_flow(depth, K[:, None], motion)
-    pixels = flow + pinhole.pixel_grid(height, width, like=depth)
-    warped, inside = sample(features[:, target].flatten(0, 1), pixels.flatten(0, 1))
-    far = (depth > MIN_DEPTH) & (se3.transform(motion, points)[..., 2].view_as(depth) > MIN_DEPTH)
-    valid = in_front & far & inside.view_as(depth)
-    residual, confidence = module(features[:, source].flatten(0, 1), warped * valid.flatten(0, 1)[:, None])
-    residual, confidence = (x.unflatten(0, (batch, count)) for x in (residual, confidence))
+    warped, pixels, valid = _warped(features[:, target], depth, points, K, motion)
+    residual, confidence = module(features[:, source].flatten(0, 1), warped)
+    residual, confidence = (widened(x).unflatten(0, depth.shape[:2]) for x in (residual, confidence))
     sound = torch.isfinite(residual).all(2) & torch.isfinite(confidence).all(2) & valid
     weights = torch.where(sound[:, :, None], confidence, 0.0)
     pixels = pixels + torch.where(sound[:, :, None], residual, 0.0).movedim(2, -1)
     return _Seen(residual, confidence, valid, weights), pixels
+
+
+@full_precision
+def _warped(features_j: Tensor, depth: Tensor, points: Tensor, K: Tensor, motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features j (B, E, C, h, w) as frame i sees them (B E, C, h, w), 0 where it cannot; the pixels (B, E, h, w, 2) they come from, and where there is something (B, E, h, w)."""
+    flow, in_front = induced_flow(depth, K[:, None], motion)
+    pixels = flow + pinhole.pixel_grid(*depth.shape[-2:], like=depth)
+    warped, inside = sample(features_j.flatten(0, 1), pixels.flatten(0, 1))
+    far = (depth > MIN_DEPTH) & (se3.transform(motion, points)[..., 2].view_as(depth) > MIN_DEPTH)
+    valid = in_front & far & inside.view_as(depth)
+    return warped * valid.flatten(0, 1)[:, None], pixels, valid
 
 
 def _tied(evidence: Tensor, source: Tensor, target: Tensor, frames: int, held: int) -> Tensor:
@@ -284,6 +291,7 @@ def _tied(evidence: Tensor, source: Tensor, target: Tensor, frames: int, held: i
     return tied
 
 
+@full_precision
 def _solve(form: str, T: Tensor, motion: Tensor, graph: Edges, fixed: int, steps: int, damping: Damping) -> tuple[Tensor, Step]:
     """Poses (B, N, 4, 4) after some Gauss-Newton steps, and the last of them."""
     if form == 'global':
