@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,28 +59,53 @@ def test_a_graph_without_depth_is_told(beginning):
 
 def test_a_recording_holds_what_was_heard_by_pass(world, tmp_path):
     node = world.add(online_recording.Recorder(context=world.context))
-    depths = world.publisher(Image, 'global_local/depth/image')
+    depths, frozen = world.publisher(Image, 'global_local/depth/image'), world.publisher(Image, 'frozen/depth/image')
     infos, metrics, weights = world.publisher(CameraInfo, 'camera/rgb/camera_info'), world.publisher(DiagnosticArray, 'online_learning/metrics'), \
         world.publisher(UInt8MultiArray, 'online_learning/weights', LATCHED_QOS)
-    world.connected(depths, infos, metrics, weights)
+    world.connected(depths, frozen, infos, metrics, weights)
     depth = np.linspace(0.5, 3.0, 12, dtype=np.float32).reshape(3, 4)
     for lap in range(PASSES):
         for number, second in enumerate((5, 9)):
             header = codecs.make_header(second * 10 ** 9, 'camera')
             infos.publish(codecs.camera_info(np.eye(3), (4, 3), header))
+            world.until(lambda: node.camera.last == second * 10 ** 9, 'the camera')
             depths.publish(codecs.depth_image(depth + lap, depth < 2.9, header))
             world.until(lambda: len(node.depths['learned']) == 2 * lap + number + 1, 'the depth image')
+            if lap and not number:      # of the first pass the other line has but the last image, which comes late
+                for late in (9, second):
+                    frozen.publish(codecs.depth_image(depth, depth < 2.9, codecs.make_header(late * 10 ** 9, 'camera')))
+                world.until(lambda: len(node.depths['frozen_scaled']) == 2, 'its depth images')
     metrics.publish(DiagnosticArray(status=[DiagnosticStatus(values=[KeyValue(key='state', value='learning'), KeyValue(key='pairs', value='7')])]))
     weights.publish(UInt8MultiArray(data=[1, 2, 3]))
     world.until(lambda: node.told and node.weights and node.passes == PASSES - 1, 'all that was told')
     online_recording.write(node, tmp_path / 'recording.npz', {'learner_seconds': 1.5, 'memory_mb': [3, 4]})
     found = online_live.read(tmp_path / 'recording.npz', PASSES)
     world.remove(node)
-    assert [list(one) for one in found.depths['learned']] == [[5 * 10 ** 9, 9 * 10 ** 9]] * 2 and found.depths['frozen_scaled'] == [{}, {}]
+    assert [list(one) for one in found.depths['learned']] == [[5 * 10 ** 9, 9 * 10 ** 9]] * 2 and [list(one) for one in found.depths['frozen_scaled']] == [[9 * 10 ** 9], [5 * 10 ** 9]]
     np.testing.assert_allclose(found.depths['learned'][1][5 * 10 ** 9], np.where(depth < 2.9, depth + 1, 0), rtol=1e-3)
     figures = online_live.figures_of(found, Replay('kitchen', 'published', '', 'row', 60, PASSES, 0.5, ()))
     assert found.weights == bytes([1, 2, 3]) and figures['observed'] == 7 and figures['states'] == {'learning': 1} and figures['withheld_after'] is None
     assert figures['published_by_pass'] == [2, 2] and figures['learner_seconds'] == 1.5
+
+
+def test_a_domain_in_use_is_left_alone(world, monkeypatch):
+    monkeypatch.setattr(online_recording.random, 'sample', lambda domains, _count: [world.domain, world.domain % 100 + 1])
+    world.add(online_recording.Recorder(context=world.context))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        assert online_recording.free_domain() != world.domain
+        other.bind(('', 7400 + 250 * (world.domain % 100 + 1)))
+        with pytest.raises(OSError, match='in use'):
+            online_recording.free_domain()
+
+
+def test_what_does_not_heed_signals_is_ended_with_all_it_started(monkeypatch):
+    monkeypatch.setattr(online_recording, '_PATIENCE', 0.2)
+    words = 'import signal, subprocess, sys, time; [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)]; ' \
+            'child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]); print(child.pid, flush=True); time.sleep(600)'
+    with subprocess.Popen([sys.executable, '-c', words], start_new_session=True, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        online_recording._end(process)
+        assert process.returncode == -signal.SIGKILL and process.stdout.read() == ''        # which ends only when the child has let go of it
 
 
 def test_the_network_beside_it_gets_the_parameters_of_the_other_and_is_waited_for():

@@ -71,6 +71,7 @@ def add_options(task: argparse.ArgumentParser) -> None:
     live.add_argument('--live', action='store_true', help='replay the sequence through online_learning.launch.py; --gap, --every, --batches, --size and --learn-size are then its own')
     live.add_argument('--replay-rate', type=float, default=0.5, help='speed of the replay, 1.0 being real time (default: %(default)s)')
     live.add_argument('--launch', action='append', default=[], metavar='NAME:=VALUE', help='another argument of the launch file, such as depth_topic:=none')
+    live.add_argument('--domain', type=int, metavar='ID', help='ROS_DOMAIN_ID of the graph (default: one that nobody on this machine uses, whatever the environment says)')
     options.add(task, OnlineLearnerConfig, 'parameters of the learner')
 
 
@@ -85,6 +86,8 @@ def _online(args: argparse.Namespace) -> None:
 def _live(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
     if args.dense or args.fault != 'none':
         raise ValueError('--live: neither --dense nor --fault can be had through the live graph')
+    if args.domain is not None and not 0 <= args.domain <= 232:
+        raise ValueError(f'--domain: expected 0 to 232, got {args.domain}')
     start = checkpoint.load(args.weights or shipped(args.variant), NAME)
     with open_sequence(args.sequence) as sequence:
         if sequence.scans:
@@ -92,7 +95,7 @@ def _live(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
         poses = _poses(args, sequence)
         bag = args.sequence if is_sample(args.sequence) else str(Path(args.sequence).expanduser().absolute())
         replay = online_live.Replay(bag, args.variant, str(args.weights.expanduser().absolute()) if args.weights else '', args.hits, args.hold_out_last, args.passes, args.replay_rate,
-                                    tuple(args.launch))
+                                    tuple(args.launch), args.domain)
         recorded = online_live.record(replay, config, args.rehearse, args.out)
         lines = online_live.lines_of(recorded, sequence, poses, str(args.poses))
         held_out = [index for index in lines['learned'][0] if index >= len(sequence) - args.hold_out_last]

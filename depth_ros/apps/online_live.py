@@ -42,6 +42,7 @@ class Replay:
     passes: int
     rate: float                     # 1.0: real time
     arguments: tuple[str, ...]      # more of the launch file, as NAME:=VALUE
+    domain: int | None = None       # of ROS; None: one that nobody uses
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,14 @@ def record(replay: Replay, learner: OnlineLearnerConfig, rehearse: int, out: Pat
             'online_learning': {**changed, 'rehearse': rehearse, 'state_file': str(path.absolute() / 'state.safetensors')},
         }
         settings = {'bag': replay.sequence, 'passes': replay.passes, 'rate': replay.rate, 'variant': replay.variant, 'weights': replay.weights, 'parameters': parameters,
-                    'arguments': replay.arguments, 'out': str(path.absolute())}
+                    'arguments': replay.arguments, 'out': str(path.absolute()), 'domain': replay.domain}
         (path / 'settings.json').write_text(json.dumps(settings))
-        if subprocess.run([sys.executable, '-m', _PROGRAM, str(path / 'settings.json')], check=False).returncode:
+        program = subprocess.Popen([sys.executable, '-m', _PROGRAM, str(path / 'settings.json')])
+        try:
+            status = program.wait()
+        finally:
+            program.wait()      # an interrupt reaches it, too, and it ends the graph before itself
+        if status:
             raise ValueError('the replay through the live graph did not come to its end; its own messages above say why')
         return read(path / 'recording.npz', replay.passes)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,7 +31,7 @@ from depth_ros import files
 from depth_ros.ros import codecs, launching
 from depth_ros.ros.executables import make_executor
 from depth_ros.ros.managed_node import LATCHED_QOS, SENSOR_QOS
-from depth_ros.ros.sync import Order, StampOrder
+from depth_ros.ros.sync import JUMP_BACK, Order, StampOrder
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ LINES = {'learned': 'global_local', 'frozen_scaled': 'frozen'}      # what is re
 _LINGER = 1.5           # [s] that the last images of a pass are given
 _LAUNCH = 'online_learning.launch.py'
 _FROZEN = 'from depth_ros.ros import executables; executables.global_local()'
+_PATIENCE = 20.0        # [s] to end in; the launch system needs 10 to end a node that does not listen
+_DOMAINS = 101          # above, ports are the system's own
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Recording:
     parameters: dict[str, dict[str, object]]        # by node, above those of the launch file
     arguments: tuple[str, ...]              # more of the launch file, as NAME:=VALUE
     out: str                                # folder
+    domain: int | None = None               # of ROS; None: one that nobody uses
 
 
 class Recorder(Node):
@@ -63,8 +68,8 @@ class Recorder(Node):
         self.states: Counter[str] = Counter()
         self.weights: bytes | None = None
         self.refused = self.passes = 0
-        camera = StampOrder()
-        self.create_subscription(CameraInfo, 'camera/rgb/camera_info', lambda m: self._count(camera.sort(codecs.stamp_ns(m.header.stamp))), SENSOR_QOS)
+        self.camera = StampOrder()
+        self.create_subscription(CameraInfo, 'camera/rgb/camera_info', lambda m: self._count(self.camera.sort(codecs.stamp_ns(m.header.stamp))), SENSOR_QOS)
         for name, node in LINES.items():
             self.create_subscription(Image, f'{node}/depth/image', self._taker(name), 50)
         self.create_subscription(DiagnosticArray, 'online_learning/metrics', self._take_metrics, 50)
@@ -74,17 +79,16 @@ class Recorder(Node):
     def _count(self, order: Order) -> None:
         self.passes += order is Order.JUMP
 
-    def _taker(self, name: str):
-        order, lap = StampOrder(), 0
+    def _pass_of(self, stamp: int) -> int:
+        """The camera's pass that an image belongs to; what is ahead of the camera is left from the pass before."""
+        ahead = self.camera.last is not None and stamp > self.camera.last + JUMP_BACK
+        return max(0, self.passes - ahead)
 
+    def _taker(self, name: str):
         def take(message: Image) -> None:
-            nonlocal lap
             stamp = codecs.stamp_ns(message.header.stamp)
-            found = order.sort(stamp)
-            lap += found is Order.JUMP
-            if found is not Order.LATE:
-                depth, valid = codecs.depth_array(message, name)
-                self.depths[name].append((lap, stamp, np.where(valid, depth, 0).astype(np.float16)))
+            depth, valid = codecs.depth_array(message, name)
+            self.depths[name].append((self._pass_of(stamp), stamp, np.where(valid, depth, 0).astype(np.float16)))
         return take
 
     def _take_metrics(self, message: DiagnosticArray) -> None:
@@ -106,6 +110,7 @@ def main(settings: str) -> int:
     recording = Recording(**json.loads(Path(settings).read_text()))
     for name in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):       # as the launch files do
         os.environ.setdefault(name, launching.share('config', 'fastdds.xml'))
+    _keep_apart(recording.domain)
     rclpy.init()
     recorder, executor = Recorder(), make_executor()
     executor.add_node(recorder)
@@ -114,20 +119,60 @@ def main(settings: str) -> int:
     arguments = [f'bag:={recording.bag}', 'loop:=true', f'rate:={recording.rate}', 'rviz:=false', 'resume:=false', f'variant:={recording.variant}',
                  f'params_file:={parameters}', *([f'weights:={recording.weights}'] if recording.weights else []), *recording.arguments]
     apart = [f'global_local/{topic}:=frozen/{topic}' for topic in ('depth/image', 'depth/camera_info', 'points', 'parameters')] + ['online_learning/weights:=frozen/weights']
-    frozen = subprocess.Popen([sys.executable, '-c', _FROZEN, '--ros-args', '-r', '__node:=frozen', '--params-file', str(parameters), *(w for a in apart for w in ('-r', a))])
-    job = subprocess.Popen(['ros2', 'launch', 'depth_ros', _LAUNCH, *arguments])
+    processes: list[subprocess.Popen] = []
     try:
-        used = _listen(recorder, executor, recording.passes, job, frozen)
+        for words in ([sys.executable, '-c', _FROZEN, '--ros-args', '-r', '__node:=frozen', '--params-file', str(parameters), *(w for a in apart for w in ('-r', a))],
+                      ['ros2', 'launch', 'depth_ros', _LAUNCH, *arguments]):
+            processes.append(subprocess.Popen(words, start_new_session=True))
+        used = _listen(recorder, executor, recording.passes, *processes)
+    except FileNotFoundError as error:
+        log.error('the graph cannot be started: %s', error)
+        return 1
     finally:
-        for process in (job, frozen):
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-            process.wait()
+        for process in reversed(processes):
+            _end(process)
     if recorder.passes < recording.passes:
-        log.error('the replay ended early: the graph with status %d, the network beside it with %d', job.returncode, frozen.returncode)
+        log.error('the replay ended early: the graph with status %d, the network beside it with %d', *(p.returncode for p in reversed(processes)))
         return 1
     write(recorder, Path(recording.out) / 'recording.npz', used)
     return 0
+
+
+def _keep_apart(domain: int | None) -> None:
+    """Let this process and those it starts meet in a domain of ROS; None: in one of their own on this machine, where a robot neither hears nor disturbs the replay."""
+    if domain is None:
+        domain = free_domain()
+        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    os.environ['ROS_DOMAIN_ID'] = str(domain)
+
+
+def free_domain() -> int:
+    """A domain of ROS whose ports of discovery nobody on this machine has taken."""
+    for domain in random.sample(range(1, _DOMAINS + 1), _DOMAINS):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as multicast, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as first:
+            try:
+                multicast.bind(('', 7400 + 250 * domain))       # DDSI-RTPS 2.3, section 9.6.1.1
+                first.bind(('', 7410 + 250 * domain))
+                return domain
+            except OSError:
+                continue
+    raise OSError('all domains of ROS are in use: name one to share')
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process, asking first, and whatever it leaves of its group."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if process.poll() is None:
+            process.send_signal(number)
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                log.warning('%s does not heed %s', process.args[0], number.name)
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
 
 
 def parameters_of(recording: Recording) -> dict[str, dict[str, object]]:
@@ -139,7 +184,7 @@ def parameters_of(recording: Recording) -> dict[str, dict[str, object]]:
     return {**given, 'frozen': frozen, 'player': {**given.get('player', {}), 'wait_for_listeners': own['player']['wait_for_listeners'] + 1}}
 
 
-def _listen(recorder: Recorder, executor, passes: int, job: subprocess.Popen, frozen: subprocess.Popen) -> dict[str, object]:
+def _listen(recorder: Recorder, executor, passes: int, frozen: subprocess.Popen, job: subprocess.Popen) -> dict[str, object]:
     """Until so many passes are over, or a process has ended; what the learner's process took."""
     until, memory, seconds, lap = float('inf'), [], 0.0, 0
     while time.monotonic() < until and job.poll() is None and frozen.poll() is None:
