@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 
 import pytest
@@ -13,10 +14,11 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import Image
 
+from depth_ros.engines import deepv2d, learned_depth
 from depth_ros.engines.sweep import Sweeper
 from depth_ros.models import checkpoint
 from depth_ros.models.deepv2d import DeepV2D
-from depth_ros.ros import codecs
+from depth_ros.ros import codecs, deepv2d_node
 from depth_ros.ros.deepv2d_node import DeepV2DNode
 
 
@@ -105,3 +107,23 @@ def test_what_is_learned_is_told_and_can_be_chosen_while_it_runs(bench, untraine
     assert one.node.config.engine.weights == untrained
     refused = one.node.set_parameters([ros_support.Parameter('motion', value='guess')])[0]
     assert not refused.successful and 'flow, learned' in refused.reason
+
+
+def test_weights_are_read_where_they_are_chosen_and_never_while_an_image_waits(bench, untrained, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(deepv2d_node, 'load', lambda weights: (read.append(weights), learned_depth.load(weights))[1])
+    monkeypatch.setattr(deepv2d, 'load', None)      # the engine has nothing to read
+    one = bench(weights=untrained, motion='learned', window=True)
+    one.track(2)
+    assert read == [untrained] and one.values()['depth from'] == 'sensor'
+    assert one.node.set_parameters([ros_support.Parameter('max_gap', value=2.0)])[0].successful and read == [untrained]
+    refused = one.node.set_parameters([ros_support.Parameter('depth', value='flow')])[0]
+    assert not refused.successful and 'window: true needs sensor depth, but depth is flow' in refused.reason
+    other = shutil.copy(untrained, tmp_path / 'other.safetensors')
+    assert one.node.set_parameters([ros_support.Parameter('weights', value=str(other))])[0].successful and read == [untrained, str(other)]
+
+
+def test_a_window_waits_where_no_sensor_is_found(bench):
+    one = bench(depth=None, window=True)
+    one.camera.run(lambda: one.values().get('depth from') == 'flow', 'depth from flow')
+    assert one.node.config.engine.window

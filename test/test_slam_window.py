@@ -232,3 +232,17 @@ def test_the_engine_hands_the_window_what_it_tracks(drive):
     assert error(moved, drive, range(FRAMES)) < 0.01
     engine.reset()
     assert engine.step(frames[0]).track.status is TrackStatus.OK
+
+
+@pytest.mark.parametrize('depth', ['flow', 'sweep', 'learned'])
+def test_the_engine_refuses_a_window_where_no_sensor_is_to_be_used(depth):
+    with pytest.raises(ValueError, match=f'window: true needs sensor depth, but depth is {depth}'):
+        DeepV2DEngine(DeepV2DConfig(window=True, depth=depth))
+
+
+def test_the_engine_says_once_that_the_window_waits_for_sensor_depth(drive, caplog):
+    caplog.set_level('INFO')
+    engine = DeepV2DEngine(DeepV2DConfig(window=True, width=160, height=120))
+    for frame in drive.frames[:3]:
+        engine.step(replace(frame, depth=None, depth_valid=None))
+    assert [r.getMessage() for r in caplog.records].count('window: true waits for sensor depth') == 1

@@ -31,6 +31,7 @@ from depth_ros.engines.threads import single_threaded
 from depth_ros.engines.tracker import UNKNOWN, Tracker, level_start
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, TrackResult, TrackStatus, unusable
 from depth_ros.geometry.two_view import TwoViewStatus, essential_from_flow
+from depth_ros.models.deepv2d import DeepV2D
 from depth_ros.settings import setting
 
 log = logging.getLogger(__name__)
@@ -46,11 +47,17 @@ class DeepV2DConfig(SlamWindowConfig, DepthFilterConfig, MetricScaleConfig, Swee
     motion: str = setting('flow', 'where motion comes from: dense alignment on optical flow, or on what the learned motion module says', choices=('flow', 'learned'))
     depth: str = setting('auto', 'where depth comes from: the sensor, a filter on flow, now and then a plane sweep or the learned depth module; '
                          'auto: the sensor as soon as there is one, else flow', choices=('auto', 'sensor', 'flow', 'sweep', 'learned'))
-    window: bool = setting(False, 'refine the poses of the last keyframes, and of frames between them, together; with a depth sensor')
+    window: bool = setting(False, 'refine the poses of the last keyframes, and of frames between them, together; needs sensor depth, so it cannot go with depth flow, sweep or learned, '
+                           'and with auto waits for the sensor')
     width: int = setting(320, 'image width that tracking and depth work at', 'px', 64, 1920, while_active=False)
     height: int = setting(240, 'image height that tracking and depth work at', 'px', 48, 1200, while_active=False)
     hits_offset: float = setting(0.1, 'longest time between range hits, which may come late, and the tracked image nearest to them', 's', 0.0, 1.0)
     bootstrap_parallax: float = setting(0.02, 'median parallax that starts tracking without a depth sensor, as a share of the width', '', 0.003, 0.2)
+
+
+def is_learned(config: DeepV2DConfig) -> bool:
+    """Whether the networks are needed."""
+    return 'learned' in (config.motion, config.depth)
 
 
 class EngineResult(NamedTuple):
@@ -67,15 +74,22 @@ class DeepV2DEngine:
     is due in, to be called in any thread, one at a time; it gives None where nothing can be said, and `depth_reason` tells why.
     """
 
-    def __init__(self, config: DeepV2DConfig = DeepV2DConfig(), deferred: bool = False) -> None:
-        """`deferred`: leave the depth of a sweep or of the learned module to the caller, as `later`. Raises ValueError, naming the file, for weights that cannot be used."""
+    def __init__(self, config: DeepV2DConfig = DeepV2DConfig(), deferred: bool = False, network: DeepV2D | None = None) -> None:
+        """`deferred`: leave the depth of a sweep or of the learned module to the caller, as `later`. `network`: what `load` gave for the weights, if the caller has it.
+
+        Raises ValueError for settings that do not go together and, naming the file, for weights that cannot be used.
+        """
         settings.check(config)
-        network = load(config.weights) if 'learned' in (config.motion, config.depth) else None
+        if config.window and config.depth not in ('auto', 'sensor'):
+            raise ValueError(f'window: true needs sensor depth, but depth is {config.depth}')
+        if is_learned(config):
+            network = network or load(config.weights)
         self.config = config
         self.reason = ''
         self.later: Callable[[], DepthResult | None] | None = None
         self._deferred = deferred
         self._published = level_start()
+        self._says_it_waits = config.window
         self._flow = FlowEngine()
         learned = LearnedMotion(network.motion, config.learned_iterations) if config.motion == 'learned' else None
         self._tracker = Tracker(config, self._flow, learned=learned)
@@ -144,6 +158,9 @@ class DeepV2DEngine:
         source = self.config.depth
         if source == 'auto':
             source = 'flow' if frame.depth is None and self._source != 'sensor' else 'sensor'
+            if source == 'flow' and self._says_it_waits:
+                log.info('window: true waits for sensor depth')
+                self._says_it_waits = False
         if self._camera is not None:
             stamp, size, K = self._camera
             changed = size != frame.size or not np.allclose(K, frame.K)
