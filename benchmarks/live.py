@@ -1,6 +1,6 @@
 """The live graph on a recording: rate and latency of odometry, images lost, memory of each node, and the trajectory's error.
 
-    ./rosenv python benchmarks/live.py BAG [--loops N] [--reference FILE] [--viewer] [--out FOLDER]
+    ./rosenv python benchmarks/live.py BAG [--loops N] [--reference FILE] [--viewer] [--launch NAME:=VALUE] [--out FOLDER]
 
 It launches deepv2d_slam on BAG and listens. Latency is from the arrival of an image's camera_info at the listener to that of its odometry; `dropped` are
 the images that no odometry came for, `lost` is odometry whose covariance says that its pose is not known. With --loops the bag is replayed until the
@@ -143,12 +143,13 @@ def main() -> None:
     parser.add_argument('--loops', type=int, default=0, help='wraps to wait for; 0 plays the bag once')
     parser.add_argument('--reference', type=Path, help='reference trajectory of the recording')
     parser.add_argument('--viewer', action='store_true', help='take path, points and map as well, as RViz does')
+    parser.add_argument('--launch', action='append', default=[], metavar='NAME:=VALUE', help='an argument for the launch file, such as params_file:=FILE')
     parser.add_argument('--out', type=Path, default=Path('evaluation/live'))
     args = parser.parse_args()
     rclpy.init()
     listener = Listener(Odometry, '/deepv2d/odometry', lambda m: (poses.matrix(m.pose.pose), m.pose.covariance[0] >= UNKNOWN_VARIANCE))
     viewed = listener.view() if args.viewer else {}
-    figures = play(listener, 'deepv2d_slam.launch.py', args.bag, args.loops)
+    figures = play(listener, 'deepv2d_slam.launch.py', args.bag, args.loops, *args.launch)
     figures |= {f'{topic}_messages': count for topic, count in viewed.items()}
     figures['lost'] = int(sum(lost for _, _, (_, lost) in listener.results))
     if args.reference and not listener.laps:
