@@ -26,6 +26,7 @@ class LearningThread:
         self._turns, self._held = 0, False
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
+        self.has_died = False       # it ended though nobody told it to
 
     @property
     def is_here(self) -> bool:
@@ -53,6 +54,7 @@ class LearningThread:
         """Begin, unless it has begun."""
         if self._thread is None:
             self._stopping.clear()
+            self.has_died = False
             self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
             self._thread.start()
 
@@ -66,9 +68,19 @@ class LearningThread:
             if self._thread.is_alive():
                 return False
             self._thread = None
+        self.has_died = False
         return True
 
     def _run(self) -> None:
+        try:
+            self._take_turns()
+        except BaseException:
+            log.exception('the thread that learns has ended')
+            raise
+        finally:
+            self.has_died = not self._stopping.is_set()
+
+    def _take_turns(self) -> None:
         give_way(self._niceness)
         torch.set_num_threads(1)
         while self._granted():
@@ -77,8 +89,14 @@ class LearningThread:
                     self._work()
             except Exception as error:      # such as no memory left: told, and tried again
                 log.exception('a batch failed')
-                self._failed(error)
+                self._tell(error)
             self._stopping.wait(self._budget.pause())
+
+    def _tell(self, error: Exception) -> None:
+        try:
+            self._failed(error)
+        except Exception:       # such as still no memory left: the next turn may find some
+            log.exception('a failed batch could not be told')
 
     def _granted(self) -> bool:
         """Wait for a turn and take it; False once it is to end."""

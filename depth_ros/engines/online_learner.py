@@ -86,6 +86,8 @@ class OnlineLearner:
     @property
     def state(self) -> State:
         """What it is doing; `reason` says why."""
+        if self._thread.has_died:
+            return State.DEAD
         if self._paused:
             return State.PAUSED
         if self._intake.gate is not State.LEARNING:
@@ -95,6 +97,8 @@ class OnlineLearner:
     @property
     def reason(self) -> str:
         """Why it does not learn, or was rolled back; '' while it learns."""
+        if self._thread.has_died:
+            return 'the thread that learns has ended unasked: deactivate and activate the node'
         if self._intake.gate is not State.LEARNING:
             return self._intake.missing
         return self._why_back if self._was_rolled_back else ''

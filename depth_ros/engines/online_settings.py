@@ -17,6 +17,7 @@ class State(enum.Enum):
     HITS = 'waiting for hits'
     PAUSED = 'paused'
     ROLLED_BACK = 'rolled back'
+    DEAD = 'dead'
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from depth_ros.ros.pose_history import PoseHistory
 from depth_ros.ros.sync import Order
 from depth_ros.settings import setting
 
-_LEVELS = {State.HITS: diagnostics.WARN, State.ROLLED_BACK: diagnostics.WARN}       # the other states are no trouble
+_LEVELS = {State.HITS: diagnostics.WARN, State.ROLLED_BACK: diagnostics.WARN, State.DEAD: diagnostics.ERROR}       # the other states are no trouble
 
 
 @dataclass(frozen=True)
