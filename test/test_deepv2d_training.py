@@ -48,6 +48,21 @@ def test_going_on_is_bit_equal_to_never_having_stopped(data, tmp_path, kind):
     assert whole == parts and {*objectives.kind(recipe).reported} <= whole.best.keys()
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_networks_in_half_precision_learn_nearly_what_those_in_full_learn(data, kind):
+    recipe = of_kind(kind, predicted_from=0.0)
+    objective = objectives.build(recipe)
+    torch.manual_seed(0)
+    network, drawn = registry.build(recipe.model, recipe.model_config), ClipBatches(data.train, recipe).of_step(3)
+    full = objective.terms(network, drawn, torch.ones_like)
+    with torch.autocast('cpu', torch.bfloat16):
+        half = objective.terms(network, drawn, torch.ones_like)
+    for name, value in full.items():
+        torch.testing.assert_close(half[name].float(), value, rtol=5e-3, atol=1e-5)
+    sum(half.values()).backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+
+
 @pytest.mark.parametrize('kind, part', [('deepv2d_depth', 'depth'), ('deepv2d_motion', 'motion'), ('deepv2d', '')])
 def test_a_stage_changes_every_weight_of_its_part_and_no_other(data, tmp_path, kind, part):
     trainer = Trainer(of_kind(kind, steps=3, ema=0.0), data, tmp_path)
