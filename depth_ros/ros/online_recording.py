@@ -128,6 +128,8 @@ def main(settings: str) -> int:
     except FileNotFoundError as error:
         log.error('the graph cannot be started: %s', error)
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     finally:
         for process in reversed(processes):
             _end(process)
