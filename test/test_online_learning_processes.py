@@ -131,4 +131,4 @@ def test_a_signal_ends_it_in_time_while_it_learns_and_keeps_what_it_learned(worl
         process.send_signal(number)
         assert process.wait(ros_support.LIMIT) == 0
     assert checkpoint.load(state).record['number'] >= number_of(drive.blobs[-1])
-    assert not [p for p in tmp_path.iterdir() if p.name not in ('cache', state.name, f'.{state.name}.lock')]
+    assert not [p for p in tmp_path.iterdir() if p.name not in ('cache', state.name, f'.{state.name}.lock', f'{state.name}.observations.npz')]
