@@ -31,7 +31,7 @@ from depth_ros import files
 from depth_ros.ros import codecs, launching
 from depth_ros.ros.executables import make_executor
 from depth_ros.ros.managed_node import LATCHED_QOS, SENSOR_QOS
-from depth_ros.ros.sync import JUMP_BACK, Order, StampOrder
+from depth_ros.ros.sync import Order, StampOrder
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ LINES = {'learned': 'global_local', 'frozen_scaled': 'frozen'}      # what is re
 _LINGER = 1.5           # [s] that the last images of a pass are given
 _LAUNCH = 'online_learning.launch.py'
 _FROZEN = 'from depth_ros.ros import executables; executables.global_local()'
+_AHEAD = 200_000_000    # [ns] by which an image may be ahead of the camera's last message that was not lost
 _PATIENCE = 20.0        # [s] to end in; the launch system needs 10 to end a node that does not listen
 _DOMAINS = 101          # above, ports are the system's own
 
@@ -81,7 +82,7 @@ class Recorder(Node):
 
     def _pass_of(self, stamp: int) -> int:
         """The camera's pass that an image belongs to; what is ahead of the camera is left from the pass before."""
-        ahead = self.camera.last is not None and stamp > self.camera.last + JUMP_BACK
+        ahead = self.camera.last is not None and stamp > self.camera.last + _AHEAD
         return max(0, self.passes - ahead)
 
     def _taker(self, name: str):
