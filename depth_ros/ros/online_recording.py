@@ -124,7 +124,7 @@ def main(settings: str) -> int:
     try:
         for words in ([sys.executable, '-c', _FROZEN, '--ros-args', '-r', '__node:=frozen', '--params-file', str(parameters), *(w for a in apart for w in ('-r', a))],
                       ['ros2', 'launch', 'depth_ros', _LAUNCH, *arguments]):
-            processes.append(subprocess.Popen(words, start_new_session=True))
+            processes.append(subprocess.Popen(words, process_group=0))
         used = _listen(recorder, executor, recording.passes, *processes)
     except FileNotFoundError as error:
         log.error('the graph cannot be started: %s', error)
