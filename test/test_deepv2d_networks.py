@@ -154,6 +154,12 @@ def test_a_volume_keeps_its_precision_where_networks_run_in_half():
     torch.testing.assert_close(half, full, atol=1e-3, rtol=0)
 
 
+def test_a_volume_can_be_counted_where_nothing_is_computed():
+    with torch.device('meta'):
+        values, inside = deepv2d_depth.swept(torch.zeros(1, 4, 24, 32), torch.zeros(1, 3, 3), torch.zeros(1, 4, 4), torch.ones(1, 5))
+    assert values.shape == (1, 4, 5, 24, 32) and inside.shape == (1, 5, 24, 32)
+
+
 def test_untrained_correlation_prefers_the_right_plane():
     """What views of a wall show agrees best on the plane of the wall, before anything is learned."""
     torch.manual_seed(3)

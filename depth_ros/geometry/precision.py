@@ -19,7 +19,7 @@ def full_precision(function: Callable[..., _Result]) -> Callable[..., _Result]:
     @wraps(function)
     def wrapped(*args: object, **kwargs: object) -> _Result:
         device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), 'cpu')
-        if not torch.is_autocast_enabled(device):      # nothing is added to a graph that is traced, either
+        if device == 'meta' or not torch.is_autocast_enabled(device):      # nothing is computed there; and nothing is added to a graph that is traced
             return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return function(*map(widened, args), **{name: widened(a) for name, a in kwargs.items()})
