@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from depth_ros import settings
+from depth_ros.engines.images import image_tensor
 from depth_ros.engines.keyframes import DepthMap, View
 from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, nearest_indices, resize_intrinsics, unusable
@@ -89,7 +90,7 @@ class FeatureCache:
         keys = [(frame.stamp, frame.size) for frame in frames]
         missing = {key: frame for key, frame in zip(keys, frames, strict=True) if key not in self._kept}
         if missing:
-            found = features(torch.stack([image_tensor(frame) for frame in missing.values()]).to(device))
+            found = features(image_tensor(np.stack([frame.image for frame in missing.values()]), device))
             self._kept.update(zip(missing, found))
         for key in keys:
             self._kept.move_to_end(key)
@@ -197,7 +198,7 @@ class Alternation:
         if T_view_key is not None:
             T[0, 1:] = torch.from_numpy(np.asarray(T_view_key)).to(T)
         elif self.config.initial_poses == 'network':
-            images = torch.stack([image_tensor(frame) for frame in frames]).to(self._device)
+            images = image_tensor(np.stack([frame.image for frame in frames]), self._device)
             T[0, 1:] = se3.exp(self.network.motion.initial_motion(images[:1].expand(len(frames) - 1, -1, -1, -1), images[1:]))
         K = resize_intrinsics(torch.from_numpy(frames[0].K).float(), 1 / STRIDE, 1 / STRIDE)[None].to(self._device)
         return _Scene(frames, K, scaled(T, unit if T_view_key is not None else 1.0), start * unit, confidence, unit)
@@ -273,11 +274,6 @@ def _refused_depth(key: CameraFrame, depth: DepthMap | None, expected_depth: flo
     if expected_depth is not None and not 0 < expected_depth < np.inf:
         return AlternationStatus.BAD_DEPTH, f'expected a positive and finite expected depth, got {expected_depth}'
     return None
-
-
-def image_tensor(frame: CameraFrame) -> Tensor:
-    """(3, H, W) float in [0, 1] of a frame's image."""
-    return torch.from_numpy(frame.image).permute(2, 0, 1).float() / 255
 
 
 def _is_blank(frame: CameraFrame) -> bool:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from depth_ros import settings
 from depth_ros.engines.depth_networks import VARIANTS, NetworkPair, Networks
 from depth_ros.engines.hanging_image import HangingImage
+from depth_ros.engines.images import image_tensor
 from depth_ros.engines.inference import InferenceConfig
 from depth_ros.engines.late_hits import LateHits
 from depth_ros.engines.range_projection import resize_hits
@@ -276,10 +276,5 @@ def network_pair(result: FlowResult, T_ref_cur: np.ndarray | None) -> NetworkPai
     T = np.eye(4) if T_ref_cur is None else np.array(T_ref_cur, np.float64)
     length = np.linalg.norm(T[:3, 3])
     T[:3, 3] = T[:3, 3] / length if length > _NO_BASELINE else (1.0, 0.0, 0.0)
-    return NetworkPair(*(_tensor(f) for f in (result.pair.current, result.pair.reference)), torch.from_numpy(np.ascontiguousarray(result.flow)).permute(2, 0, 1)[None],
+    return NetworkPair(*(image_tensor(f.image[None]) for f in (result.pair.current, result.pair.reference)), torch.from_numpy(np.ascontiguousarray(result.flow)).permute(2, 0, 1)[None],
                        torch.from_numpy(result.pair.current.K).float()[None], torch.from_numpy(T).float()[None])
-
-
-def _tensor(frame: CameraFrame) -> Tensor:
-    """(1, 3, H, W) float in [0, 1] of a frame's image."""
-    return torch.from_numpy(frame.image).permute(2, 0, 1)[None].float() / 255

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from depth_ros.engines.images import image_tensor
 from depth_ros.engines.threads import single_threaded
 from depth_ros.models import checkpoint, pwc_weights
 from depth_ros.models.pwc_net import PwcNet
@@ -23,7 +24,7 @@ class PwcFlow:
     @torch.inference_mode()
     def __call__(self, current: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Flow from current to reference (H, W, 3) uint8 RGB and back, (H, W, 2) float32 [px] each."""
-        images = torch.from_numpy(np.stack([current, reference])).to(self._device).movedim(-1, 1).float() / 255
+        images = image_tensor(np.stack([current, reference]), self._device)
         flows = self._model.both_ways(images[:1], images[1:]).movedim(1, -1).contiguous().cpu().numpy()
         return flows[0], flows[1]
 

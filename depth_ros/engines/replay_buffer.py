@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from depth_ros.engines.images import image_tensor
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult
 from depth_ros.learning.pairs import PairBatch
 
@@ -158,7 +159,7 @@ def pair_batch(observations: Sequence[Observation]) -> PairBatch:
     """The pairs of observations of one size; their inverse depth [1/baseline] is that of the hits."""
     hits = stacked(observations, 'hits')
     valid = hits > 0
-    images = [torch.from_numpy(np.stack([getattr(o, name) for o in observations])).permute(0, 3, 1, 2).float() / 255 for name in ('image1', 'image2')]
+    images = [image_tensor(np.stack([getattr(o, name) for o in observations])) for name in ('image1', 'image2')]
     flow = torch.from_numpy(np.stack([o.flow for o in observations])).permute(0, 3, 1, 2).float()
     K, T = (torch.from_numpy(np.stack([getattr(o, name) for o in observations])) for name in ('K', 'T_2_1'))
     inverse_depth = torch.where(valid, lengths(observations) / torch.where(valid, hits, 1.0), 0.0)

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from depth_ros.engines.images import image_tensor
 from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, DepthResult, Scale
 from depth_ros.geometry import plane_sweep
@@ -96,9 +97,4 @@ def _views_at(width: int, frames: list[CameraFrame]) -> tuple[CameraFrame, torch
     """The first of the frames at a width [px], its image (3, h, w), those of the others (V, 3, h, w), and K (3, 3)."""
     size = width, round(width * frames[0].size[1] / frames[0].size[0])
     current, *references = (frame.resized(*size) for frame in frames)
-    return current, _tensor(current.image), torch.stack([_tensor(r.image) for r in references]), torch.from_numpy(current.K).float()
-
-
-def _tensor(image: np.ndarray) -> torch.Tensor:
-    """(3, H, W) float in [0, 1] of (H, W, 3) uint8."""
-    return torch.from_numpy(image).movedim(-1, 0).float() / 255
+    return current, image_tensor(current.image), image_tensor(np.stack([r.image for r in references])), torch.from_numpy(current.K).float()
