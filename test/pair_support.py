@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
+import pytest
 import torch
 
 from depth_ros.geometry import se3
 from depth_ros.geometry.warp import induced_flow
+from depth_ros.learning import scenes
 from depth_ros.learning.pairs import PairBatch
+
+
+@contextmanager
+def few_surfaces() -> Iterator[pytest.MonkeyPatch]:
+    """Scenes are made of few surfaces inside, for painting many takes longer than rendering a few small images; what else is patched with what it gives ends too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes, '_PALETTE', 4)
+        scenes._palette.cache_clear()
+        yield patch
+    scenes._palette.cache_clear()
 
 
 def wavy_pairs(count: int, height: int = 24, width: int = 32, seed: int = 0) -> PairBatch:

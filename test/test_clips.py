@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from clip_support import ClipMemory, sample_clips
+from pair_support import few_surfaces
 from sequence_support import walking_folder
 
 from depth_ros.geometry import se3
 from depth_ros.geometry.depth_maps import reduce_depth
 from depth_ros.geometry.warp import induced_flow, warp_by_flow
 from depth_ros.learning import clip_augmentation as augmentation
-from depth_ros.learning import clips, scenes, shards
+from depth_ros.learning import clips, shards
 from depth_ros.learning.clip_batches import ClipBatches
 from depth_ros.learning.clips import ClipBatch, ClipData, ClipStore, open_clips
 from depth_ros.learning.recipe import Recipe
@@ -28,13 +29,10 @@ RECIPE = Recipe(model='deepv2d', objective='deepv2d', batch=2, stretch=1.5, colo
 
 @pytest.fixture(scope='module')
 def store(tmp_path_factory):
-    """A cache of the module's own, and few surfaces, for painting them takes longer than rendering a few small clips."""
-    with pytest.MonkeyPatch.context() as patch:
+    """In a cache of the module's own."""
+    with few_surfaces() as patch:
         patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
-        patch.setattr(scenes, '_PALETTE', 4)
-        scenes._palette.cache_clear()
         yield open_clips(SPEC, 'train')
-        scenes._palette.cache_clear()
 
 
 @pytest.fixture(scope='module')

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from clip_support import TINY, ClipMemory, sample_clips
+from pair_support import few_surfaces
 from safetensors.torch import load_file
 
 from depth_ros.apps import train
-from depth_ros.learning import clips, objectives, optimisers, scenes
+from depth_ros.learning import clips, objectives, optimisers
 from depth_ros.learning.clip_batches import ClipBatches
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.trainer import BEST, STATE, Data, Trainer
@@ -131,12 +132,10 @@ def test_the_published_motion_module_trains_with_its_pose_network(data):
 
 def test_the_command_trains_on_rendered_clips(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    monkeypatch.setattr(scenes, '_PALETTE', 4)
-    scenes._palette.cache_clear()
     small = {'data.width': 64, 'data.height': 48, 'data.train': 2, 'data.validation': 2, 'data.shard': 2, 'reduce': 1, 'reduce_to': 1, 'steps': 2, 'batch': 2}
     settings = [part for key, value in small.items() for part in ('--set', f'{key}={value}')]
-    assert train.main(['deepv2d_live_motion', '--out', str(tmp_path / 'out'), *settings]) == 0
-    scenes._palette.cache_clear()
+    with few_surfaces():
+        assert train.main(['deepv2d_live_motion', '--out', str(tmp_path / 'out'), *settings]) == 0
     assert 'best at step 2' in capsys.readouterr().out
     assert checkpoint.load(tmp_path / 'out' / BEST, 'deepv2d').record['recipe']['size'] == 'live'
     assert clips.open_clips(clips.ClipData(width=64, height=48, train=2, shard=2), 'train').size == (48, 64)

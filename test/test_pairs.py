@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pair_support import few_surfaces
 
 from depth_ros import settings
 from depth_ros.geometry import pinhole, se3
@@ -26,13 +27,10 @@ def no_flow(rgb1, rgb2):
 
 @pytest.fixture(scope='module')
 def cache(tmp_path_factory):
-    """A cache of the module's own, and few surfaces, for painting them takes longer than rendering a few small pairs."""
-    with pytest.MonkeyPatch.context() as patch:
+    """A cache of the module's own."""
+    with few_surfaces() as patch:
         patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
-        patch.setattr(scenes, '_PALETTE', 4)
-        scenes._palette.cache_clear()
         yield
-        scenes._palette.cache_clear()
 
 
 @pytest.fixture(scope='module')

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from pair_support import few_surfaces
 
 from depth_ros.geometry import pinhole, se3
 from depth_ros.geometry.warp import warp_by_flow
-from depth_ros.learning import scenes
 from depth_ros.learning.path_views import Laser, path_views
 from depth_ros.learning.scenes import SceneData
 
@@ -23,11 +23,8 @@ T_CAM_LASER = np.array([[0.0, -1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.05], [1.0, 0.0
 
 @pytest.fixture(scope='module')
 def paths():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scenes, '_PALETTE', 4)
-        scenes._palette.cache_clear()
+    with few_surfaces():
         yield [p for _, p in zip(range(3), path_views(DATA, 'validation', 0, BASELINE, Laser(T_CAM_LASER, ANGLES)))]
-        scenes._palette.cache_clear()
 
 
 def test_disparity_is_focal_length_times_baseline_over_depth(paths):

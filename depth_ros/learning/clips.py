@@ -6,7 +6,7 @@ A clip is stored in the order of time; a batch of clips begins with their keyfra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from depth_ros.learning import shards, synthetic
 from depth_ros.learning.camera_paths import CLIP, Start, clip_path, is_free
 from depth_ros.learning.scenes import ViewData, drawn_camera, places, views_flow
 from depth_ros.learning.sensor import exposed
-from depth_ros.learning.shards import RecordStore, StoreData
+from depth_ros.learning.shards import RecordStore, StoreData, TensorBatch
 from depth_ros.settings import setting
 
 KEYFRAMES = range(1, CLIP - 1)          # the views that have others before and after them
@@ -32,7 +32,7 @@ _FARTHEST = 100.0       # [m] depth beyond is not known
 
 
 @dataclass
-class ClipBatch:
+class ClipBatch(TensorBatch):
     """B clips of N views, H x W; view 0 is the keyframe."""
 
     images: Tensor          # (B, N, 3, H, W) float in [0, 1]
@@ -41,23 +41,9 @@ class ClipBatch:
     K: Tensor               # (B, 3, 3) [px], of all views
     T_cam_world: Tensor     # (B, N, 4, 4); the world is the keyframe's camera
 
-    def to(self, device: torch.device | str) -> ClipBatch:
-        """The same on another device."""
-        return self._map(lambda t: t.to(device, non_blocking=True))
-
-    def pick(self, indices: Tensor | Sequence[int] | slice) -> ClipBatch:
-        """Some of the clips."""
-        return self._map(lambda t: t[indices])
-
     def views(self, indices: Tensor | Sequence[int] | slice) -> ClipBatch:
         """Some of the views of every clip; the first of them has to be view 0."""
         return replace(self, **{name: getattr(self, name)[:, indices] for name in ('images', 'depth', 'valid', 'T_cam_world')})
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> ClipBatch:
-        return replace(self, **{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
 
 @dataclass(frozen=True)

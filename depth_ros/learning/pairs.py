@@ -7,7 +7,7 @@ Image 1 is the one whose depth is wanted. Lengths are in units of the baseline (
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from depth_ros.learning import shards
 from depth_ros.learning.scenes import SceneData, ScenePair, scene_pairs
-from depth_ros.learning.shards import RecordStore, StoreData
+from depth_ros.learning.shards import RecordStore, StoreData, TensorBatch
 from depth_ros.settings import setting
 
 FlowFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -28,7 +28,7 @@ _FORMAT = 2             # raise it whenever what is rendered or stored changes
 
 
 @dataclass
-class PairBatch:
+class PairBatch(TensorBatch):
     """B pairs, H x W."""
 
     image1: Tensor                      # (B, 3, H, W) float in [0, 1]
@@ -40,20 +40,6 @@ class PairBatch:
     T_2_1: Tensor                       # (B, 4, 4), takes points of camera 1 into camera 2; its translation has norm 1
     exact_flow: Tensor                  # (B, 2, H, W) [px], the projection of depth and motion; 0 where not valid
     visible: Tensor                     # (B, 1, H, W) bool, what image 2 shows as well: inside and not hidden
-
-    def to(self, device: torch.device | str) -> PairBatch:
-        """The same on another device."""
-        return self._map(lambda t: t.to(device, non_blocking=True))
-
-    def pick(self, indices: Tensor | Sequence[int] | slice) -> PairBatch:
-        """Some of the pairs."""
-        return self._map(lambda t: t[indices])
-
-    def __len__(self) -> int:
-        return len(self.image1)
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> PairBatch:
-        return replace(self, **{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
 
 @dataclass(frozen=True)

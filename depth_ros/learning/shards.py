@@ -8,11 +8,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from depth_ros.learning.scenes import SPLITS, ViewData
 from depth_ros.settings import setting
 
 Item = TypeVar('Item')
+Batch = TypeVar('Batch', bound='TensorBatch')
 Make = Callable[[int, Path, Callable[[], object]], None]
 """(number of a shard, its file, what to call after each record): writes the file."""
 
@@ -36,6 +38,24 @@ class StoreData:
     validation: int = setting(512, 'number in the validation split', '', 1)
     test: int = setting(512, 'number in the test split', '', 1)
     shard: int = setting(128, 'number a file', '', 1, 4096)
+
+
+class TensorBatch:
+    """What batches of records, dataclasses whose fields are tensors (B, ...), have in common."""
+
+    def to(self: Batch, device: torch.device | str) -> Batch:
+        """The same on another device."""
+        return self._map(lambda t: t.to(device, non_blocking=True))
+
+    def pick(self: Batch, indices: Tensor | Sequence[int] | slice) -> Batch:
+        """Some of the records."""
+        return self._map(lambda t: t[indices])
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def _map(self: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(self, **{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
 
 class RecordStore:
