@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from depth_ros import files
@@ -28,7 +31,8 @@ def test_what_a_killed_writer_left_is_swept_up_and_nothing_else(tmp_path):
     for written in (path, other):
         written.write_text('whole')
     with pytest.raises(KeyboardInterrupt), files.whole(path) as partial:       # what is swept is what `whole` makes
-        (left := partial.parent.with_name(partial.parent.name[:-1] + 'x')).mkdir()
+        left = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=tmp_path))
+        assert len(left.name) == len(partial.parent.name)
         (left / path.name).write_text('ha')
         raise KeyboardInterrupt
     assert left.exists()

@@ -12,6 +12,7 @@ matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt  # noqa: E402 - the backend must be chosen first
 import numpy as np  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 from depth_ros import files  # noqa: E402
 
@@ -23,6 +24,7 @@ TITLES = {'abs_inv': 'Abs-Inv', 'abs_rel': 'Abs-Rel', 'sq_rel': 'Sq-Rel', 'rmse'
 
 DIGITS = {'lost': 1, 'focal_error': 2}      # after the point, where four are too many
 ACROSS = 5     # scores beside each other in a plot
+HEADROOM = 0.06         # above the highest point of a curve, as a share
 ODD = 2.5      # times the median: what is beyond is cut off in a plot
 
 
@@ -109,5 +111,8 @@ class Table:
     def _draw_curves(self, axis: plt.Axes, column: str) -> None:
         for label, rows in self.curves.items():
             axis.plot([self.abscissa[row] for row in rows], [self.mean(row, column) for row in rows], 'o-', label=label)
-        axis.set(xscale='log' if self.is_logarithmic else 'linear', xlabel=self.abscissa_title, ylim=(0, None))
+        axis.set(xscale='log' if self.is_logarithmic else 'linear', xlabel=self.abscissa_title)
+        axis.set_ylim(0, (1 + HEADROOM) * axis.dataLim.ymax or 1.0)      # matplotlib's own margin is next to nothing where values hardly differ
+        if not self.is_logarithmic and all(float(x).is_integer() for x in self.abscissa.values()):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend()
