@@ -28,18 +28,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from depth_ros import files
 from depth_ros.apps import report
+from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.inference import ExportedModel, InferenceConfig
+from depth_ros.engines.known_flows import KnownFlows
 from depth_ros.engines.learned_depth import for_cpu
+from depth_ros.frames import CameraFrame
+from depth_ros.geometry.pinhole import pixel_grid
 from depth_ros.models.deepv2d import LIVE, PAPER, DeepV2D
-from depth_ros.models.deepv2d_motion import align, keyframe_edges
+from depth_ros.models.deepv2d_motion import MeasuredFlow, align, keyframe_edges
 
 CONFIGS = {'live': (LIVE, 320, 240), 'paper': (PAPER, 640, 480)}
 PEAKS = {'fp32': 66.9, 'tf32': 494.7, 'bf16': 989.5, 'fp16': 989.5}                                         # [TFLOPS] of an H200, dense
 DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 STRIDE, ITERATIONS = 4, 3
-POSE, DEPTH = 'pose of a frame', 'depth of a keyframe'
+FLOW, POSE, DEPTH = 'measured flow, a view', 'pose of a frame', 'depth of a keyframe'
 LIMITS = {'live': {DEPTH: 400.0, POSE: 100.0}, 'paper': {'round': 44.0}}      # [ms]
 MATCHING = 'depth.stem', 'depth.matchers', 'depth.heads', 'depth.prior', 'depth.excite', 'depth.convex'        # the 3D network and what it ends in
+_FLOW = FlowEngine()
 CONVOLUTIONS = 'motion.trunk', 'motion.embed', 'motion.flow', 'depth.trunk', 'depth.hourglasses', 'depth.embed', *MATCHING
 
 
@@ -53,6 +58,7 @@ class Inputs:
     depth: Tensor           # (1, N, h, w) [m]
     motion: Tensor          # (1, N, C, h, w)
     stereo: Tensor          # (1, N, C, h, w)
+    measured: MeasuredFlow | None       # from frame 0 to the others, for a motion module that sees it
 
     @staticmethod
     def of(network: DeepV2D, frames: int, width: int, height: int, device: str) -> Inputs:
@@ -63,12 +69,24 @@ class Inputs:
         T[0, :, 0, 3] = 0.05 * torch.arange(frames)
         images, depth = torch.rand(frames, 3, height, width, generator=torch.Generator().manual_seed(0)), torch.full((1, frames, h, w), 2.0)
         images, K, T, depth = (x.to(device) for x in (images, K, T, depth))
-        return Inputs(images, K, T, depth, network.motion.features(images)[None], network.depth.features(images)[None])
+        flow = MeasuredFlow(pixel_grid(h, w).to(device).expand(1, frames - 1, h, w, 2), torch.zeros(1, frames - 1, h, w, device=device)) if network.motion.sees_flow else None
+        return Inputs(images, K, T, depth, network.motion.features(images)[None], network.depth.features(images)[None], flow)
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W)."""
         return tuple(self.images.shape[-2:])
+
+    @property
+    def pair(self) -> tuple[Tensor, ...]:
+        """What the residual flow of a view is found from."""
+        features = self.motion[:, 0], self.motion[:, 0]         # the time is the same
+        return features if self.measured is None else (*features, self.measured.pixels[:, 0].movedim(-1, 1), self.measured.error[:, 0])
+
+    def measure(self) -> object:
+        """The flow to one view, as a tracker would have it measured."""
+        pair = [CameraFrame(stamp, '', (255 * image.permute(1, 2, 0)).byte().contiguous().numpy(), np.eye(3)) for stamp, image in enumerate(self.images[:2])]
+        return KnownFlows(_FLOW, 1).measured(pair, [(0, 1)])
 
 
 class Features(nn.Module):
@@ -103,9 +121,10 @@ def met(network: DeepV2D, x: Inputs) -> Tensor:
     return torch.rand(1, network.config.volume_width, network.config.planes, *x.stereo.shape[-2:], device=x.images.device)
 
 
-def update(motion: Callable[..., tuple[Tensor, Tensor]], x: Inputs, views: int) -> object:
+def update(motion: nn.Module, x: Inputs, views: int) -> object:
     """Poses of so many views by the depth of the keyframe and a motion module, or what stands for its residual flow."""
-    return align(motion, x.motion[:, :1 + views], x.depth[:, :1 + views], x.K, x.T[:, :1 + views], keyframe_edges(1 + views), iterations=ITERATIONS)
+    flow = None if x.measured is None else MeasuredFlow(x.measured.pixels[:, :views], x.measured.error[:, :views])
+    return align(motion, x.motion[:, :1 + views], x.depth[:, :1 + views], x.K, x.T[:, :1 + views], keyframe_edges(1 + views), iterations=ITERATIONS, measured=flow)
 
 
 def measured(network: DeepV2D, x: Inputs) -> object:
@@ -118,21 +137,22 @@ def calls_of(network: DeepV2D, x: Inputs) -> dict[str, Callable[[], object]]:
     views = len(x.images) - 1
     matching, volume = Matching(network), met(network, x)
     parts = {'motion features, a frame': lambda: network.motion.features(x.images[:1]), 'depth features, a frame': lambda: network.depth.features(x.images[:1]),
-             'residual flow, a view': lambda: network.motion(x.motion[:, 0], x.motion[:, 1]), 'motion update, a view': lambda: update(network.motion, x, 1),
+             'residual flow, a view': lambda: network.motion(*x.pair), 'motion update, a view': lambda: update(network.motion, x, 1),
              f'motion update, {views} views': lambda: update(network.motion, x, views), 'hourglasses and heads': lambda: matching(volume),
              'volume and 3D network': lambda: measured(network, x)}
-    return parts | {POSE: _both(parts['motion features, a frame'], parts['motion update, a view']), DEPTH: _both(parts['depth features, a frame'], parts['volume and 3D network'])}
+    of_pose = parts['motion features, a frame'], parts['motion update, a view']
+    if network.motion.sees_flow:
+        parts[FLOW] = x.measure
+        of_pose = parts[FLOW], _both(*of_pose)
+    return parts | {POSE: _both(*of_pose), DEPTH: _both(parts['depth features, a frame'], parts['volume and 3D network'])}
 
 
 def graphs_of(network: DeepV2D, x: Inputs, threads: int) -> dict[str, Callable[[], object]]:
-    """The same with exported graphs, as far as parts can be; alignment and volume stay torch's."""
+    """The same with exported graphs, as far as parts can be; residual flow with its median, alignment and volume stay torch's."""
     examples = {'motion features, a frame': (Features(network.motion), (x.images[:1],)), 'depth features, a frame': (Features(network.depth), (x.images[:1],)),
-                'residual flow, a view': (network.motion, (x.motion[:, 0], x.motion[:, 1])), 'hourglasses and heads': (Matching(network), (met(network, x),))}
+                'hourglasses and heads': (Matching(network), (met(network, x),))}
     graphs = {name: ExportedModel(module, example, InferenceConfig('onnxruntime', threads)) for name, (module, example) in examples.items()}
-    calls: dict[str, Callable[[], object]] = {name: lambda name=name: graphs[name](*examples[name][1]) for name, graph in graphs.items() if graph.backend == 'onnxruntime'}
-    if {'motion features, a frame', 'residual flow, a view'} <= set(calls):
-        calls[POSE] = _both(calls['motion features, a frame'], lambda: update(graphs['residual flow, a view'], x, 1))
-    return calls
+    return {name: lambda name=name: graphs[name](*examples[name][1]) for name, graph in graphs.items() if graph.backend == 'onnxruntime'}
 
 
 def _both(first: Callable[[], object], second: Callable[[], object]) -> Callable[[], object]:
@@ -192,10 +212,11 @@ def operations(network: DeepV2D, frames: int, width: int, height: int) -> dict[s
     """Operations [GFLOP] of each part for all frames and a round, counted on tensors without values."""
     network = copy.deepcopy(network).to('meta')
     with FlopCounterMode(display=False) as counter:
-        x = Inputs.of(network, 1, width, height, 'meta')    # only its features count
+        x = Inputs.of(network, 2, width, height, 'meta')
+        x = replace(x, images=x.images[:1], stereo=x.stereo[:, :1], T=x.T[:, :1])       # the features of one count
         each, views = {}, frames - 1
         for name, call in {'motion features': lambda: network.motion.features(x.images), 'depth features': lambda: network.depth.features(x.images),
-                           'residual flow': lambda: network.motion(x.motion[:, 0], x.motion[:, 0])}.items():
+                           'residual flow': lambda: network.motion(*x.pair)}.items():
             before = counter.get_total_flops()
             call()
             each[name] = counter.get_total_flops() - before

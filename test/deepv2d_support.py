@@ -112,6 +112,8 @@ class Oracle:
 class OracleMotion(nn.Module):
     """Residual flow without an error."""
 
+    sees_flow = False
+
     def __init__(self, oracle: Oracle) -> None:
         super().__init__()
         self.features = oracle.features

@@ -17,13 +17,16 @@ from depth_ros.models.deepv2d_motion import MotionModule, align, damping_for, ke
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 HEIGHT, WIDTH, FRAMES = 18, 24, 3
-CHANNELS = LIVE.motion_features + 9         # with the grey patches
+ALONE = replace(LIVE, measured_flow=False, motion_reach=3)      # finds correspondences by itself
+CHANNELS = ALONE.motion_features + 9         # with the grey patches
 K = torch.tensor([[[20.0, 0.0, 11.5], [0.0, 20.0, 8.5], [0.0, 0.0, 1.0]]])
 LIGHT = Damping(1e-6, 0.0)
 
 
 class Oracle(nn.Module):
     """A network whose features are pixel coordinates, so that it can tell exactly how far each warped pixel is from where it should have been taken."""
+
+    sees_flow = False
 
     def __init__(self, wanted: Tensor) -> None:
         super().__init__()
@@ -53,9 +56,9 @@ def where(depth: Tensor, T: Tensor, edges: tuple[Tensor, Tensor]) -> Tensor:
 
 
 @pytest.fixture(scope='module')
-def live() -> MotionModule:
+def alone() -> MotionModule:
     torch.manual_seed(0)
-    return MotionModule(LIVE).eval()
+    return MotionModule(ALONE).eval()
 
 
 @pytest.mark.parametrize('form', ['keyframe', 'global'])
@@ -89,20 +92,20 @@ def test_the_keyframe_stays_wherever_it_is():
     torch.testing.assert_close(there, here @ other, atol=1e-5, rtol=0)
 
 
-def test_fixed_poses_are_not_touched(live):
+def test_fixed_poses_are_not_touched(alone):
     depth, truth = scene(4)
-    features = live.features(torch.rand(4, 3, 4 * HEIGHT, 4 * WIDTH, generator=torch.Generator().manual_seed(1)))[None]
+    features = alone.features(torch.rand(4, 3, 4 * HEIGHT, 4 * WIDTH, generator=torch.Generator().manual_seed(1)))[None]
     with torch.inference_mode():
-        found = align(live, features, depth, K, truth, gauss_newton.all_pairs(4), 'global', fixed=2)
+        found = align(alone, features, depth, K, truth, gauss_newton.all_pairs(4), 'global', fixed=2)
     assert torch.equal(found.T_cam_world[:, :2], truth[:, :2]) and not torch.equal(found.T_cam_world[:, 2:], truth[:, 2:])
 
 
-def test_every_iteration_teaches_the_network_on_its_own(live):
+def test_every_iteration_teaches_the_network_on_its_own(alone):
     depth, truth = scene()
-    features = live.features(torch.rand(FRAMES, 3, 4 * HEIGHT, 4 * WIDTH, generator=torch.Generator().manual_seed(2)))[None]
-    found = align(live, features, depth, K, torch.eye(4).expand(1, FRAMES, 4, 4), keyframe_edges(FRAMES))
+    features = alone.features(torch.rand(FRAMES, 3, 4 * HEIGHT, 4 * WIDTH, generator=torch.Generator().manual_seed(2)))[None]
+    found = align(alone, features, depth, K, torch.eye(4).expand(1, FRAMES, 4, 4), keyframe_edges(FRAMES))
     for iteration in found.iterations:
-        gradients = torch.autograd.grad((iteration.T_cam_world - truth).square().sum(), (live.flow.residual.weight, live.embed.weight), retain_graph=True)
+        gradients = torch.autograd.grad((iteration.T_cam_world - truth).square().sum(), (alone.flow.residual.weight, alone.embed.weight), retain_graph=True)
         assert all(torch.isfinite(g).all() and g.abs().sum() > 0 for g in gradients)
     last, = torch.autograd.grad(found.iterations[1].T_cam_world.sum(), found.iterations[0].residual, retain_graph=True, allow_unused=True)
     assert last is None
@@ -137,11 +140,11 @@ def spoiled() -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
 
 @pytest.mark.parametrize('form', ['keyframe', 'global'])
 @pytest.mark.parametrize('what', sorted(spoiled()))
-def test_no_input_gives_a_pose_that_is_not_finite(live, what, form):
+def test_no_input_gives_a_pose_that_is_not_finite(alone, what, form):
     features, depth, intrinsics, T = spoiled()[what]
     edges = keyframe_edges(FRAMES) if form == 'keyframe' else gauss_newton.all_pairs(FRAMES)
     with torch.inference_mode():
-        found = align(live, features, depth, intrinsics, T, edges, form)
+        found = align(alone, features, depth, intrinsics, T, edges, form)
     assert torch.isfinite(found.T_cam_world).all()
     if what in ('no depth', 'NaN depth', 'focal length 0', 'NaN K', 'NaN pose'):
         assert not found.solved.any()
@@ -182,23 +185,23 @@ def test_geometry_keeps_its_precision_where_networks_run_in_half(form):
         torch.testing.assert_close(half.pixels, full.pixels, atol=1e-3, rtol=0)
 
 
-def test_what_a_network_says_in_half_precision_is_followed_in_full(live):
+def test_what_a_network_says_in_half_precision_is_followed_in_full(alone):
     depth, _ = scene()
     start = torch.eye(4).expand(1, FRAMES, 4, 4)
     with torch.autocast('cpu', torch.bfloat16):
-        features = live.features(torch.rand(FRAMES, 3, 4 * HEIGHT, 4 * WIDTH, generator=torch.Generator().manual_seed(1)))[None]
-        found = align(live, features, depth, K, start, keyframe_edges(FRAMES))
+        features = alone.features(torch.rand(FRAMES, 3, 4 * HEIGHT, 4 * WIDTH, generator=torch.Generator().manual_seed(1)))[None]
+        found = align(alone, features, depth, K, start, keyframe_edges(FRAMES))
     assert {x.dtype for step in found.iterations for x in (step.T_cam_world, step.residual, step.confidence, step.pixels)} == {torch.float32}
     assert torch.isfinite(found.T_cam_world).all() and found.solved.all()
 
 
-def test_samples_of_a_batch_do_not_touch_each_other(live):
+def test_samples_of_a_batch_do_not_touch_each_other(alone):
     features = torch.randn(2, FRAMES, CHANNELS, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(4))
     (depth, T), (other, S) = scene(), scene(seed=1)
     depth, T = torch.cat([depth, other]), torch.cat([T, S])
     with torch.inference_mode():
-        both = align(live, features, depth, K.expand(2, 3, 3), T, keyframe_edges(FRAMES)).T_cam_world
-        alone = torch.cat([align(live, features[i:i + 1], depth[i:i + 1], K, T[i:i + 1], keyframe_edges(FRAMES)).T_cam_world for i in range(2)])
+        both = align(alone, features, depth, K.expand(2, 3, 3), T, keyframe_edges(FRAMES)).T_cam_world
+        alone = torch.cat([align(alone, features[i:i + 1], depth[i:i + 1], K, T[i:i + 1], keyframe_edges(FRAMES)).T_cam_world for i in range(2)])
     torch.testing.assert_close(both, alone, atol=1e-5, rtol=0)
 
 
@@ -206,16 +209,16 @@ def test_damping_goes_with_the_number_of_pixels():
     assert damping_for(120, 160).absolute == 100.0 and damping_for(60, 80).absolute == 25.0
 
 
-def test_wrong_edges_and_forms_are_told(live):
+def test_wrong_edges_and_forms_are_told(alone):
     depth, T = scene()
     features = torch.zeros(1, FRAMES, CHANNELS, HEIGHT, WIDTH)
     with pytest.raises(ValueError, match='keyframe, global'):
-        align(live, features, depth, K, T, keyframe_edges(FRAMES), 'local')
+        align(alone, features, depth, K, T, keyframe_edges(FRAMES), 'local')
     with pytest.raises(ValueError, match='one edge from frame 0'):
-        align(live, features, depth, K, T, (torch.tensor([0, 0]), torch.tensor([1, 1])))
+        align(alone, features, depth, K, T, (torch.tensor([0, 0]), torch.tensor([1, 1])))
     with pytest.raises(ValueError, match='at least one edge'):
-        align(live, features, depth, K, T, (torch.tensor([1]), torch.tensor([2])))
+        align(alone, features, depth, K, T, (torch.tensor([1]), torch.tensor([2])))
     with pytest.raises(ValueError, match='without a pose network'):
-        live.initial_motion(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))
+        alone.initial_motion(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))
     with pytest.raises(ValueError, match='fixed poses'):
-        align(MotionModule(replace(LIVE)), features, depth, K, T, gauss_newton.all_pairs(FRAMES), 'global', fixed=3)
+        align(MotionModule(ALONE), features, depth, K, T, gauss_newton.all_pairs(FRAMES), 'global', fixed=3)

@@ -63,7 +63,8 @@ def test_depth_is_smooth_only_where_truth_is_missing():
 def test_true_poses_have_no_loss_but_that_of_doubt():
     T = poses([0.1, -0.05, 0.02, 0.01, 0.02, -0.01])
     terms = losses.motion_terms(estimate(T), DEPTH, K, T, flow_weight=1.0)
-    assert {name: round(value.item(), 6) for name, value in terms.items()} == {'motion': 0.0, 'residual': 0.0, 'confidence': round(0.01 * math.log(2), 6), 'flow': 0.0}
+    expected = {'motion': 0.0, 'residual': 0.0, 'confidence': 0.01 * math.log(2), 'flow': 0.0, 'certainty': math.log(2)}      # of both axes, half each
+    assert {name: round(value.item(), 6) for name, value in terms.items()} == {name: round(value, 6) for name, value in expected.items()}
 
 
 def test_a_shift_counts_by_its_flow_in_pixels():
@@ -104,7 +105,8 @@ def test_gradients_of_the_motion_terms_are_the_numeric_ones():
         pixels = pinhole.pixel_grid(6, 8, like=r) + r.movedim(2, -1)
         step = MotionIteration(T, r, c, torch.ones(1, 1, 6, 8, dtype=torch.bool), pixels)
         told = MotionEstimate(T, [step, step], *keyframe_edges(2), torch.tensor([True]), torch.ones(1, 2, dtype=torch.bool))
-        return sum(losses.motion_terms(told, depth, K64, true, 0.5).values())
+        terms = losses.motion_terms(told, depth, K64, true, 0.5)
+        return sum(terms[name] for name in terms if name != 'certainty')       # which is to change confidences alone
 
     assert torch.autograd.gradcheck(total, (twist.requires_grad_(), residual.requires_grad_(), confidence.requires_grad_()))
 
@@ -126,3 +128,14 @@ def test_losses_keep_their_precision_where_networks_run_in_half():
         half = terms()
     for name, full in terms().items():
         torch.testing.assert_close(half[name], full)
+
+
+def test_certainty_is_best_at_the_inverse_variance():
+    missed = torch.tensor([0.25, 0.5, 2.0]).view(1, 1, 1, 1, 3).expand(1, 1, 2, 1, 3)
+    where = torch.ones(1, 1, 1, 3, dtype=torch.bool)
+    best = (0.25 / missed) ** 2         # the knee is a quarter of a pixel
+    at = {factor: losses.certainty(best * factor, missed, where) for factor in (0.5, 0.8, 0.99)}
+    assert at[0.99] < at[0.8] < at[0.5]
+    assert losses.certainty(torch.full_like(best, 0.9), missed, where) > at[0.99]
+    none = losses.certainty(best, missed, ~where)
+    assert none == 0 and torch.isfinite(losses.certainty(best * 0, 1e6 * missed, where))

@@ -108,7 +108,8 @@ def test_every_weight_learns_from_odd_sizes(config: DeepV2DNetworkConfig):
     clip = images(2, 3, 3, 56, 72)
     estimate = depth_of(network, clip, motions(2, 2))
     features = network.motion.features(clip[:, :2].flatten(0, 1)).unflatten(0, (2, 2))
-    flow, confidence = network.motion(features[:, 0], features[:, 1])
+    shown = (torch.rand(2, 2, *features.shape[-2:]), torch.rand(2, *features.shape[-2:])) if network.motion.sees_flow else ()
+    flow, confidence = network.motion(features[:, 0], features[:, 1], *shown)
     truth = torch.linspace(1.0, 4.0, 72).expand(2, 56, 72)
     loss = sum((d - truth).abs().mean() for d in estimate.depths) + (flow - 1.0).square().mean() + (confidence * flow).mean()
     if network.motion.pose is not None:

@@ -11,11 +11,15 @@ from pair_support import few_surfaces
 from safetensors.torch import load_file
 
 from depth_ros.apps import train
+from depth_ros.engines.flow import both_flows
+from depth_ros.geometry.gauss_newton import relative_motion
+from depth_ros.geometry.warp import induced_flow
 from depth_ros.learning import clips, objectives, optimisers
 from depth_ros.learning.clip_batches import ClipBatches
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.trainer import BEST, STATE, Data, Trainer
 from depth_ros.models import checkpoint, registry
+from depth_ros.models.deepv2d_motion import edges_of
 
 RECIPE = Recipe(model='deepv2d', model_config=TINY, objective='deepv2d_depth', l1_of='log_depth', l1_weight=1.0, smooth_weight=1.0, steps=4, batch=2, rate=3e-3, clip=1.0, ema=0.9,
                 stretch=1.2, colour=0.5, fewest_views=2, pose_error=0.02, flow_weight=1.0, validation_pairs=2, validate_every=4, checkpoint_every=2, log_every=2, device='cpu')
@@ -30,16 +34,21 @@ def _one_thread(one_thread):
 @pytest.fixture(scope='module')
 def data() -> Data:
     made = sample_clips()
-    return Data(ClipMemory(made[:2]), ClipMemory(made[2:]))
+    return Data(ClipMemory(made[:2], both_flows()), ClipMemory(made[2:], both_flows()))
 
 
 def of_kind(kind: str, **changes) -> Recipe:
     return replace(RECIPE, objective=kind, best_by=KINDS[kind], **changes)
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_going_on_is_bit_equal_to_never_having_stopped(data, tmp_path, kind):
-    recipe = of_kind(kind, predicted_from=0.25)
+def shown_flow(kind: str, **changes) -> Recipe:
+    """The same with a motion module that is shown measured flow."""
+    return of_kind(kind, model_config=TINY | {'motion_reach': 0, 'measured_flow': True}, measured_flow=True, **changes)
+
+
+@pytest.mark.parametrize('kind, of', [*((kind, of_kind) for kind in KINDS), ('deepv2d_motion', shown_flow)])
+def test_going_on_is_bit_equal_to_never_having_stopped(data, tmp_path, kind, of):
+    recipe = of(kind, predicted_from=0.25)
     whole = Trainer(recipe, data, tmp_path / 'whole').run()
     Trainer(recipe, data, tmp_path / 'parts').run(until=1)
     Trainer(recipe, data, tmp_path / 'parts').run(until=3)
@@ -73,11 +82,11 @@ def test_a_stage_changes_every_weight_of_its_part_and_no_other(data, tmp_path, k
     assert changed == {name for name in before if name.startswith(part)}
 
 
-@pytest.mark.parametrize('kind, steps', [('deepv2d_depth', 25), ('deepv2d_motion', 30)])
-def test_some_steps_lower_the_loss_on_two_clips(data, kind, steps):
-    recipe = of_kind(kind, colour=0.0, stretch=1.0, fewest_views=4, flip=False, still_start=0.0)
+@pytest.mark.parametrize('kind, of, steps, watched', [('deepv2d_depth', of_kind, 25, 'depth'), ('deepv2d_motion', of_kind, 45, 'flow'), ('deepv2d_motion', shown_flow, 30, 'certainty')])
+def test_some_steps_lower_the_loss_on_two_clips(data, kind, of, steps, watched):
+    recipe = of(kind, colour=0.0, stretch=1.0, fewest_views=4, flip=False, still_start=0.0)
     torch.manual_seed(0)
-    network, objective = registry.build('deepv2d', TINY), objectives.build(recipe)
+    network, objective = registry.build('deepv2d', recipe.model_config), objectives.build(recipe)
     drawn = ClipBatches(data.train, recipe).of_step(0)
     optimiser = optimisers.optimiser_for(network, recipe)
     losses = []
@@ -87,8 +96,32 @@ def test_some_steps_lower_the_loss_on_two_clips(data, kind, steps):
         sum(terms.values()).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        losses.append(float(terms['depth' if kind == 'deepv2d_depth' else 'flow'].detach()))
+        losses.append(float(terms[watched].detach()))
     assert losses[-1] < 0.85 * losses[0]
+
+
+@pytest.mark.parametrize('form, edges', [('keyframe', 4), ('global', 20)])
+def test_flow_is_measured_on_the_images_that_are_shown(data, form, edges):
+    """After every change to them: flow, the clip's own poses and its depth agree, mirrored or not."""
+    recipe = shown_flow('deepv2d_motion', form=form, fewest_views=4, colour=0.0)
+    clips = ClipBatches(data.train, recipe).of_step(0).clips
+    assert clips.flow.shape == (2, edges, *clips.depth.shape[2:], 2) and clips.flow_error.shape == clips.flow.shape[:-1]
+    source, target = edges_of(form, 5)
+    truth, valid = induced_flow(clips.depth[:, source], clips.K[:, None], relative_motion(clips.T_cam_world, source, target))
+    sure = valid & (clips.flow_error < 0.2)
+    assert sure.float().mean() > 0.2
+    assert (clips.flow - truth).norm(dim=-1)[sure].median() < 0.5
+    other = replace(recipe, colour=3.0)
+    assert not torch.equal(ClipBatches(data.train, other).of_step(0).clips.flow, clips.flow)
+
+
+def test_flow_is_asked_for_by_recipe_and_network_alike(data):
+    recipe = of_kind('deepv2d_motion', model_config=shown_flow('deepv2d_motion').model_config)
+    network = registry.build('deepv2d', recipe.model_config)
+    with pytest.raises(ValueError, match='sees measured flow, and got none'):
+        objectives.build(recipe).terms(network, ClipBatches(data.train, recipe).of_step(0), torch.ones_like)
+    with pytest.raises(ValueError, match='something to measure flow with'):
+        ClipBatches(ClipMemory(sample_clips()), shown_flow('deepv2d_motion')).of_step(0)
 
 
 def test_modules_trained_apart_are_joined(data, tmp_path):

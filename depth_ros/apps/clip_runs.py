@@ -96,13 +96,13 @@ def _trial(number: int, batch: ClipBatch) -> Trial:
 
 
 class Runner:
-    """DeepV2D's networks on clips; whatever is asked of a clip, the features of its images are worked out once."""
+    """DeepV2D's networks on clips; whatever is asked of a clip, the features of its images and the flow between them are worked out once."""
 
     def __init__(self, network: DeepV2D, config: AlternationConfig, device: torch.device | str = 'cpu') -> None:
         self.config = config
         self._network, self._device = network, device
         first = Alternation(network, config, device)
-        self._features = first.motion_features, first.depth_features
+        self._seen = first.motion_features, first.depth_features, first.flows
 
     def rounds(self, trial: Trial, **changes: object) -> list[Found]:
         """What there is after each round, from nothing known to the end or to where nothing is found any more; `changes` of the configuration."""
@@ -134,9 +134,9 @@ class Runner:
         return _told(found)
 
     def _with(self, config: AlternationConfig) -> Alternation:
-        """The same networks and remembered features, run otherwise."""
+        """The same networks and what they remember, run otherwise."""
         other = Alternation(self._network, config, self._device)
-        other.motion_features, other.depth_features = self._features
+        other.motion_features, other.depth_features, other.flows = self._seen
         return other
 
 

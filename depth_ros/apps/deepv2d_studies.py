@@ -42,6 +42,7 @@ class StudyConfig(AlternationConfig):
     """The alternation as it is studied."""
 
     rounds: int = setting(8, 'rounds of motion and depth, as in the paper', '', 1, 50)
+    initial_poses: str = setting('flow', 'where poses begin: at the keyframe, where the pose network puts them, or where measured flow does', choices=('identity', 'network', 'flow'))
 
 
 @dataclass

@@ -126,7 +126,7 @@ def opened_data(chosen: Recipe) -> Iterator[Data]:
         if chosen.endless:
             raise ValueError('endless: expected False with an objective that learns from clips')
         clips = recipe.configured(ClipData, chosen.data)
-        yield Data(*(open_clips(clips, split) for split in ('train', 'validation')))
+        yield Data(*(open_clips(clips, split, flows.both_flows(FlowConfig(preset=flows.FAR_APART))) for split in ('train', 'validation')))
         return
     if 'sequence' in chosen.data:
         if chosen.endless:

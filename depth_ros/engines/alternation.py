@@ -16,19 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from depth_ros import settings
+from depth_ros.engines.flow import FAR_APART, FlowConfig, FlowEngine
 from depth_ros.engines.images import image_tensor
 from depth_ros.engines.keyframes import DepthMap, View
+from depth_ros.engines.known_flows import KnownFlows
 from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, nearest_indices, resize_intrinsics, unusable
 from depth_ros.geometry import gauss_newton, pinhole, se3
 from depth_ros.geometry.gauss_newton import Damping, Edges
+from depth_ros.geometry.two_view import TwoViewStatus, essential_from_flow, triangulate_inverse_depth
 from depth_ros.models.deepv2d import TYPICAL_DEPTH, DeepV2D
-from depth_ros.models.deepv2d_motion import MotionEstimate, align, damping_for, keyframe_edges
+from depth_ros.models.deepv2d_motion import STRIDE, MotionEstimate, align, damping_for, edges_of
 from depth_ros.settings import setting
 
-STRIDE = 4                          # [px of the image] of a pixel of the networks' maps
 _TEXTURE, _TEXTURED = 0.5, 0.02     # [grey levels/px] gradient that counts, and the share of an image that must have it
 _BELIEVABLE = 1e-4, 1e4             # median depths, whatever the unit
+_FARTHEST = 20.0                    # usual depths beyond which what is triangulated says nothing
 
 
 class AlternationStatus(enum.Enum):
@@ -52,11 +55,12 @@ class AlternationConfig:
     rounds: int = setting(3, 'rounds of motion and depth', '', 1, 50)
     iterations: int = setting(3, 'warps and residual flows of one estimate of the motion', '', 1, 20)
     form: str = setting('keyframe', 'keyframe: every pose is solved alone against the keyframe; global: all in one system, with a depth for every frame', choices=('keyframe', 'global'))
-    initial_poses: str = setting('identity', 'where poses begin that are not given: at the keyframe, or where the pose network puts them, if there is one', choices=('identity', 'network'))
+    initial_poses: str = setting('identity', 'where poses begin that are not given: at the keyframe; where the pose network puts them, if there is one; or where the essential matrices of '
+                                 'measured flow do, depth then at what the view with most parallax triangulates', choices=('identity', 'network', 'flow'))
     uncalibrated: bool = setting(False, 'solve for one focal length, shared by all frames, beginning with what they say')
     min_frames: int = setting(2, 'frames that a run needs, the keyframe among them', '', 2, 100)
     min_parallax: float = setting(0.004, 'largest parallax of the usual depth, as a share of the image width, below which there is no depth', '', 0.0, 0.5)
-    remembered: int = setting(16, 'frames whose features are kept; those of one run always are', '', 1, 1000)
+    remembered: int = setting(16, 'frames whose features are kept, and pairs whose flow is; the features of one run always are', '', 1, 1000)
 
 
 @dataclass(frozen=True)
@@ -129,12 +133,13 @@ class Alternation:
         self.config = config
         self.network = network
         self.motion_features, self.depth_features = FeatureCache(config.remembered), FeatureCache(config.remembered)
+        self.flows = KnownFlows(FlowEngine(FlowConfig(preset=FAR_APART)), config.remembered)
         self._device = device
 
     def reset(self) -> None:
-        """Forget all features, as after a jump of the clock."""
-        self.motion_features.clear()
-        self.depth_features.clear()
+        """Forget all features and flows, as after a jump of the clock."""
+        for known in (self.motion_features, self.depth_features, self.flows):
+            known.clear()
 
     @single_threaded()
     @torch.inference_mode()
@@ -201,17 +206,44 @@ class Alternation:
             images = image_tensor(np.stack([frame.image for frame in frames]), self._device)
             T[0, 1:] = se3.exp(self.network.motion.initial_motion(images[:1].expand(len(frames) - 1, -1, -1, -1), images[1:]))
         K = resize_intrinsics(torch.from_numpy(frames[0].K).float(), 1 / STRIDE, 1 / STRIDE)[None].to(self._device)
-        return _Scene(frames, K, scaled(T, unit if T_view_key is not None else 1.0), start * unit, confidence, unit)
+        scene = _Scene(frames, K, scaled(T, unit if T_view_key is not None else 1.0), start * unit, confidence, unit)
+        if self.config.initial_poses == 'flow' and depth is None and T_view_key is None:
+            self._triangulate(scene)
+        return scene
+
+    def _triangulate(self, scene: _Scene) -> None:
+        """Begin with what the flow from the keyframe to each view tells: rotation and, if there is parallax, translation; and the keyframe's depth by the one with most of it."""
+        key, *views = scene.frames
+        self.flows.by_detours(key, views)
+        flows = [self.flows.between(key, view) for view in views]
+        pairs = [essential_from_flow(flow.flow, key.K, flow.valid) for flow in flows]
+        by_parallax = sorted((i for i, pair in enumerate(pairs) if pair.status is TwoViewStatus.OK), key=lambda i: -pairs[i].parallax * pairs[i].inliers.sum())
+        poses = np.stack([pair.T_ref_cur for pair in pairs])
+        best: np.ndarray | None = None      # inverse depth in the unit in which its median is that of the usual depth, 0 where not known
+        for i in by_parallax:
+            told = triangulate_inverse_depth(torch.from_numpy(flows[i].flow).double(), torch.from_numpy(key.K), torch.from_numpy(poses[i]))
+            inverse = np.where(told.valid.numpy() & pairs[i].inliers, told.inverse_depth.numpy(), 0.0)
+            both = inverse > 0 if best is None else (inverse > 0) & (best > 0)
+            if both.any():
+                factor = np.median(inverse[both]) * TYPICAL_DEPTH if best is None else np.median(inverse[both] / best[both])
+                poses[i, :3, 3] *= factor
+                best = inverse / factor if best is None else best
+        scene.T[0, 1:] = torch.from_numpy(poses).to(scene.T)
+        if best is not None:
+            known = best > 1 / (_FARTHEST * TYPICAL_DEPTH)
+            scene.depth[0, 0] = torch.from_numpy(np.divide(1.0, best, out=np.zeros_like(best), where=known)).to(scene.depth)
 
     def _move(self, scene: _Scene) -> tuple[AlternationStatus, str] | None:
         """Poses, and the focal length if it is not known, by the depth there is."""
         config, count = self.config, len(scene.frames)
         features = self.motion_features.of(scene.frames, self.network.motion.features, self._device)
-        edges = keyframe_edges(count) if config.form == 'keyframe' else gauss_newton.all_pairs(count)
+        edges = edges_of(config.form, count)
         depth = at_maps(scene.depth, features.shape[-2:])
+        seen = self.network.motion.sees_flow
+        measured = self.flows.measured(scene.frames, zip(*(e.tolist() for e in edges), strict=True)).to(self._device) if seen else None
         T, K, solved = scene.T, scene.K, True
         for iterations in [1] * config.iterations if config.uncalibrated else [config.iterations]:
-            found = align(self.network.motion, features, depth, K, T, edges, form=config.form, iterations=iterations)
+            found = align(self.network.motion, features, depth, K, T, edges, form=config.form, iterations=iterations, measured=measured)
             T, K = self._refocused(found, depth, K, T) if config.uncalibrated else (found.T_cam_world, K)
             solved = solved and bool(found.solved.all())
         if not (torch.isfinite(T).all() and torch.isfinite(K).all() and torch.isfinite(found.iterations[-1].residual).all()):

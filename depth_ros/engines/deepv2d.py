@@ -20,6 +20,7 @@ from depth_ros import settings
 from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference
 from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.keyframes import DepthMap
+from depth_ros.engines.known_flows import reverse
 from depth_ros.engines.late_hits import LateHits
 from depth_ros.engines.learned_depth import LearnedDepth, LearnedSettings, load
 from depth_ros.engines.learned_motion import LearnedMotion
@@ -91,7 +92,7 @@ class DeepV2DEngine:
         self._published = level_start()
         self._says_it_waits = config.window
         self._flow = FlowEngine()
-        learned = LearnedMotion(network.motion, config.learned_iterations) if config.motion == 'learned' else None
+        learned = LearnedMotion(network.motion, config.learned_iterations, self._flow) if config.motion == 'learned' else None
         self._tracker = Tracker(config, self._flow, learned=learned)
         self._flow_pairs = FlowPairs(self._flow)
         self._window = SlamWindow(learned or self._flow_pairs, config) if config.window else None
@@ -325,11 +326,6 @@ def _worked_out(work: Callable[[], DepthResult | None], factor: float, unit: Sca
 def _in_unit(depth: DepthResult, factor: float, unit: Scale) -> DepthResult:
     """Depth times `factor`, which makes it of that unit."""
     return replace(depth, depth=depth.depth * np.float32(factor), scale=unit)
-
-
-def reverse(result: FlowResult) -> FlowResult:
-    """The flow of the pair seen from its reference."""
-    return FlowResult(ImagePair(result.pair.reference, result.pair.current), result.backward, result.flow, result.consistency)
 
 
 def _depth_map(estimate: InverseDepth, trust: float = 1.0) -> DepthMap:

@@ -1,12 +1,12 @@
 """The pose of a frame by DeepV2D's learned motion module, in the terms of the tracker.
 
 Z. Teed, J. Deng, "DeepV2D: Video to Depth with Differentiable Structure from Motion", ICLR 2020, section 3.2. The network's residual flow and confidences stand in
-for optical flow and its consistency. After the module's own Gauss-Newton iterations, the robust alignment of the tracker goes over the last correspondences: it
+for optical flow and its consistency; a network that is shown measured flow corrects it and tells how far to trust it. After the module's own Gauss-Newton iterations, the robust alignment of the tracker goes over the last correspondences: it
 takes in measured depth as well, and its inliers tell how far the pose can be trusted.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -16,31 +16,45 @@ from torch import Tensor
 
 from depth_ros.engines.alignment import MIN_DEPTH, Alignment, AlignmentConfig, Matches, align, matches_along, points_on_grid
 from depth_ros.engines.alternation import STRIDE, FeatureCache, at_maps, median_depth, scaled
+from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.keyframes import View
+from depth_ros.engines.known_flows import KnownFlows
 from depth_ros.engines.threads import single_threaded
-from depth_ros.frames import resize_intrinsics
+from depth_ros.frames import FlowResult, resize_intrinsics
 from depth_ros.geometry import se3
 from depth_ros.geometry.gauss_newton import SolveStatus, relative_motion
 from depth_ros.models import deepv2d_motion
 from depth_ros.models.deepv2d import TYPICAL_DEPTH
 from depth_ros.models.deepv2d_motion import MotionEstimate
 
-_REMEMBERED = 12        # frames whose features are kept: two keyframes and what else was asked lately
+_REMEMBERED = 12        # frames whose features, and pairs whose flow is kept: two keyframes and what else was asked lately
 _DOUBT = 0.1            # confidence below which a correspondence counts as none
 _LEAST = 1e-3           # of one axis beside the other
 
 
 class LearnedMotion:
-    """Aligns views with others that have depth. Features of the last frames are kept, by stamp."""
+    """Aligns views with others that have depth. Features of the last frames, and flows if the module sees them, are kept by stamp."""
 
-    def __init__(self, motion: deepv2d_motion.MotionModule, iterations: int = 3) -> None:
+    def __init__(self, motion: deepv2d_motion.MotionModule, iterations: int = 3, flow: FlowEngine | None = None) -> None:
+        """`flow`: what works out the flow that the module sees, as far as none is offered."""
         self.iterations = iterations
         self._motion = motion
         self._features = FeatureCache(_REMEMBERED)
+        self._flows = KnownFlows(flow or FlowEngine(), _REMEMBERED)
+
+    @property
+    def sees_flow(self) -> bool:
+        """Whether poses are found with the help of flow."""
+        return self._motion.sees_flow
+
+    def offer(self, flows: Iterable[FlowResult]) -> None:
+        """Flows that somebody has worked out already."""
+        self._flows.offer(flows)
 
     def reset(self) -> None:
-        """Forget all features, as after a jump of the clock."""
+        """Forget all features and flows, as after a jump of the clock."""
         self._features.clear()
+        self._flows.clear()
 
     @single_threaded()
     @torch.inference_mode()
@@ -86,7 +100,8 @@ class LearnedMotion:
         T_cam_world = scaled(T_cam_world, unit).float()[None]
         K = resize_intrinsics(torch.from_numpy(views[0].frame.K).float(), 1 / STRIDE, 1 / STRIDE)[None]
         source, target = torch.tensor(edges).T
-        estimate = deepv2d_motion.align(self._motion, features, depth * unit, K, T_cam_world, (source, target), 'global', len(views) - 1, iterations)
+        measured = self._flows.measured([v.frame for v in views], edges) if self.sees_flow else None
+        estimate = deepv2d_motion.align(self._motion, features, depth * unit, K, T_cam_world, (source, target), 'global', len(views) - 1, iterations, measured=measured)
         last = T_cam_world if iterations == 1 else estimate.iterations[-2].T_cam_world
         return estimate, scaled(relative_motion(last[0], source, target), 1 / unit), unit
 

@@ -19,15 +19,17 @@ from depth_ros import settings
 from depth_ros.engines.alignment import Alignment, AlignmentConfig, Matches, align_together, pair_matches, points_on_grid
 from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.keyframes import DepthMap, Keyframes, View, apart
+from depth_ros.engines.known_flows import KnownFlows
 from depth_ros.engines.relocaliser import Relocaliser
 from depth_ros.engines.tracker import FOUND_AGREEMENT, FOUND_SHARE, MIN_INLIERS, UNKNOWN, TrackerConfig
-from depth_ros.frames import CameraFrame, FlowResult, ImagePair, TrackStatus
+from depth_ros.frames import CameraFrame, FlowResult, TrackStatus
 from depth_ros.geometry.gauss_newton import SolveStatus
 from depth_ros.geometry.reprojection import fill_holes, reproject_depth
 from depth_ros.settings import setting
 
 log = logging.getLogger(__name__)
 
+_KNOWN = 16                 # pairs whose flow is kept
 _MOST_BETWEEN = 16          # frames between keyframes for each keyframe of the window
 _REPROJECTED_SIGMA = 0.05   # standard deviation of a depth that another view lent, as a share of it, where that view's own is not larger
 
@@ -64,21 +66,19 @@ class FlowPairs:
     """Optical flow, as far as nobody has worked it out already."""
 
     def __init__(self, flow: FlowEngine | None = None) -> None:
-        self._flow = flow or FlowEngine()
-        self._offered: dict[tuple[int, int], FlowResult] = {}
+        self._flows = KnownFlows(flow or FlowEngine(), _KNOWN)
 
     def reset(self) -> None:
         """Forget everything."""
-        self._offered.clear()
+        self._flows.clear()
 
     def offer(self, flows: Sequence[FlowResult]) -> None:
-        """Flows that somebody worked out already, such as `Tracker.flows`; they replace those offered before."""
-        self._offered = {(f.pair.current.stamp, f.pair.reference.stamp): f for f in flows}
+        """Flows that somebody worked out already, such as `Tracker.flows`."""
+        self._flows.offer(flows)
 
     def matches(self, view: View, others: Sequence[View], config: AlignmentConfig) -> list[Matches]:
         """Matches with each of the others, in each direction whose source has depth."""
-        flows = (self._offered.get((view.stamp, other.stamp)) or self._flow.step(ImagePair(view.frame, other.frame)) for other in others)
-        return [m for other, flow in zip(others, flows, strict=True) for m in pair_matches(view, other, flow, config)]
+        return [m for other in others for m in pair_matches(view, other, self._flows.between(view.frame, other.frame), config)]
 
 
 @dataclass(frozen=True)

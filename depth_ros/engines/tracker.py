@@ -218,9 +218,9 @@ class Tracker:
     def _align_with(self, view: View, references: Sequence[View], bundle: FlowResult | None) -> Alignment | None:
         """The pose of a view by the keyframes, None if none of them has depth; `flows` are then those to them.
 
-        Learned motion needs no flow: its pose is where flow starts from, and without a pose there is none. With a sensor only the newest keyframe's is asked for.
+        Learned motion that sees no flow comes first: its pose is where flow starts from, and without a pose there is none. With a sensor only the newest keyframe's is asked for.
         """
-        if self._learned is None:
+        if self._learned is None or self._learned.sees_flow:
             self.flows = self._flows_to(view, references, bundle, posed=False)
             return self._align(view, list(zip(references, self.flows, strict=True)))
         found = self._learned.align(view, references, self.config)
@@ -234,6 +234,7 @@ class Tracker:
         """The pose of a view by its flow to others, started from the pose it has; None if none of them has depth. `near`: that pose is all but right."""
         config = config or self.config
         if self._learned is not None:
+            self._learned.offer(flow for _, flow in pairs)
             return self._learned.align(view, [reference for reference, _ in pairs], config, near)
         given = [m for reference, result in pairs for m in pair_matches(view, reference, result, config)]
         return align(view, given, config) if given else None

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from depth_ros.learning import augmentation, clip_augmentation
 from depth_ros.learning.batches import Batches, generator
-from depth_ros.learning.clips import KEYFRAMES, ClipBatch, ClipStore
+from depth_ros.learning.clips import KEYFRAMES, ClipBatch, ClipStore, with_flow
 from depth_ros.learning.recipe import Recipe
 from depth_ros.models.deepv2d import TYPICAL_DEPTH
+from depth_ros.models.deepv2d_motion import edges_of
 
 _OF_THE_STEP = 1        # ends the seed of what is drawn for all processes together
 
@@ -58,6 +59,7 @@ class ClipBatches(Batches):
         clips = clip_augmentation.rescale(clips, stretch * clip_augmentation.typical_factors(clips, TYPICAL_DEPTH))
         if recipe.colour > 0.0:
             clips = dataclasses.replace(clips, images=torch.stack([clip_augmentation.recolour(i, recipe.colour, g) for i, g in zip(clips.images, generators)]))
+        clips = _measured(clips, stored, recipe)
         errors = torch.stack([_errors(recipe, T, g) for T, g in zip(clips.T_cam_world, generators)])
         T_near = clip_augmentation.disturb(clips.T_cam_world, errors)
         still = torch.tensor([torch.rand((), generator=g).item() < recipe.still_start for g in generators])
@@ -68,7 +70,12 @@ class ClipBatches(Batches):
     def unseen(store: ClipStore, recipe: Recipe, first: int, factor: int) -> ClipBatch:
         """At most a batch of a store that is not trained on, from index `first` on, at 1 / factor of its size, with lengths such that the median depth is typical."""
         clips = clip_augmentation.reduce(store.batch(np.arange(first, min(first + recipe.batch, len(store)))), factor)
-        return clip_augmentation.rescale(clips, clip_augmentation.typical_factors(clips, TYPICAL_DEPTH))
+        return _measured(clip_augmentation.rescale(clips, clip_augmentation.typical_factors(clips, TYPICAL_DEPTH)), store, recipe)
+
+
+def _measured(clips: ClipBatch, store: ClipStore, recipe: Recipe) -> ClipBatch:
+    """With flow, if the recipe asks for it."""
+    return with_flow(clips, store.flow, edges_of(recipe.form, clips.images.shape[1])) if recipe.measured_flow else clips
 
 
 def _order(views: int, shown: int, generator: torch.Generator) -> list[int]:

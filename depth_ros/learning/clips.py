@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from depth_ros.frames import consistency_error
 from depth_ros.geometry import se3
 from depth_ros.learning import shards, synthetic
 from depth_ros.learning.camera_paths import CLIP, Start, clip_path, is_free
@@ -21,6 +22,9 @@ from depth_ros.learning.scenes import ViewData, drawn_camera, places, views_flow
 from depth_ros.learning.sensor import exposed
 from depth_ros.learning.shards import RecordStore, StoreData, TensorBatch
 from depth_ros.settings import setting
+
+BothFlows = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Two images (H, W, 3) uint8 RGB -> flow (H, W, 2) float32 [px] from the first to the second, and back."""
 
 KEYFRAMES = range(1, CLIP - 1)          # the views that have others before and after them
 
@@ -40,10 +44,12 @@ class ClipBatch(TensorBatch):
     valid: Tensor           # (B, N, H, W) bool, where depth is known
     K: Tensor               # (B, 3, 3) [px], of all views
     T_cam_world: Tensor     # (B, N, 4, 4); the world is the keyframe's camera
+    flow: Tensor | None = None          # (B, E, H, W, 2) [px] as measured, on some edges
+    flow_error: Tensor | None = None    # (B, E, H, W) [px] its inconsistency, inf where it leaves the image
 
     def views(self, indices: Tensor | Sequence[int] | slice) -> ClipBatch:
-        """Some of the views of every clip; the first of them has to be view 0."""
-        return replace(self, **{name: getattr(self, name)[:, indices] for name in ('images', 'depth', 'valid', 'T_cam_world')})
+        """Some of the views of every clip, without flow; the first of them has to be view 0."""
+        return replace(self, flow=None, flow_error=None, **{name: getattr(self, name)[:, indices] for name in ('images', 'depth', 'valid', 'T_cam_world')})
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,11 @@ class ClipStore(RecordStore):
     """Clips in memory-mapped files; nothing is read before it is asked for."""
 
     what = 'clips'
+
+    def __init__(self, shards: Sequence[Path], count: int | None = None, flow: BothFlows | None = None) -> None:
+        """`flow`: what measures it, for trainings that ask for it."""
+        super().__init__(shards, count)
+        self.flow = flow
 
     @property
     def size(self) -> tuple[int, int]:
@@ -135,10 +146,21 @@ def fill(record: np.ndarray, clip: Clip) -> None:
     record['images'], record['depth'], record['K'], record['T_cam_world'] = clip.images, np.where(clip.depth < _FARTHEST, clip.depth, 0.0), clip.K, T
 
 
-def open_clips(spec: ClipData, split: str) -> ClipStore:
+def with_flow(clips: ClipBatch, flow: BothFlows | None, edges: tuple[Tensor, Tensor]) -> ClipBatch:
+    """The clips with the flow of the edges, frames i and j (E,) each, measured on their images as they are. Raises ValueError if there is nothing to measure it with."""
+    if flow is None:
+        raise ValueError('expected clips with something to measure flow with, got some without')
+    images = (255.0 * clips.images).round().byte().movedim(2, -1).contiguous().cpu().numpy()
+    found = [[flow(views[i], views[j]) for i, j in zip(*(e.tolist() for e in edges), strict=True)] for views in images]
+    errors = [[consistency_error(*both) for both in views] for views in found]
+    ahead = np.array([[both[0] for both in views] for views in found])
+    return replace(clips, flow=torch.from_numpy(ahead).to(clips.K), flow_error=torch.from_numpy(np.array(errors)).to(clips.K))
+
+
+def open_clips(spec: ClipData, split: str, flow: BothFlows | None = None) -> ClipStore:
     """The clips of a split (train | validation | test), rendered now as far as they are not there; several processes may do so together."""
     paths = shards.built(spec, split, shards.folder(spec, 'clips', _FORMAT), 'clips', partial(_shard, spec, split))
-    return ClipStore(paths, getattr(spec, split))
+    return ClipStore(paths, getattr(spec, split), flow)
 
 
 def _shard(spec: ClipData, split: str, number: int, path: Path, tell: Callable[[], object]) -> None:

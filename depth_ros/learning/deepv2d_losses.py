@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from depth_ros.geometry import gauss_newton, pinhole, se3
 from depth_ros.geometry.precision import full_precision
+from depth_ros.geometry.reprojection import agreement
 from depth_ros.geometry.warp import induced_flow
 from depth_ros.learning.losses import COMPARISONS, masked_mean
 from depth_ros.models.deepv2d_motion import MotionEstimate
@@ -22,6 +23,8 @@ SMOOTH = 0.02               # of the gradient of depth where the truth is missin
 RESIDUAL, CONFIDENCE = 0.01, 0.01       # weights of what the poses leave unexplained, and of the pull of confidences towards 1
 _SURE_SHARE = 2048 / (160 * 120)        # of a map's confidences which are pulled: the largest 2048 of the paper's maps
 _KNEE = 0.25                # [px] differences below are squared: those that matter are of a fraction of a pixel
+_WILD = 32.0                # [knees] errors count as no larger
+_SAME = 0.05                # difference of depths, as a share, up to which two frames see the same point
 _LARGEST = 250.0            # [px] flow differs by no more: poses that have gone astray would drown all others
 
 
@@ -50,7 +53,8 @@ def motion_terms(estimate: MotionEstimate, depth: Tensor, K: Tensor, T_cam_world
 
     `motion`: Huber's difference between the flow of estimated and of true motions, in px of the maps, on every edge, over all iterations. `residual`: what the
     poses leave of the network's own flow, squared and weighted by its confidence. `confidence`: cross-entropy of the largest confidences with 1. With
-    flow_weight > 0 (not in the paper) also `flow`: the network's own flow against the true one, where frame j shows it.
+    flow_weight > 0 (not in the paper) also, with that weight, `flow`: the network's own flow against the true one where frame j shows the point, and `certainty`: how
+    likely errors of this size are by its confidence, everywhere. Both tell every pixel at once what the poses tell in sum.
     """
     source, target = estimate.source, estimate.target
     known = depth[:, source]
@@ -59,7 +63,8 @@ def motion_terms(estimate: MotionEstimate, depth: Tensor, K: Tensor, T_cam_world
     grid = pinhole.pixel_grid(height, width, like=depth)
     end = true + grid
     inside = in_front & ((end >= 0) & (end <= end.new_tensor([width - 1, height - 1]))).all(-1)
-    terms: dict[str, list[Tensor]] = {'motion': [], 'residual': [], 'confidence': []} | ({'flow': []} if flow_weight else {})
+    shown = _shown(depth, K, T_cam_world, source, target) & inside
+    terms: dict[str, list[Tensor]] = {'motion': [], 'residual': [], 'confidence': []} | ({'flow': [], 'certainty': []} if flow_weight else {})
     for step in estimate.iterations:
         found, ahead = induced_flow(known, K[:, None], gauss_newton.relative_motion(step.T_cam_world, source, target))
         both = in_front & ahead
@@ -68,8 +73,26 @@ def motion_terms(estimate: MotionEstimate, depth: Tensor, K: Tensor, T_cam_world
         terms['residual'].append(RESIDUAL * left.mean())
         terms['confidence'].append(CONFIDENCE * sureness(step.confidence))
         if flow_weight:
-            terms['flow'].append(flow_weight * huber(step.pixels - end, inside & step.valid))
+            missed = step.pixels - end
+            terms['flow'].append(flow_weight * huber(missed, shown & step.valid))
+            terms['certainty'].append(flow_weight * certainty(step.confidence, missed.movedim(-1, 2), in_front & step.valid))
     return {name: torch.stack(values).mean() for name, values in terms.items()}
+
+
+def _shown(depth: Tensor, K: Tensor, T_cam_world: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Where (B, E, h, w) frame j of an edge shows the point that frame i sees, by both depths."""
+    edges, K = (len(depth), len(source)), K.repeat_interleave(len(source), 0)
+    motion = gauss_newton.relative_motion(T_cam_world, source, target).flatten(0, 1)
+    return agreement(depth[:, source].flatten(0, 1), K, motion, depth[:, target].flatten(0, 1), K, _SAME)[0].unflatten(0, edges)
+
+
+def certainty(confidence: Tensor, missed: Tensor, where: Tensor) -> Tensor:
+    """Negative log-likelihood, but for a constant, of flow that missed by so much (B, E, 2, h, w) [px], where confidences (B, E, 2, h, w) are inverse variances, 1 that of the knee.
+
+    Mean over a mask (B, E, h, w). It is what least squares takes confidences for: one wild pixel that is believed a little outweighs a hundred good ones.
+    """
+    errors = (missed.detach() / _KNEE).clamp(-_WILD, _WILD) ** 2
+    return masked_mean(0.5 * (confidence * errors - confidence.clamp(min=1e-6).log()).sum(2), where)
 
 
 def huber(difference: Tensor, where: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from depth_ros.frames import resize_intrinsics
 from depth_ros.geometry.depth_maps import reduce_depth
-from depth_ros.geometry.gauss_newton import all_pairs, relative_motion
+from depth_ros.geometry.gauss_newton import relative_motion
 from depth_ros.geometry.precision import full_precision
 from depth_ros.learning import deepv2d_losses, metrics
 from depth_ros.learning.batches import Batches
@@ -24,9 +24,8 @@ from depth_ros.learning.objective import Objective, Share
 from depth_ros.learning.pose_metrics import length_factor, pose_metrics, rescaled
 from depth_ros.models.deepv2d import TYPICAL_DEPTH
 from depth_ros.models.deepv2d_depth import DepthEstimate
-from depth_ros.models.deepv2d_motion import MotionEstimate, align, keyframe_edges
+from depth_ros.models.deepv2d_motion import STRIDE, MotionEstimate, align, edges_of, keyframe_edges, measured_flow
 
-_STRIDE = 4             # of the feature maps
 _IN_USE = 3             # iterations of the motion network in a validation, whatever it is trained with
 _ROUNDS = 2             # of motion and depth, in the validation of both
 _DEPTH = 'abs_rel', 'abs_rel_metric', 'sc_inv'
@@ -46,10 +45,10 @@ class _OfClips(Objective):
 
     def _motion(self, network: nn.Module, clips: ClipBatch, depth: Tensor, T_start: Tensor, iterations: int | None = None) -> MotionEstimate:
         """The motion module's, given depth (B, N, h, w) of the maps and poses to start from; as many iterations as the recipe says, or so many."""
-        frames, form = clips.images.shape[1], self._recipe.form
-        edges = all_pairs(frames) if form == 'global' else keyframe_edges(frames)
+        form = self._recipe.form
         features, K = _features(network.motion, clips.images), _map_intrinsics(clips.K)
-        return align(network.motion, features, depth, K, T_start, edges, form, iterations=iterations or self._recipe.iterations)
+        measured = None if clips.flow is None else measured_flow(clips.flow, clips.flow_error)
+        return align(network.motion, features, depth, K, T_start, edges_of(form, clips.images.shape[1]), form, iterations=iterations or self._recipe.iterations, measured=measured)
 
     def _depth_terms(self, estimate: DepthEstimate, network: nn.Module, clips: ClipBatch, share: Share) -> dict[str, Tensor]:
         """Of the keyframe's depth, where planes can tell it."""
@@ -60,7 +59,7 @@ class _OfClips(Objective):
 
     def _motion_terms(self, estimate: MotionEstimate, network: nn.Module, clips: ClipBatch, start: bool = True) -> dict[str, Tensor]:
         """Of the poses, and of the first guess where there is a network for it."""
-        depth, K = reduce_depth(clips.depth, _STRIDE), _map_intrinsics(clips.K)
+        depth, K = reduce_depth(clips.depth, STRIDE), _map_intrinsics(clips.K)
         terms = deepv2d_losses.motion_terms(estimate, depth, K, clips.T_cam_world, self._recipe.flow_weight)
         if network.config.pose_network and start:
             guesses = torch.stack([network.motion.initial_motion(clips.images[:, 0], view) for view in clips.images[:, 1:].unbind(1)], 1)
@@ -91,12 +90,12 @@ class DeepV2DMotion(_OfClips):
 
     def terms(self, network: nn.Module, drawn: DrawnClips, share: Share) -> dict[str, Tensor]:
         """Of motion alone."""
-        estimate = self._motion(network, drawn.clips, reduce_depth(drawn.clips.depth, _STRIDE), drawn.T_start)
+        estimate = self._motion(network, drawn.clips, reduce_depth(drawn.clips.depth, STRIDE), drawn.T_start)
         return self._motion_terms(estimate, network, drawn.clips)
 
     def scores(self, network: nn.Module, unseen: ClipBatch) -> list[dict[str, float]]:
         """Of poses found with true depth from no motion at all."""
-        estimate = self._motion(network, unseen, reduce_depth(unseen.depth, _STRIDE), _still(unseen), _IN_USE)
+        estimate = self._motion(network, unseen, reduce_depth(unseen.depth, STRIDE), _still(unseen), _IN_USE)
         return _pose_scores(estimate.T_cam_world, unseen, False)
 
 
@@ -111,11 +110,11 @@ class DeepV2DJoint(_OfClips):
     def terms(self, network: nn.Module, drawn: DrawnClips, share: Share) -> dict[str, Tensor]:
         """Of both."""
         clips = drawn.clips
-        depth = reduce_depth(clips.depth, _STRIDE)
+        depth = reduce_depth(clips.depth, STRIDE)
         if drawn.predicted:
             with torch.no_grad():
                 guess = self._depth(network, clips, drawn.T_near).depths[-1]
-            depth = torch.cat([reduce_depth(guess[:, None], _STRIDE), depth[:, 1:]], 1)
+            depth = torch.cat([reduce_depth(guess[:, None], STRIDE), depth[:, 1:]], 1)
         moved = self._motion(network, clips, depth, drawn.T_start)
         found = self._depth(network, clips, moved.T_cam_world.detach())
         return self._depth_terms(found, network, clips, share) | self._motion_terms(moved, network, clips)
@@ -124,8 +123,8 @@ class DeepV2DJoint(_OfClips):
         """Of what two rounds make of no motion and the same depth everywhere; lengths of the poses are matched."""
         T, depth = _still(unseen), torch.full_like(unseen.depth[:, :1], TYPICAL_DEPTH)
         for _ in range(_ROUNDS):
-            maps = reduce_depth(depth, _STRIDE).expand(-1, unseen.depth.shape[1], -1, -1)
-            T = align(network.motion, _features(network.motion, unseen.images), maps, _map_intrinsics(unseen.K), T, keyframe_edges(maps.shape[1])).T_cam_world
+            maps = reduce_depth(depth, STRIDE).expand(-1, unseen.depth.shape[1], -1, -1)
+            T = self._motion(network, unseen, maps, T, _IN_USE).T_cam_world
             depth = self._depth(network, unseen, T).depths[-1][:, None]
         poses = _pose_scores(T, unseen, True)
         return [of_depth | of_poses for of_depth, of_poses in zip(_depth_scores(depth[:, 0], unseen), poses)]
@@ -137,7 +136,7 @@ def _features(module: nn.Module, images: Tensor) -> Tensor:
 
 
 def _map_intrinsics(K: Tensor) -> Tensor:
-    return resize_intrinsics(K, 1 / _STRIDE, 1 / _STRIDE)
+    return resize_intrinsics(K, 1 / STRIDE, 1 / STRIDE)
 
 
 def _still(clips: ClipBatch) -> Tensor:

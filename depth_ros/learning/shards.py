@@ -41,7 +41,7 @@ class StoreData:
 
 
 class TensorBatch:
-    """What batches of records, dataclasses whose fields are tensors (B, ...), have in common."""
+    """What batches of records, dataclasses whose fields are tensors (B, ...) or None, have in common."""
 
     def to(self: Batch, device: torch.device | str) -> Batch:
         """The same on another device."""
@@ -55,7 +55,8 @@ class TensorBatch:
         return len(getattr(self, fields(self)[0].name))
 
     def _map(self: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(self, **{f.name: function(getattr(self, f.name)) for f in fields(self)})
+        present = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        return replace(self, **{name: function(value) for name, value in present.items()})
 
 
 class RecordStore:

@@ -29,6 +29,7 @@ class DeepV2DNetworkConfig:
     motion_widest: int = setting(512, 'most channels at any level of the residual flow network', '', 4, 1024)
     motion_kernel: int = setting(7, 'kernel of the residual flow network at its first level; two less at each further one, down to 3', 'px', 3, 9)
     motion_reach: int = setting(0, 'displacements at which the residual flow network is shown how features agree; 0: none, as published', 'px of the maps', 0, 6)
+    measured_flow: bool = setting(False, 'show the residual flow network optical flow that was measured, which it corrects')
     pose_network: bool = setting(True, 'have a network that guesses the first motion of a pair')
 
     depth_width: int = setting(32, 'channels of the depth trunk at half size; twice as many at a quarter', '', 4, 128)
@@ -71,7 +72,7 @@ class DeepV2DNetworkConfig:
 
 PAPER = DeepV2DNetworkConfig()
 LIVE = DeepV2DNetworkConfig(
-    motion_width=16, motion_blocks=1, motion_norm='group', motion_features=24, motion_flow=16, motion_levels=4, motion_widest=96, motion_kernel=3, motion_reach=3, pose_network=False,
+    motion_width=16, motion_blocks=1, motion_norm='group', motion_features=16, motion_flow=16, motion_levels=4, motion_widest=64, motion_kernel=3, measured_flow=True, pose_network=False,
     depth_width=16, depth_blocks=1, depth_norm='group', depth_hourglasses=1, depth_levels=2, depth_growth=16, depth_features=16, context=16,
     matching='correlation', groups=4, zncc=True, volume_width=8, volume_hourglasses=1, volume_levels=3, volume_growth=8, volume_norm='none', upsampling='convex',
     planes=48, near=0.4, far=12.0, spacing='inverse')

@@ -3,6 +3,9 @@
 Source: Teed & Deng, "DeepV2D", section 3.2 and appendix F. Features of frame j are warped into frame i by the depth of i and the present motion; a network sees
 how they miss each other and says where each pixel should go, and how sure it is; poses then move such that they do go there. The features are at a
 quarter of the images' size, and so are K, depth and all pixels here.
+
+A module may be shown optical flow that was measured (not in the paper): it then tells by how much that errs, and how far it can be trusted. Finding correspondences is
+what takes hundreds of thousands of steps to learn, and a robot has them already; which of them to believe, given a depth and a motion, is learned within the hour.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from depth_ros.models.deepv2d import DeepV2DNetworkConfig
 
 FORMS = 'keyframe', 'global'
+STRIDE = 4                  # [px of the image] of a pixel of the maps
 MIN_DEPTH = 0.1             # [m] nearer points, before or after the motion, are no evidence
 _STEPS = {'keyframe': 2, 'global': 1}       # Gauss-Newton steps for each prediction of the network
 _PIXELS = 160 * 120         # of the paper's maps, which its absolute damping of 100 is meant for
@@ -35,6 +39,33 @@ _COARSE = 4                 # [px] of the maps that are one of the coarse correl
 _PATCH = 3                  # [px of the maps] of the grey patches that are correlated
 _NOISE = 0.02               # grey values: patches with less contrast match nothing
 _SHARPNESS = 10.0           # of the expected displacement, to start with
+_INCONSISTENT = 1.0         # [px of the maps] of measured flow: more is as bad, and so is what frame j does not show
+_CONSISTENT = 0.25          # [px of the maps] of measured flow that tells the scale of what it misses
+_KERNEL, _LEAST_SCALE = 2.0, 0.05       # scales at which measured flow counts half, and the least scale [px of the maps]
+_FINE, _FINEST = 0.25, 0.05     # [px of the maps] up to which the network sees residual flow, and inconsistency, as they are, and beyond which their logarithm
+
+
+@dataclass(frozen=True)
+class MeasuredFlow:
+    """Optical flow of every edge at the size of the maps, by whatever measures it."""
+
+    pixels: Tensor          # (B, E, h, w, 2) [px of the maps] in frame j, of each pixel of frame i
+    error: Tensor           # (B, E, h, w) [px of the maps] by how much the flow back misses it, in [0, _INCONSISTENT]
+
+    def to(self, device: torch.device | str) -> MeasuredFlow:
+        """The same on another device."""
+        return MeasuredFlow(self.pixels.to(device), self.error.to(device))
+
+
+def measured_flow(flow: Tensor, error: Tensor) -> MeasuredFlow:
+    """Flow (B, E, H, W, 2) and its inconsistency (B, E, H, W), both [px of the images], as the maps see them: a pixel of theirs is the mean of what it covers.
+
+    What is not a number, or beyond what counts, is as inconsistent as can be.
+    """
+    sound = torch.isfinite(flow).all(-1) & (error < STRIDE * _INCONSISTENT)      # also not where the error is no number
+    told = torch.cat([torch.where(torch.isfinite(flow), flow, 0.0), torch.where(sound, error, STRIDE * _INCONSISTENT)[..., None]], -1) / STRIDE
+    maps = F.avg_pool2d(told.flatten(0, 1).movedim(-1, 1), STRIDE, ceil_mode=True, count_include_pad=False).movedim(1, -1).unflatten(0, flow.shape[:2])
+    return MeasuredFlow(maps[..., :2] + pinhole.pixel_grid(*maps.shape[2:4], like=flow), maps[..., 2])
 
 
 class MotionModule(nn.Module):
@@ -47,19 +78,29 @@ class MotionModule(nn.Module):
         self.embed = plain_conv(2 * config.motion_width, config.motion_features, 1)
         self.patches = config.zncc and config.motion_reach > 0
         seen = config.motion_features + (_PATCH ** 2 if self.patches else 0)
-        self.flow = ResidualFlow(seen, config.motion_flow, config.motion_levels, config.motion_widest, config.motion_kernel, config.motion_reach)
+        self.flow = ResidualFlow(seen, config.motion_flow, config.motion_levels, config.motion_widest, config.motion_kernel, config.motion_reach, config.measured_flow)
         self.pose = PoseNetwork() if config.pose_network else None
+
+    @property
+    def sees_flow(self) -> bool:
+        """Whether it is made to see measured flow."""
+        return self.config.measured_flow
 
     def features(self, images: Tensor) -> Tensor:
         """Features (B, C, h, w), h = ceil(H / 4), of images (B, 3, H, W) in [0, 1]; those to be correlated are of unit length, with grey patches if `zncc` asks for them."""
         maps = self.embed(self.trunk(images))
+        if self.config.motion_reach or self.sees_flow:
+            maps = standardised(maps)
         if self.config.motion_reach:
-            maps = unit(standardised(maps))
+            maps = unit(maps)
         return torch.cat([maps, patches(grey_maps(images, maps.shape[-2:]))], 1) if self.patches else maps
 
-    def forward(self, features_i: Tensor, warped_j: Tensor) -> tuple[Tensor, Tensor]:
-        """Residual flow (E, 2, h, w) [px of the maps] and confidence (E, 2, h, w) in [0, 1], both (u, v), of features i and those of j warped onto i (E, C, h, w)."""
-        return self.flow(features_i, warped_j)
+    def forward(self, features_i: Tensor, warped_j: Tensor, missed: Tensor | None = None, error: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Residual flow (E, 2, h, w) [px of the maps] and confidence (E, 2, h, w) in [0, 1], both (u, v), of features i and those of j warped onto i (E, C, h, w).
+
+        missed (E, 2, h, w) and error (E, h, w) [px of the maps]: the residual flow by what was measured, and its inconsistency, for a module that is made to see them.
+        """
+        return self.flow(features_i, warped_j, missed, error)
 
     def initial_motion(self, image_i: Tensor, image_j: Tensor) -> Tensor:
         """A first guess of the twist (B, 6) whose exp is T_j_i, from two images (B, 3, H, W) in [0, 1]. Raises ValueError without a pose network."""
@@ -75,19 +116,20 @@ class ResidualFlow(nn.Module):
     RAFT does, Teed & Deng, ECCV 2020): it need not learn what matching is, which takes most of the training otherwise.
     """
 
-    def __init__(self, features: int, width: int, levels: int, widest: int, kernel: int, reach: int) -> None:
+    def __init__(self, features: int, width: int, levels: int, widest: int, kernel: int, reach: int, measured: bool) -> None:
         super().__init__()
         self.match = Matching(reach) if reach else None
         seen = 0 if self.match is None else self.match.channels
         widths = [min(width << level, widest) for level in range(levels)]
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
-        before = 2 * features + seen
+        told = 4 if measured else 0
+        before = 2 * features + seen + told
         for level, outputs in enumerate(widths):
             size = max(kernel - 2 * level, 3)
             self.encoder.append(nn.Sequential(plain_conv(before, outputs, size, 2), nn.ReLU(), plain_conv(outputs, outputs, size), nn.ReLU()))
             before = outputs + (seen if level == 1 else 0)
         before = widths[-1]
-        for outputs, skip in zip([*widths[-2::-1], width], [*widths[-2::-1], 0], strict=True):
+        for outputs, skip in zip([*widths[-2::-1], width], [*widths[-2::-1], told], strict=True):
             self.decoder.append(_Up(before, outputs, skip))
             before = outputs
         self.residual, self.confidence = plain_conv(width, 2, 3), plain_conv(width, 2, 3)
@@ -95,9 +137,13 @@ class ResidualFlow(nn.Module):
             for head in (self.residual, self.confidence):       # no motion, and half sure of it everywhere, to start with
                 head.weight.mul_(0.1)
 
-    def forward(self, features_i: Tensor, warped_j: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features_i: Tensor, warped_j: Tensor, missed: Tensor | None = None, error: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See MotionModule.forward."""
-        x = torch.cat([features_i, warped_j], 1)
+        told, agreed = features_i[:, :0], None
+        if missed is not None:
+            agreed = agreeing(missed, error)
+            told = torch.cat([torch.asinh(missed / _FINE), torch.asinh(error.unsqueeze(1) / _FINEST), agreed], 1)
+        x = torch.cat([features_i, warped_j, told], 1)
         coarse: Tensor | None = None
         if self.match is not None:
             x = torch.cat([x, self.match(features_i, warped_j)], 1)
@@ -110,8 +156,20 @@ class ResidualFlow(nn.Module):
                 x = torch.cat([x, coarse], 1)
         x = skips.pop()
         for up in self.decoder:
-            x = up(x, skips.pop() if skips else features_i[:, :0])
-        return self.residual(x), torch.sigmoid(self.confidence(x))
+            x = up(x, skips.pop() if skips else told)
+        residual, confidence = self.residual(x), torch.sigmoid(self.confidence(x))
+        return (residual, confidence) if missed is None else (missed + residual, agreed * confidence)
+
+
+def agreeing(missed: Tensor, error: Tensor) -> Tensor:
+    """Cauchy weight (E, 1, h, w) in [0, 1] of measured residual flow (E, 2, h, w), whose scale is its median among consistent pixels (error (E, h, w)) where there are any.
+
+    Robust alignment from the start: the network need not learn what a median is. Pixels without depth, whose residual flow is 0, do not count.
+    """
+    length = missed.norm(dim=1)
+    counted = torch.where((error < _CONSISTENT) & (length > 0), length, torch.nan).flatten(1)
+    scale = torch.nan_to_num(counted.nanmedian(1).values, 1.0).clamp(min=_LEAST_SCALE)[:, None, None]
+    return (1 + (length / (_KERNEL * scale)) ** 2).reciprocal().unsqueeze(1)
 
 
 class Matching(nn.Module):
@@ -210,13 +268,16 @@ def damping_for(height: int, width: int) -> Damping:
 
 
 def align(module: MotionModule, features: Tensor, depth: Tensor, K: Tensor, T_cam_world: Tensor, edges: tuple[Tensor, Tensor], form: str = 'keyframe',
-          fixed: int = 1, iterations: int = 3, steps: int | None = None, damping: Damping | None = None) -> MotionEstimate:
+          fixed: int = 1, iterations: int = 3, steps: int | None = None, damping: Damping | None = None, measured: MeasuredFlow | None = None) -> MotionEstimate:
     """Poses (B, N, 4, 4) moved such that features (B, N, C, h, w) meet where depth (B, N, h, w) [m], 0 where unknown, projects them by K (B, 3, 3) of the maps.
 
     edges: frames i and j (E,) each. form keyframe: frame 0 is held, each other frame is solved alone on its edge from 0, and only depth[:, 0] is looked at; more
     edges to the same frame are refused. form global: all poses but the first `fixed` in one system on all edges. steps: Gauss-Newton steps for each of the
     `iterations` of the network; 2 and 1 in the paper for the two forms. Gradients do not pass from one iteration to the next. Under autocast only the network runs in half precision.
+    measured: flow of every edge, for a module that is made to see it. Raises ValueError where one such gets none, and for edges that the form cannot take.
     """
+    if module.sees_flow and measured is None:
+        raise ValueError('this motion module sees measured flow, and got none')
     source, target = _edges(edges, form, T_cam_world.device)
     height, width = features.shape[-2:]
     damping, steps = damping or damping_for(height, width), steps or _STEPS[form]
@@ -228,7 +289,7 @@ def align(module: MotionModule, features: Tensor, depth: Tensor, K: Tensor, T_ca
     for _ in range(iterations):
         T = T.detach()
         motion = full_precision(gauss_newton.relative_motion)(T, source, target)
-        seen, pixels = _look(module, features, known, points, K, motion, source, target)
+        seen, pixels = _look(module, features, known, points, K, motion, source, target, measured if module.sees_flow else None)
         graph = Edges(source, target, points, pixels.flatten(2, 3), seen.weights.flatten(3).mT, K)
         T, step = _solve(form, T, motion, graph, fixed, steps, damping)
         solved = solved & step.solved.reshape(len(T), -1).all(-1)
@@ -259,10 +320,15 @@ def _edges(edges: tuple[Tensor, Tensor], form: str, device: torch.device) -> tup
     return source, target
 
 
-def _look(module: MotionModule, features: Tensor, depth: Tensor, points: Tensor, K: Tensor, motion: Tensor, source: Tensor, target: Tensor) -> tuple[_Seen, Tensor]:
+def _look(module: MotionModule, features: Tensor, depth: Tensor, points: Tensor, K: Tensor, motion: Tensor, source: Tensor, target: Tensor,
+          measured: MeasuredFlow | None) -> tuple[_Seen, Tensor]:
     """What the network says of every edge, depth (B, E, h, w) and points (B, E, h w, 3) being those of its source, and where it wants the pixels (B, E, h, w, 2)."""
     warped, pixels, valid = _warped(features[:, target], depth, points, K, motion)
-    residual, confidence = module(features[:, source].flatten(0, 1), warped)
+    given = ()
+    if measured is not None:
+        missed = torch.where(valid[..., None], measured.pixels - pixels, 0.0).movedim(-1, 2)
+        given = missed.flatten(0, 1), measured.error.flatten(0, 1)
+    residual, confidence = module(features[:, source].flatten(0, 1), warped, *given)
     residual, confidence = (widened(x).unflatten(0, depth.shape[:2]) for x in (residual, confidence))
     sound = torch.isfinite(residual).all(2) & torch.isfinite(confidence).all(2) & valid
     weights = torch.where(sound[:, :, None], confidence, 0.0)
@@ -304,3 +370,8 @@ def keyframe_edges(frames: int) -> tuple[Tensor, Tensor]:
     """Edges from frame 0 to every other frame."""
     others = torch.arange(1, frames)
     return torch.zeros_like(others), others
+
+
+def edges_of(form: str, frames: int) -> tuple[Tensor, Tensor]:
+    """The edges of a form: from the keyframe, or between all pairs."""
+    return gauss_newton.all_pairs(frames) if form == 'global' else keyframe_edges(frames)

@@ -1,0 +1,186 @@
+"""Flow that was measured, as DeepV2D's motion module sees it: exact flow gives exact poses, wild flow is outvoted, and no pair is worked out twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from clip_support import TINY, sample_clips
+from torch import Tensor
+
+from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationStatus
+from depth_ros.engines.flow import FlowConfig, FlowEngine
+from depth_ros.engines.known_flows import KnownFlows, reverse
+from depth_ros.frames import CameraFrame
+from depth_ros.geometry import gauss_newton, se3
+from depth_ros.geometry.gauss_newton import Damping
+from depth_ros.geometry.pinhole import pixel_grid
+from depth_ros.geometry.warp import induced_flow
+from depth_ros.learning.clips import clip_batch
+from depth_ros.models import registry
+from depth_ros.models.deepv2d import LIVE
+from depth_ros.models.deepv2d_motion import STRIDE, MeasuredFlow, MotionModule, agreeing, align, keyframe_edges, measured_flow
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+HEIGHT, WIDTH, FRAMES = 24, 32, 3
+K = torch.tensor([[[26.0, 0.0, 15.5], [0.0, 26.0, 11.5], [0.0, 0.0, 1.0]]])
+EDGES = keyframe_edges(FRAMES)
+
+
+@pytest.fixture(scope='module')
+def believer() -> MotionModule:
+    """A module that corrects nothing, and is equally sure of all flow."""
+    torch.manual_seed(0)
+    module = MotionModule(LIVE).eval()
+    with torch.no_grad():
+        for head in (module.flow.residual, module.flow.confidence):
+            head.weight.zero_()
+    return module
+
+
+def scene() -> tuple[Tensor, Tensor, Tensor]:
+    """Depth (1, N, h, w), true poses (1, N, 4, 4) and the exact pixels (1, E, h, w, 2) of the edges."""
+    g = torch.Generator().manual_seed(0)
+    depth = 2.0 + torch.rand(1, FRAMES, HEIGHT, WIDTH, generator=g)
+    T = se3.exp(0.05 * torch.randn(1, FRAMES, 6, generator=g))
+    T[:, 0] = torch.eye(4)
+    flow, _ = induced_flow(depth[:, EDGES[0]], K[:, None], gauss_newton.relative_motion(T, *EDGES))
+    return depth, T, flow + pixel_grid(HEIGHT, WIDTH)
+
+
+def found_with(module: MotionModule, pixels: Tensor, error: Tensor) -> Tensor:
+    depth, _, _ = scene()
+    features = torch.zeros(1, FRAMES, LIVE.motion_features, HEIGHT, WIDTH)
+    with torch.inference_mode():
+        return align(module, features, depth, K, torch.eye(4).expand(1, FRAMES, 4, 4), EDGES, iterations=6, damping=Damping(1e-6, 0.0), measured=MeasuredFlow(pixels, error)).T_cam_world
+
+
+def test_exact_flow_gives_exact_poses(believer):
+    _, truth, pixels = scene()
+    torch.testing.assert_close(found_with(believer, pixels, torch.zeros(pixels.shape[:-1])), truth, atol=1e-4, rtol=0)
+
+
+def test_a_third_of_wild_flow_is_outvoted(believer):
+    _, truth, pixels = scene()
+    g = torch.Generator().manual_seed(1)
+    wild = torch.rand(pixels.shape[:-1], generator=g) < 0.3
+    pixels = torch.where(wild[..., None], pixels + 6.0 * torch.rand(pixels.shape, generator=g), pixels)
+    torch.testing.assert_close(found_with(believer, pixels, torch.zeros(wild.shape)), truth, atol=2e-2, rtol=0)
+
+
+def test_the_scale_of_what_agrees_is_that_of_consistent_flow():
+    missed = torch.full((1, 2, 4, 8), 0.3)
+    missed[..., 4:] = 30.0
+    error = torch.zeros(1, 4, 8)
+    error[..., 4:] = 1.0
+    weight = agreeing(missed, error)
+    assert weight.shape == (1, 1, 4, 8) and (weight[..., :4] > 0.75).all() and (weight[..., 4:] < 1e-3).all()
+    assert torch.equal(agreeing(missed, torch.ones_like(error)).isfinite(), torch.ones(1, 1, 4, 8, dtype=torch.bool))      # none is consistent
+    assert torch.equal(agreeing(torch.zeros_like(missed), error), torch.ones(1, 1, 4, 8))
+
+
+def test_maps_see_the_mean_of_what_they_cover():
+    flow = torch.zeros(1, 1, 10, 13, 2)
+    flow[..., 0], flow[..., 1] = 8.0, -2.0
+    error = torch.full((1, 1, 10, 13), 0.4)
+    found = measured_flow(flow, error)
+    assert found.pixels.shape == (1, 1, 3, 4, 2) and found.error.shape == (1, 1, 3, 4)      # ceil, as the trunk
+    torch.testing.assert_close(found.pixels, (pixel_grid(3, 4) + torch.tensor([2.0, -0.5])).expand(1, 1, 3, 4, 2))
+    torch.testing.assert_close(found.error, torch.full((1, 1, 3, 4), 0.1))
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_what_is_no_number_is_as_inconsistent_as_can_be(bad):
+    flow, error = torch.zeros(1, 1, 8, 8, 2), torch.zeros(1, 1, 8, 8)
+    flow[0, 0, :4, :4, 0], error[0, 0, 4:, 4:] = bad, bad
+    found = measured_flow(flow, error)
+    assert torch.isfinite(found.pixels).all()
+    assert found.error[0, 0].tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_a_module_that_sees_flow_says_that_it_got_none(believer):
+    depth, T, _ = scene()
+    with pytest.raises(ValueError, match='sees measured flow, and got none'):
+        align(believer, torch.zeros(1, FRAMES, LIVE.motion_features, HEIGHT, WIDTH), depth, K, T, EDGES)
+
+
+class Counting(FlowEngine):
+    """Counts what it works out."""
+
+    worked = 0
+
+    def step(self, pair, initial=None):
+        self.worked += 1
+        return super().step(pair, initial)
+
+
+def frames_of(count: int = 5, larger: int = 1) -> list[CameraFrame]:
+    clip = sample_clips(larger=larger)[0]
+    return [CameraFrame(1 + i, 'camera', image, clip.K) for i, image in enumerate(clip.images[:count])]
+
+
+def test_every_pair_is_worked_out_once_in_both_directions():
+    a, b, c = frames_of(3)
+    engine = Counting(FlowConfig(preset='medium'))
+    known = KnownFlows(engine, 2)
+    there, back = known.between(a, b), known.between(b, a)
+    assert engine.worked == 1 and np.array_equal(back.flow, there.backward) and back.pair.current is b
+    np.testing.assert_array_equal(reverse(back).flow, there.flow)
+    known.between(a, c)
+    known.between(b, c)
+    assert len(known) == 2 and engine.worked == 3       # bounded: the oldest pair is forgotten
+    known.between(a, b)
+    assert engine.worked == 4
+    known.offer([there])
+    assert known.between(a, b) is there
+    known.clear()
+    assert not len(known)
+
+
+def test_flow_by_way_of_a_view_between_is_kept_where_it_agrees_more(monkeypatch):
+    """The nearest view is known; of the farthest one DIS by itself finds nothing, as after a large turn."""
+    key, middle, far = (frames_of()[i] for i in (0, 1, 3))
+    engine = FlowEngine(FlowConfig(preset='medium'))
+    known, truth = KnownFlows(engine, 8), KnownFlows(engine, 8).between(key, far)
+    known.offer([replace(truth, flow=truth.flow + 40.0)])
+    assert known.between(key, far).valid.mean() < 0.2
+    known.by_detours(key, [middle, far])
+    found = known.between(key, far)
+    assert found.valid.mean() > 0.5
+    assert np.median(np.linalg.norm(found.flow - truth.flow, axis=-1)[found.valid & truth.valid]) < 0.3
+
+
+@pytest.mark.parametrize('form', ['keyframe', 'global'])
+def test_an_alternation_measures_flow_once_for_all_rounds(form):
+    torch.manual_seed(0)
+    network = registry.build('deepv2d', TINY | {'motion_reach': 0, 'measured_flow': True}).eval()
+    alternation = Alternation(network, AlternationConfig(rounds=3, form=form, min_parallax=0.0))
+    engine = Counting(FlowConfig(preset='medium'))
+    alternation.flows = KnownFlows(engine, 16)
+    found = alternation.run(frames_of(4))
+    assert found.status is AlternationStatus.OK and np.isfinite(found.T_view_key).all()
+    assert engine.worked == (3 if form == 'keyframe' else 6)
+
+
+def test_an_alternation_begins_with_what_flow_tells():
+    """Before any network has a word, poses and depth are already near the truth, up to the free scale; without parallax it begins as it would have."""
+    batch = clip_batch(sample_clips(larger=5)[:1], [[0, 1, 2, 3, 4]])
+    torch.manual_seed(0)
+    alternation = Alternation(registry.build('deepv2d', TINY), AlternationConfig(initial_poses='flow', min_parallax=0.0))
+    scene = alternation._begin(frames_of(larger=5), None, None, None)
+    known = (scene.depth[0, 0] > 0) & batch.valid[0, 0]
+    ratio = (scene.depth[0, 0] / batch.depth[0, 0])[known]
+    assert known.float().mean() > 0.3
+    assert (ratio / ratio.median() - 1).abs().median() < 0.15
+    turned = scene.T[0, 1:, :3, :3] @ batch.T_cam_world[0, 1:, :3, :3].mT
+    assert torch.rad2deg(torch.arccos(((turned.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1))).median() < 1.5
+    resting = alternation._begin([replace(frames_of()[0], stamp=stamp) for stamp in (11, 12, 13)], None, None, None)
+    assert (resting.depth[0, 0] == resting.depth[0, 0, 0, 0]).all() and torch.allclose(resting.T, torch.eye(4), atol=1e-3)
+
+
+def test_maps_are_of_the_size_of_the_features():
+    images = torch.rand(1, 3, 50, 66)
+    size = MotionModule(LIVE).eval().features(images).shape[-2:]
+    assert measured_flow(torch.zeros(1, 1, 50, 66, 2), torch.zeros(1, 1, 50, 66)).error.shape[-2:] == size == (-(-50 // STRIDE), -(-66 // STRIDE))
