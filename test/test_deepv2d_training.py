@@ -116,10 +116,11 @@ def test_flow_is_measured_on_the_images_that_are_shown(data, form, edges):
 
 
 def test_flow_is_asked_for_by_recipe_and_network_alike(data):
-    recipe = of_kind('deepv2d_motion', model_config=shown_flow('deepv2d_motion').model_config)
-    network = registry.build('deepv2d', recipe.model_config)
-    with pytest.raises(ValueError, match='sees measured flow, and got none'):
-        objectives.build(recipe).terms(network, ClipBatches(data.train, recipe).of_step(0), torch.ones_like)
+    seeing = shown_flow('deepv2d_motion')
+    for recipe, expected in ((replace(seeing, measured_flow=False), 'expected True, as what is trained sees'), (of_kind('deepv2d_motion', measured_flow=True), 'expected False'),
+                             (replace(seeing, objective='deepv2d_depth', best_by='abs_rel'), 'expected False')):
+        with pytest.raises(ValueError, match=expected):
+            objectives.build(recipe)
     with pytest.raises(ValueError, match='something to measure flow with'):
         ClipBatches(ClipMemory(sample_clips()), shown_flow('deepv2d_motion')).of_step(0)
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationStatus
 from depth_ros.engines.flow import FlowConfig, FlowEngine
-from depth_ros.engines.known_flows import KnownFlows, reverse
-from depth_ros.frames import CameraFrame
+from depth_ros.engines.keyframes import DepthMap
+from depth_ros.engines.known_flows import KnownFlows, agreeing, reverse
+from depth_ros.frames import CameraFrame, FlowResult, ImagePair
 from depth_ros.geometry import gauss_newton, se3
 from depth_ros.geometry.gauss_newton import Damping
 from depth_ros.geometry.pinhole import pixel_grid
@@ -21,7 +22,7 @@ from depth_ros.geometry.warp import induced_flow
 from depth_ros.learning.clips import clip_batch
 from depth_ros.models import registry
 from depth_ros.models.deepv2d import LIVE
-from depth_ros.models.deepv2d_motion import STRIDE, MeasuredFlow, MotionModule, agreeing, align, keyframe_edges, measured_flow
+from depth_ros.models.deepv2d_motion import STRIDE, MeasuredFlow, MotionModule, agreement_weight, align, keyframe_edges, measured_flow
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 HEIGHT, WIDTH, FRAMES = 24, 32, 3
@@ -75,10 +76,10 @@ def test_the_scale_of_what_agrees_is_that_of_consistent_flow():
     missed[..., 4:] = 30.0
     error = torch.zeros(1, 4, 8)
     error[..., 4:] = 1.0
-    weight = agreeing(missed, error)
+    weight = agreement_weight(missed, error)
     assert weight.shape == (1, 1, 4, 8) and (weight[..., :4] > 0.75).all() and (weight[..., 4:] < 1e-3).all()
-    assert torch.equal(agreeing(missed, torch.ones_like(error)).isfinite(), torch.ones(1, 1, 4, 8, dtype=torch.bool))      # none is consistent
-    assert torch.equal(agreeing(torch.zeros_like(missed), error), torch.ones(1, 1, 4, 8))
+    assert torch.equal(agreement_weight(missed, torch.ones_like(error)).isfinite(), torch.ones(1, 1, 4, 8, dtype=torch.bool))      # none is consistent
+    assert torch.equal(agreement_weight(torch.zeros_like(missed), error), torch.ones(1, 1, 4, 8))
 
 
 def test_maps_see_the_mean_of_what_they_cover():
@@ -100,8 +101,11 @@ def test_what_is_no_number_is_as_inconsistent_as_can_be(bad):
     assert found.error[0, 0].tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
-def test_a_module_that_sees_flow_says_that_it_got_none(believer):
-    depth, T, _ = scene()
+def test_a_module_that_sees_flow_says_that_it_got_none_or_that_of_other_edges(believer):
+    depth, T, pixels = scene()
+    features = torch.zeros(1, FRAMES, LIVE.motion_features, HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match='of the 2 edges that are used, got that of 1'):
+        align(believer, features, depth, K, T, EDGES, measured=MeasuredFlow(pixels[:, :1], torch.zeros(pixels[:, :1].shape[:-1])))
     with pytest.raises(ValueError, match='sees measured flow, and got none'):
         align(believer, torch.zeros(1, FRAMES, LIVE.motion_features, HEIGHT, WIDTH), depth, K, T, EDGES)
 
@@ -139,41 +143,94 @@ def test_every_pair_is_worked_out_once_in_both_directions():
     assert not len(known)
 
 
-def test_flow_by_way_of_a_view_between_is_kept_where_it_agrees_more(monkeypatch):
-    """The nearest view is known; of the farthest one DIS by itself finds nothing, as after a large turn."""
-    key, middle, far = (frames_of()[i] for i in (0, 1, 3))
-    engine = FlowEngine(FlowConfig(preset='medium'))
-    known, truth = KnownFlows(engine, 8), KnownFlows(engine, 8).between(key, far)
-    known.offer([replace(truth, flow=truth.flow + 40.0)])
-    assert known.between(key, far).valid.mean() < 0.2
-    known.by_detours(key, [middle, far])
-    found = known.between(key, far)
-    assert found.valid.mean() > 0.5
-    assert np.median(np.linalg.norm(found.flow - truth.flow, axis=-1)[found.valid & truth.valid]) < 0.3
+class Begun(FlowEngine):
+    """Exact flow of neighbouring stamps; of frames that are farther apart nothing, but for where it is told to begin."""
+
+    def __init__(self, flows: dict[tuple[int, int], np.ndarray]) -> None:
+        super().__init__()
+        self._flows = flows
+        self.begun: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def step(self, pair, initial=None):
+        ends = pair.current.stamp, pair.reference.stamp
+        if initial is not None:
+            self.begun.append(initial)
+            return FlowResult(pair, *initial)
+        if abs(ends[0] - ends[1]) == 1:
+            return FlowResult(pair, self._flows[ends], self._flows[ends[::-1]])
+        lost = np.full((*pair.current.image.shape[:2], 2), 500.0, np.float32)
+        return FlowResult(pair, lost, lost)
 
 
-@pytest.mark.parametrize('form', ['keyframe', 'global'])
-def test_an_alternation_measures_flow_once_for_all_rounds(form):
+def exact_flows(larger: int, frames: int) -> dict[tuple[int, int], np.ndarray]:
+    """By stamps, of all pairs of the first views of a clip."""
+    clips = clip_batch(sample_clips(larger=larger)[:1], [list(range(frames))])
+    found = {}
+    for i in range(frames):
+        for j in range(frames):
+            T = clips.T_cam_world[0, j] @ se3.inverse(clips.T_cam_world[0, i])
+            found[1 + i, 1 + j] = induced_flow(clips.depth[0, i], clips.K[0], T)[0].numpy()
+    return found
+
+
+def test_views_too_far_apart_are_met_by_way_of_one_between():
+    key, middle, far = frames_of(3, larger=3)
+    exact = exact_flows(3, 3)
+    engine = Begun(exact)
+    known = KnownFlows(engine, 8)
+    assert not agreeing(known.between(key, far)).any()
+    near, found = known.to_views(key, [middle, far])
+    assert np.array_equal(near.flow, exact[1, 2]) and len(engine.begun) == 1
+    sure = agreeing(found)
+    assert sure.mean() > 0.4
+    for flow, ends in ((found.flow, (1, 3)), (found.backward, (3, 1))):
+        assert np.median(np.linalg.norm(flow - exact[ends], axis=-1)[sure]) < 0.05
+    assert not agreeing(known.between(key, far)).any()      # whoever does not know the view between gets nothing of it
+    assert [flow.pair.reference.stamp for flow in known.to_views(key, [far])] == [3] and len(engine.begun) == 1
+
+
+def test_nothing_leads_by_way_of_a_blank_view():
+    """Flow into it is consistent, for nothing contradicts it."""
+    key, _, far = frames_of(3, larger=3)
+    blank = replace(key, stamp=9, image=np.full_like(key.image, 128))
+    there = FlowResult(ImagePair(key, blank), *np.zeros((2, *key.image.shape[:2], 2), np.float32))
+    assert there.valid.all() and not agreeing(there).any()
+    engine = Begun({})
+    known = KnownFlows(engine, 8)
+    known.offer([there])
+    known.to_views(key, [blank, far])
+    assert not engine.begun
+
+
+@pytest.mark.parametrize('form, remembered', [('keyframe', 16), ('global', 16), ('global', 1)])
+def test_an_alternation_measures_flow_once_for_all_rounds(form, remembered):
     torch.manual_seed(0)
     network = registry.build('deepv2d', TINY | {'motion_reach': 0, 'measured_flow': True}).eval()
     alternation = Alternation(network, AlternationConfig(rounds=3, form=form, min_parallax=0.0))
     engine = Counting(FlowConfig(preset='medium'))
-    alternation.flows = KnownFlows(engine, 16)
+    alternation.flows = KnownFlows(engine, remembered)
     found = alternation.run(frames_of(4))
     assert found.status is AlternationStatus.OK and np.isfinite(found.T_view_key).all()
     assert engine.worked == (3 if form == 'keyframe' else 6)
 
 
 def test_an_alternation_begins_with_what_flow_tells():
-    """Before any network has a word, poses and depth are already near the truth, up to the free scale; without parallax it begins as it would have."""
+    """Before any network has a word, poses and depth are already near the truth, in the unit of a depth that is given or else a free one; without parallax it begins as it would have."""
     batch = clip_batch(sample_clips(larger=5)[:1], [[0, 1, 2, 3, 4]])
     torch.manual_seed(0)
     alternation = Alternation(registry.build('deepv2d', TINY), AlternationConfig(initial_poses='flow', min_parallax=0.0))
-    scene = alternation._begin(frames_of(larger=5), None, None, None)
+    frames = frames_of(larger=5)
+    scene = alternation._begin(frames, None, None, None)
     known = (scene.depth[0, 0] > 0) & batch.valid[0, 0]
     ratio = (scene.depth[0, 0] / batch.depth[0, 0])[known]
-    assert known.float().mean() > 0.3
+    assert known.float().mean() > 0.2 and not scene.depth[0, 1:].any()
     assert (ratio / ratio.median() - 1).abs().median() < 0.15
+    found, true = scene.T[0, 1:, :3, 3] / ratio.median(), batch.T_cam_world[0, 1:, :3, 3]
+    assert (found - true).norm(dim=1).median() < 0.25 * true.norm(dim=1).median()
+    measured = DepthMap(batch.depth[0, 0].numpy(), batch.valid[0, 0].numpy())
+    metric = alternation._begin(frames, measured, None, None)
+    torch.testing.assert_close(metric.depth[0, 0] / metric.unit, torch.where(batch.valid[0, 0], batch.depth[0, 0], 0.0))
+    assert (metric.T[0, 1:, :3, 3] / metric.unit - true).norm(dim=1).median() < 0.25 * true.norm(dim=1).median()
     turned = scene.T[0, 1:, :3, :3] @ batch.T_cam_world[0, 1:, :3, :3].mT
     assert torch.rad2deg(torch.arccos(((turned.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1))).median() < 1.5
     resting = alternation._begin([replace(frames_of()[0], stamp=stamp) for stamp in (11, 12, 13)], None, None, None)

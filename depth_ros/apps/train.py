@@ -64,6 +64,7 @@ def _main(argv: list[str]) -> None:
     with ranks.joined(chosen.device) as joined:
         if not args.fresh and (out / STATE).exists():
             _refuse_another(chosen, out / STATE)
+        objectives.build(chosen)        # what does not fit together is told before anything is rendered
         with opened_data(chosen) as data:
             progress = Trainer(chosen, data, out, joined, resume=not args.fresh).run(args.until)
         if joined.first:

@@ -1,7 +1,7 @@
 """Depth of a keyframe and the motion of the frames around it, each worked out from the other by turns with DeepV2D's networks.
 
 Z. Teed, J. Deng, "DeepV2D: Video to Depth with Differentiable Structure from Motion", ICLR 2020, section 3.3. It begins with a constant depth, a depth that is
-given (a single-image network's, a sensor's) or poses that are given, takes any number of views, and stops after a fixed number of rounds. The networks learned from
+given (a single-image network's, a sensor's), poses that are given, or what flow measured between two views tells of both, takes any number of views, and stops after a fixed number of rounds. The networks learned from
 scenes of one size, so lengths are scaled for them, by the median depth, and back. Bad input gives a status and a reason, never an exception or a NaN.
 """
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,17 +19,18 @@ from depth_ros import settings
 from depth_ros.engines.flow import FAR_APART, FlowConfig, FlowEngine
 from depth_ros.engines.images import image_tensor
 from depth_ros.engines.keyframes import DepthMap, View
-from depth_ros.engines.known_flows import KnownFlows
+from depth_ros.engines.known_flows import TEXTURED, KnownFlows, agreeing, along, reverse
 from depth_ros.engines.threads import single_threaded
-from depth_ros.frames import CameraFrame, nearest_indices, resize_intrinsics, unusable
+from depth_ros.frames import CameraFrame, FlowResult, nearest_indices, resize_intrinsics, unusable
 from depth_ros.geometry import gauss_newton, pinhole, se3
 from depth_ros.geometry.gauss_newton import Damping, Edges
 from depth_ros.geometry.two_view import TwoViewStatus, essential_from_flow, triangulate_inverse_depth
 from depth_ros.models.deepv2d import TYPICAL_DEPTH, DeepV2D
-from depth_ros.models.deepv2d_motion import STRIDE, MotionEstimate, align, damping_for, edges_of
+from depth_ros.models.deepv2d_motion import STRIDE, MeasuredFlow, MotionEstimate, align, damping_for, edges_of
 from depth_ros.settings import setting
 
-_TEXTURE, _TEXTURED = 0.5, 0.02     # [grey levels/px] gradient that counts, and the share of an image that must have it
+_LEAST_TEXTURE = 0.02               # share of an image that must have some
+_COMMON = 50                        # pixels that two triangulations must have in common to be compared
 _BELIEVABLE = 1e-4, 1e4             # median depths, whatever the unit
 _FARTHEST = 20.0                    # usual depths beyond which what is triangulated says nothing
 
@@ -56,11 +57,11 @@ class AlternationConfig:
     iterations: int = setting(3, 'warps and residual flows of one estimate of the motion', '', 1, 20)
     form: str = setting('keyframe', 'keyframe: every pose is solved alone against the keyframe; global: all in one system, with a depth for every frame', choices=('keyframe', 'global'))
     initial_poses: str = setting('identity', 'where poses begin that are not given: at the keyframe; where the pose network puts them, if there is one; or where the essential matrices of '
-                                 'measured flow do, depth then at what the view with most parallax triangulates', choices=('identity', 'network', 'flow'))
+                                 'measured flow do, and depth, if none is given, at what the view with most parallax triangulates', choices=('identity', 'network', 'flow'))
     uncalibrated: bool = setting(False, 'solve for one focal length, shared by all frames, beginning with what they say')
     min_frames: int = setting(2, 'frames that a run needs, the keyframe among them', '', 2, 100)
     min_parallax: float = setting(0.004, 'largest parallax of the usual depth, as a share of the image width, below which there is no depth', '', 0.0, 0.5)
-    remembered: int = setting(16, 'frames whose features are kept, and pairs whose flow is; the features of one run always are', '', 1, 1000)
+    remembered: int = setting(16, 'frames whose features are kept, and pairs whose flow is; those of one run always are', '', 1, 1000)
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class _Scene:
     depth: Tensor               # (1, N, H, W), 0 where not known
     confidence: Tensor          # (H, W) of the keyframe's depth
     unit: float                 # what one of the caller's lengths is here
+    flows: list[FlowResult] = field(default_factory=list)       # from the keyframe to each view, once somebody asked for them
+    measured: MeasuredFlow | None = None                        # of all edges, likewise
 
     def rescale(self) -> None:
         """Bring the usual depth of the keyframe back to what the networks know."""
@@ -152,6 +155,7 @@ class Alternation:
         refused = self._refused(frames, T_view_key) or _refused_depth(frames[0], depth, expected_depth)
         if refused is not None:
             return self._given_up(frames, T_view_key, *refused)
+        self.flows.make_room(len(frames) * (len(frames) - 1) // 2)
         scene = self._begin(frames, depth, T_view_key, expected_depth)
         posed = T_view_key is not None and depth is None
         problem = None
@@ -207,31 +211,47 @@ class Alternation:
             T[0, 1:] = se3.exp(self.network.motion.initial_motion(images[:1].expand(len(frames) - 1, -1, -1, -1), images[1:]))
         K = resize_intrinsics(torch.from_numpy(frames[0].K).float(), 1 / STRIDE, 1 / STRIDE)[None].to(self._device)
         scene = _Scene(frames, K, scaled(T, unit if T_view_key is not None else 1.0), start * unit, confidence, unit)
-        if self.config.initial_poses == 'flow' and depth is None and T_view_key is None:
+        if self.config.initial_poses == 'flow' and T_view_key is None:
             self._triangulate(scene)
         return scene
 
     def _triangulate(self, scene: _Scene) -> None:
-        """Begin with what the flow from the keyframe to each view tells: rotation and, if there is parallax, translation; and the keyframe's depth by the one with most of it."""
-        key, *views = scene.frames
-        self.flows.by_detours(key, views)
-        flows = [self.flows.between(key, view) for view in views]
-        pairs = [essential_from_flow(flow.flow, key.K, flow.valid) for flow in flows]
-        by_parallax = sorted((i for i, pair in enumerate(pairs) if pair.status is TwoViewStatus.OK), key=lambda i: -pairs[i].parallax * pairs[i].inliers.sum())
+        """Begin with what the flow from the keyframe to each view tells: rotation and, if there is parallax, translation; and the keyframe's depth, unless it is given, by the one with most of it."""
+        pairs = [essential_from_flow(flow.flow, flow.pair.current.K, agreeing(flow)) for flow in self._flows_to_views(scene)]
         poses = np.stack([pair.T_ref_cur for pair in pairs])
-        best: np.ndarray | None = None      # inverse depth in the unit in which its median is that of the usual depth, 0 where not known
-        for i in by_parallax:
-            told = triangulate_inverse_depth(torch.from_numpy(flows[i].flow).double(), torch.from_numpy(key.K), torch.from_numpy(poses[i]))
+        depth = scene.depth[0, 0].double().cpu().numpy()
+        given = bool((scene.confidence > 0).any())
+        usual: np.ndarray | None = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0) if given else None      # inverse depth, 0 where not known
+        for i in sorted(range(len(pairs)), key=lambda i: -pairs[i].parallax * pairs[i].inliers.sum()):
+            told = triangulate_inverse_depth(torch.from_numpy(scene.flows[i].flow).double(), torch.from_numpy(scene.frames[0].K), torch.from_numpy(poses[i]))
             inverse = np.where(told.valid.numpy() & pairs[i].inliers, told.inverse_depth.numpy(), 0.0)
-            both = inverse > 0 if best is None else (inverse > 0) & (best > 0)
-            if both.any():
-                factor = np.median(inverse[both]) * TYPICAL_DEPTH if best is None else np.median(inverse[both] / best[both])
-                poses[i, :3, 3] *= factor
-                best = inverse / factor if best is None else best
+            both = (inverse > 0) & (True if usual is None else usual > 0)
+            if pairs[i].status is not TwoViewStatus.OK or both.sum() < _COMMON:
+                poses[i, :3, 3] = 0.0       # of no known length
+                continue
+            factor = np.median(inverse[both]) * TYPICAL_DEPTH if usual is None else np.median(inverse[both] / usual[both])
+            poses[i, :3, 3] *= factor
+            usual = inverse / factor if usual is None else usual
         scene.T[0, 1:] = torch.from_numpy(poses).to(scene.T)
-        if best is not None:
-            known = best > 1 / (_FARTHEST * TYPICAL_DEPTH)
-            scene.depth[0, 0] = torch.from_numpy(np.divide(1.0, best, out=np.zeros_like(best), where=known)).to(scene.depth)
+        if usual is not None and not given:
+            known = usual > 1 / (_FARTHEST * TYPICAL_DEPTH)
+            scene.depth[0, 0] = torch.from_numpy(np.divide(1.0, usual, out=np.zeros_like(usual), where=known)).to(scene.depth)
+            scene.depth[0, 1:] = 0.0        # of the others nothing is known
+
+    def _flows_to_views(self, scene: _Scene) -> list[FlowResult]:
+        """From the keyframe, worked out when they are first asked for."""
+        if not scene.flows:
+            scene.flows = self.flows.to_views(scene.frames[0], scene.frames[1:])
+        return scene.flows
+
+    def _measured(self, scene: _Scene, edges: tuple[Tensor, Tensor]) -> MeasuredFlow:
+        """The flow of all edges, which stays the same in all rounds."""
+        if scene.measured is None:
+            from_key = self._flows_to_views(scene)
+            pairs = list(zip(*(e.tolist() for e in edges), strict=True))
+            known = {(0, 1 + i): flow for i, flow in enumerate(from_key)} | {(1 + i, 0): reverse(flow) for i, flow in enumerate(from_key)}
+            scene.measured = along([known.get(pair) or self.flows.between(*(scene.frames[i] for i in pair)) for pair in pairs]).to(self._device)
+        return scene.measured
 
     def _move(self, scene: _Scene) -> tuple[AlternationStatus, str] | None:
         """Poses, and the focal length if it is not known, by the depth there is."""
@@ -239,8 +259,7 @@ class Alternation:
         features = self.motion_features.of(scene.frames, self.network.motion.features, self._device)
         edges = edges_of(config.form, count)
         depth = at_maps(scene.depth, features.shape[-2:])
-        seen = self.network.motion.sees_flow
-        measured = self.flows.measured(scene.frames, zip(*(e.tolist() for e in edges), strict=True)).to(self._device) if seen else None
+        measured = self._measured(scene, edges) if self.network.motion.sees_flow else None
         T, K, solved = scene.T, scene.K, True
         for iterations in [1] * config.iterations if config.uncalibrated else [config.iterations]:
             found = align(self.network.motion, features, depth, K, T, edges, form=config.form, iterations=iterations, measured=measured)
@@ -309,7 +328,7 @@ def _refused_depth(key: CameraFrame, depth: DepthMap | None, expected_depth: flo
 
 
 def _is_blank(frame: CameraFrame) -> bool:
-    return bool((View(frame, np.eye(4)).texture > _TEXTURE).mean() < _TEXTURED)
+    return bool((View(frame, np.eye(4)).texture > TEXTURED).mean() < _LEAST_TEXTURE)
 
 
 def median_depth(depth: Tensor) -> float:

@@ -189,7 +189,8 @@ class DeepV2DEngine:
 
     def _refined(self, small: CameraFrame, track: TrackResult) -> TrackResult:
         """Take a tracked frame into the window; a keyframe's pose after all of the window moved together."""
-        self._flow_pairs.offer(self._tracker.flows)
+        if self.config.motion == 'flow':
+            self._flow_pairs.offer(self._tracker.flows)
         update = self._window.add(small, self._tracker.keyframes.last.depth, track.T_odom_cam, track.is_keyframe)
         if update.status is TrackStatus.LOST:       # the tracker knows better: it begins anew with the next frame
             self._window.reset()

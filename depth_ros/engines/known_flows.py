@@ -9,10 +9,13 @@ import numpy as np
 import torch
 
 from depth_ros.engines.flow import FlowEngine
+from depth_ros.engines.keyframes import View
 from depth_ros.frames import CameraFrame, FlowResult, ImagePair, pixel_grid
 from depth_ros.models.deepv2d_motion import MeasuredFlow, measured_flow
 
+TEXTURED = 0.5                      # [grey levels/px] gradient of what can be followed
 _AGREEING, _PASSABLE = 0.5, 0.2     # shares of pixels whose flow comes back: fewer are looked at again, and views with as many may lie between
+_CLEARLY = 0.05                     # more than before has to come back of a detour, whose beginning agrees with itself by its making
 _DETOURS = 3                        # views by way of which another is looked at
 
 
@@ -31,6 +34,10 @@ class KnownFlows:
         """Forget all, as after a jump of the clock."""
         self._kept.clear()
 
+    def make_room(self, pairs: int) -> None:
+        """Keep at least so many pairs from now on, so that none of a piece of work is forgotten in the midst of it."""
+        self._limit = max(self._limit, pairs)
+
     def offer(self, flows: Iterable[FlowResult]) -> None:
         """Flows that somebody has worked out already, such as `Tracker.flows`."""
         for result in flows:
@@ -43,35 +50,42 @@ class KnownFlows:
 
     def between(self, current: CameraFrame, reference: CameraFrame) -> FlowResult:
         """The flow from one frame to the other and back."""
-        there = self._kept.get(_key(current, reference))
-        if there is not None:
-            return there
-        back = self._kept.get(_key(reference, current))
-        found = reverse(back) if back is not None else self._flow.step(ImagePair(current, reference))
-        if back is None:
-            self.offer([found])
+        for first, second in ((current, reference), (reference, current)):
+            key = _key(first, second)
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key] if first is current else reverse(self._kept[key])
+        found = self._flow.step(ImagePair(current, reference))
+        self.offer([found])
         return found
 
-    def by_detours(self, key: CameraFrame, views: Sequence[CameraFrame]) -> None:
-        """Look again at views whose flow from the keyframe agrees with its way back too seldom: beginning with the flow by way of another view, which is nearer to both.
+    def to_views(self, key: CameraFrame, views: Sequence[CameraFrame]) -> list[FlowResult]:
+        """The flow from one frame to each of the others, by way of another one where the two have turned too far apart for flow.
 
-        What finds more agreement is kept. Views of a video that have turned far from each other are met over those between them.
+        A detour is where the flow of the pair then begins, and is kept only if clearly more of it comes back. It depends on which views there are, so it is not remembered.
         """
-        share = {view.stamp: self.between(key, view).valid.mean() for view in views}
-        for view in sorted((v for v in views if share[v.stamp] < _AGREEING), key=lambda v: -share[v.stamp]):
-            by_way = sorted((v for v in views if v is not view and share[v.stamp] >= _PASSABLE), key=lambda v: -share[v.stamp])[:_DETOURS]
-            for middle in by_way:
-                there, on = self.between(key, middle), self.between(middle, view)
-                start = _chained(there.flow, on.flow), _chained(on.backward, there.backward)
-                found = self._flow.step(ImagePair(key, view), start)
-                if found.valid.mean() > share[view.stamp]:
-                    share[view.stamp] = found.valid.mean()
-                    self.offer([found])
+        found = [self.between(key, view) for view in views]
+        share = [agreeing(flow).mean() for flow in found]
+        for i in sorted((i for i in range(len(views)) if share[i] < _AGREEING), key=lambda i: -share[i]):
+            middles = sorted((j for j in range(len(views)) if j != i and share[j] >= _PASSABLE), key=lambda j: -share[j])[:_DETOURS]
+            for middle in middles:
+                there, on = found[middle], self.between(views[middle], views[i])
+                tried = self._flow.step(ImagePair(key, views[i]), (_chained(there.flow, on.flow), _chained(on.backward, there.backward)))
+                if (agreed := agreeing(tried).mean()) > share[i] + _CLEARLY:
+                    found[i], share[i] = tried, agreed
+        return found
 
-    def measured(self, frames: Sequence[CameraFrame], edges: Iterable[tuple[int, int]]) -> MeasuredFlow:
-        """The flow of edges between frames, from one to the other, as the motion module's maps see it (1, E, h, w)."""
-        found = [self.between(frames[i], frames[j]) for i, j in edges]
-        return measured_flow(*(torch.stack([torch.from_numpy(getattr(f, name)) for f in found])[None] for name in ('flow', 'error')))
+
+def agreeing(result: FlowResult) -> np.ndarray:
+    """(H, W) bool, pixels whose flow comes back and has texture at both ends: flow into a blank image is consistent, and means nothing."""
+    current, reference = (View(frame, np.eye(4)).texture for frame in (result.pair.current, result.pair.reference))
+    ends = cv2.add(result.flow, pixel_grid(*result.pair.current.size))
+    return result.valid & (current > TEXTURED) & (cv2.remap(reference, ends, None, cv2.INTER_NEAREST) > TEXTURED)
+
+
+def along(flows: Sequence[FlowResult]) -> MeasuredFlow:
+    """Flows, one an edge, as the motion module's maps see them (1, E, h, w)."""
+    return measured_flow(*(torch.stack([torch.from_numpy(getattr(f, name)) for f in flows])[None] for name in ('flow', 'error')))
 
 
 def reverse(result: FlowResult) -> FlowResult:

@@ -1,8 +1,9 @@
 """The pose of a frame by DeepV2D's learned motion module, in the terms of the tracker.
 
-Z. Teed, J. Deng, "DeepV2D: Video to Depth with Differentiable Structure from Motion", ICLR 2020, section 3.2. The network's residual flow and confidences stand in
-for optical flow and its consistency; a network that is shown measured flow corrects it and tells how far to trust it. After the module's own Gauss-Newton iterations, the robust alignment of the tracker goes over the last correspondences: it
-takes in measured depth as well, and its inliers tell how far the pose can be trusted.
+Z. Teed, J. Deng, "DeepV2D: Video to Depth with Differentiable Structure from Motion", ICLR 2020, section 3.2. The network's residual flow and confidences stand
+in for optical flow and its consistency; a network that is shown measured flow corrects it and tells how far to trust it. After the module's own Gauss-Newton
+iterations, the robust alignment of the tracker goes over the last correspondences: it takes in measured depth as well, and its inliers tell how far the pose
+can be trusted.
 """
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from depth_ros.engines.alignment import MIN_DEPTH, Alignment, AlignmentConfig, M
 from depth_ros.engines.alternation import STRIDE, FeatureCache, at_maps, median_depth, scaled
 from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.keyframes import View
-from depth_ros.engines.known_flows import KnownFlows
+from depth_ros.engines.known_flows import KnownFlows, along
 from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import FlowResult, resize_intrinsics
 from depth_ros.geometry import se3
@@ -48,8 +49,9 @@ class LearnedMotion:
         return self._motion.sees_flow
 
     def offer(self, flows: Iterable[FlowResult]) -> None:
-        """Flows that somebody has worked out already."""
-        self._flows.offer(flows)
+        """Flows that somebody has worked out already; nothing is made of them if the module sees none."""
+        if self.sees_flow:
+            self._flows.offer(flows)
 
     def reset(self) -> None:
         """Forget all features and flows, as after a jump of the clock."""
@@ -100,7 +102,7 @@ class LearnedMotion:
         T_cam_world = scaled(T_cam_world, unit).float()[None]
         K = resize_intrinsics(torch.from_numpy(views[0].frame.K).float(), 1 / STRIDE, 1 / STRIDE)[None]
         source, target = torch.tensor(edges).T
-        measured = self._flows.measured([v.frame for v in views], edges) if self.sees_flow else None
+        measured = along([self._flows.between(views[i].frame, views[j].frame) for i, j in edges]) if self.sees_flow else None
         estimate = deepv2d_motion.align(self._motion, features, depth * unit, K, T_cam_world, (source, target), 'global', len(views) - 1, iterations, measured=measured)
         last = T_cam_world if iterations == 1 else estimate.iterations[-2].T_cam_world
         return estimate, scaled(relative_motion(last[0], source, target), 1 / unit), unit
@@ -123,10 +125,12 @@ def _matches(source: View, target: View, estimate: MotionEstimate, number: int, 
     said = estimate.iterations[-1]
     grid, points = points_on_grid(source, config)
     at = ((grid + 0.5) / STRIDE - 0.5).astype(np.float32)
-    residual, confidence = (cv2.remap(x[0, number].permute(1, 2, 0).contiguous().numpy(), at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-                            for x in (said.residual, said.confidence))
-    valid = cv2.remap(said.valid[0, number].numpy().view(np.uint8), at, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE) > 0
-    valid &= np.isfinite(residual).all(-1) & np.isfinite(confidence).all(-1)
+    told = said.valid[0, number].numpy().astype(np.float32)
+    share = cv2.remap(told, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    # Of the pixels around, those that nothing is told of do not count: they would pull towards no residual, which is the pose that it began with.
+    residual, confidence = (cv2.remap(np.where(told[..., None] > 0, x[0, number].permute(1, 2, 0).numpy(), 0), at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+                            / np.maximum(share, 0.5)[..., None] for x in (said.residual, said.confidence))
+    valid = (share > 0.5) & np.isfinite(residual).all(-1) & np.isfinite(confidence).all(-1)
     T = T_target_source.numpy()
     ends = (points @ T[:3, :3].T + T[:3, 3]) @ target.frame.K.T.astype(np.float32)
     ahead = ends[..., :2] / np.maximum(ends[..., 2:], MIN_DEPTH) - grid + STRIDE * np.where(valid[..., None], residual, 0)

@@ -29,7 +29,7 @@ from depth_ros.settings import setting
 
 log = logging.getLogger(__name__)
 
-_KNOWN = 16                 # pairs whose flow is kept
+_KNOWN = 8                  # pairs whose flow is kept: those of the newest frame
 _MOST_BETWEEN = 16          # frames between keyframes for each keyframe of the window
 _REPROJECTED_SIGMA = 0.05   # standard deviation of a depth that another view lent, as a share of it, where that view's own is not larger
 

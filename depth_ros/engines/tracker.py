@@ -69,7 +69,7 @@ class Tracker:
 
     def __init__(self, config: TrackerConfig = TrackerConfig(), flow: FlowEngine | None = None, T_odom_cam: np.ndarray | None = None,
                  learned: LearnedMotion | None = None) -> None:
-        """`learned`: takes the place of flow in finding poses; flow still tells when a keyframe is spent."""
+        """`learned`: takes the place of flow in finding poses, or finds them with its help; flow still tells when a keyframe is spent."""
         settings.check(config)
         self.config = config
         self.flows: tuple[FlowResult, ...] = ()
@@ -184,7 +184,7 @@ class Tracker:
         newest, *older = references
         first, known = self._flow_to(view, newest, bundle, expected=posed), posed
         if older and not posed and view.depth is None:
-            roughly = self._align(view, [(newest, first)], replace(self.config, steps=ROUGH_STEPS))
+            roughly = _align_on_flow(view, [(newest, first)], replace(self.config, steps=ROUGH_STEPS))
             known = self._trusted(roughly, view)
             if known:
                 view.T_odom_cam = roughly.T_odom_cam
@@ -236,8 +236,7 @@ class Tracker:
         if self._learned is not None:
             self._learned.offer(flow for _, flow in pairs)
             return self._learned.align(view, [reference for reference, _ in pairs], config, near)
-        given = [m for reference, result in pairs for m in pair_matches(view, reference, result, config)]
-        return align(view, given, config) if given else None
+        return _align_on_flow(view, pairs, config)
 
     def _predict(self, stamp: int) -> np.ndarray:
         """T_odom_cam at constant velocity; the last one after a gap, or when there is no velocity."""
@@ -326,3 +325,9 @@ def _unit(view: View) -> float:
         return 1.0
     depth = view.depth.depth[4::8, 4::8][view.depth.valid[4::8, 4::8]]
     return max(1.0, float(np.median(depth))) if depth.size else 1.0
+
+
+def _align_on_flow(view: View, pairs: Sequence[tuple[View, FlowResult]], config: AlignmentConfig) -> Alignment | None:
+    """The pose of a view by its flow to others alone; None if none of them has depth."""
+    given = [m for reference, result in pairs for m in pair_matches(view, reference, result, config)]
+    return align(view, given, config) if given else None

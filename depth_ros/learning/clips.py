@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depth_ros.frames import consistency_error
 from depth_ros.geometry import se3
+from depth_ros.geometry.warp import forward_backward_error
 from depth_ros.learning import shards, synthetic
 from depth_ros.learning.camera_paths import CLIP, Start, clip_path, is_free
 from depth_ros.learning.scenes import ViewData, drawn_camera, places, views_flow
@@ -152,9 +152,9 @@ def with_flow(clips: ClipBatch, flow: BothFlows | None, edges: tuple[Tensor, Ten
         raise ValueError('expected clips with something to measure flow with, got some without')
     images = (255.0 * clips.images).round().byte().movedim(2, -1).contiguous().cpu().numpy()
     found = [[flow(views[i], views[j]) for i, j in zip(*(e.tolist() for e in edges), strict=True)] for views in images]
-    errors = [[consistency_error(*both) for both in views] for views in found]
-    ahead = np.array([[both[0] for both in views] for views in found])
-    return replace(clips, flow=torch.from_numpy(ahead).to(clips.K), flow_error=torch.from_numpy(np.array(errors)).to(clips.K))
+    ahead, back = torch.tensor(np.array(found)).unbind(2)      # copies: what rounds alike wherever numpy's memory begins
+    error, inside = forward_backward_error(ahead, back)
+    return replace(clips, flow=ahead.to(clips.K), flow_error=torch.where(inside, error, torch.inf).to(clips.K))
 
 
 def open_clips(spec: ClipData, split: str, flow: BothFlows | None = None) -> ClipStore:

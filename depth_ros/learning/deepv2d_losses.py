@@ -63,7 +63,8 @@ def motion_terms(estimate: MotionEstimate, depth: Tensor, K: Tensor, T_cam_world
     grid = pinhole.pixel_grid(height, width, like=depth)
     end = true + grid
     inside = in_front & ((end >= 0) & (end <= end.new_tensor([width - 1, height - 1]))).all(-1)
-    shown = _shown(depth, K, T_cam_world, source, target) & inside
+    if flow_weight:
+        inside = inside & _shown(depth, K, T_cam_world, source, target)
     terms: dict[str, list[Tensor]] = {'motion': [], 'residual': [], 'confidence': []} | ({'flow': [], 'certainty': []} if flow_weight else {})
     for step in estimate.iterations:
         found, ahead = induced_flow(known, K[:, None], gauss_newton.relative_motion(step.T_cam_world, source, target))
@@ -74,7 +75,7 @@ def motion_terms(estimate: MotionEstimate, depth: Tensor, K: Tensor, T_cam_world
         terms['confidence'].append(CONFIDENCE * sureness(step.confidence))
         if flow_weight:
             missed = step.pixels - end
-            terms['flow'].append(flow_weight * huber(missed, shown & step.valid))
+            terms['flow'].append(flow_weight * huber(missed, inside & step.valid))
             terms['certainty'].append(flow_weight * certainty(step.confidence, missed.movedim(-1, 2), in_front & step.valid))
     return {name: torch.stack(values).mean() for name, values in terms.items()}
 

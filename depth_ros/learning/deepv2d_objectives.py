@@ -22,6 +22,8 @@ from depth_ros.learning.clip_batches import ClipBatches, DrawnClips
 from depth_ros.learning.clips import ClipBatch
 from depth_ros.learning.objective import Objective, Share
 from depth_ros.learning.pose_metrics import length_factor, pose_metrics, rescaled
+from depth_ros.learning.recipe import Recipe
+from depth_ros.models import registry
 from depth_ros.models.deepv2d import TYPICAL_DEPTH
 from depth_ros.models.deepv2d_depth import DepthEstimate
 from depth_ros.models.deepv2d_motion import STRIDE, MotionEstimate, align, edges_of, keyframe_edges, measured_flow
@@ -36,6 +38,12 @@ class _OfClips(Objective):
     """What the three have in common."""
 
     batches: ClassVar[type[Batches]] = ClipBatches
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        sees = 'motion' in (self.parts or ('motion',)) and registry.configuration(recipe.model, recipe.model_config).measured_flow
+        if sees != recipe.measured_flow:
+            raise ValueError(f'measured_flow: expected {sees}, as what is trained {"sees" if sees else "does not see"} measured flow, got {recipe.measured_flow}')
 
     def _depth(self, network: nn.Module, clips: ClipBatch, T_cam_world: Tensor) -> DepthEstimate:
         """The depth module's, given poses (B, N, 4, 4)."""

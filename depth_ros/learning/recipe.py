@@ -35,7 +35,7 @@ class Recipe:
     l1_of: str = setting('inverse_depth', 'what is compared at them: inverse depth, the log of depth, or depth itself', choices=('inverse_depth', 'log_depth', 'depth'))
     l1_weight: float = setting(5.0, 'of that difference', low=0.0)
     smooth_weight: float = setting(2.0, 'of edge-aware smoothness', low=0.0)
-    flow_weight: float = setting(0.0, "of the difference between a motion network's own flow and the true one (DeepV2D; 0 as published)", low=0.0)
+    flow_weight: float = setting(0.0, "of the difference between a motion network's own flow and the true one, and of how likely that is by its confidence (DeepV2D; 0 as published)", low=0.0)
     flip: bool = setting(True, 'mirror and turn half of the pairs; of the clips, mirror half')
     magnify: float = setting(1.0, 'factor on all focal lengths: a window around the centre of each image', low=1.0, high=4.0)
     new_motion: float = setting(0.0, 'share of pairs that get another motion, flow and second image to fit their depth', low=0.0, high=1.0)

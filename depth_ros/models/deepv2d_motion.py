@@ -141,7 +141,7 @@ class ResidualFlow(nn.Module):
         """See MotionModule.forward."""
         told, agreed = features_i[:, :0], None
         if missed is not None:
-            agreed = agreeing(missed, error)
+            agreed = agreement_weight(missed, error)
             told = torch.cat([torch.asinh(missed / _FINE), torch.asinh(error.unsqueeze(1) / _FINEST), agreed], 1)
         x = torch.cat([features_i, warped_j, told], 1)
         coarse: Tensor | None = None
@@ -161,7 +161,7 @@ class ResidualFlow(nn.Module):
         return (residual, confidence) if missed is None else (missed + residual, agreed * confidence)
 
 
-def agreeing(missed: Tensor, error: Tensor) -> Tensor:
+def agreement_weight(missed: Tensor, error: Tensor) -> Tensor:
     """Cauchy weight (E, 1, h, w) in [0, 1] of measured residual flow (E, 2, h, w), whose scale is its median among consistent pixels (error (E, h, w)) where there are any.
 
     Robust alignment from the start: the network need not learn what a median is. Pixels without depth, whose residual flow is 0, do not count.
@@ -274,11 +274,13 @@ def align(module: MotionModule, features: Tensor, depth: Tensor, K: Tensor, T_ca
     edges: frames i and j (E,) each. form keyframe: frame 0 is held, each other frame is solved alone on its edge from 0, and only depth[:, 0] is looked at; more
     edges to the same frame are refused. form global: all poses but the first `fixed` in one system on all edges. steps: Gauss-Newton steps for each of the
     `iterations` of the network; 2 and 1 in the paper for the two forms. Gradients do not pass from one iteration to the next. Under autocast only the network runs in half precision.
-    measured: flow of every edge, for a module that is made to see it. Raises ValueError where one such gets none, and for edges that the form cannot take.
+    measured: flow of every edge, for a module that is made to see it. Raises ValueError where one such gets none or that of other edges, and for edges that the form cannot take.
     """
     if module.sees_flow and measured is None:
         raise ValueError('this motion module sees measured flow, and got none')
     source, target = _edges(edges, form, T_cam_world.device)
+    if module.sees_flow and measured.pixels.shape[1] != len(source):
+        raise ValueError(f'expected measured flow of the {len(source)} edges that are used, got that of {measured.pixels.shape[1]}')
     height, width = features.shape[-2:]
     damping, steps = damping or damping_for(height, width), steps or _STEPS[form]
     usable = (K.diagonal(dim1=-2, dim2=-1) > 0).all(-1) & torch.isfinite(K).all(-1).all(-1) & torch.isfinite(T_cam_world).flatten(1).all(-1)
