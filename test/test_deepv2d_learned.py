@@ -12,6 +12,7 @@ from deepv2d_support import NARROW, SIZE, Clip, Oracle, drive
 
 from depth_ros.engines import deepv2d, learned_depth
 from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine, EngineResult
+from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.tracker import level_start
 from depth_ros.frames import CameraFrame, Scale, TrackStatus
 from depth_ros.models import checkpoint, registry
@@ -105,6 +106,53 @@ def test_what_the_network_does_not_know_is_lost_and_a_known_place_found_again(or
     assert [r.track.status for r in results[8:11]] == [TrackStatus.LOST] * 3
     assert all(np.array_equal(r.track.T_odom_cam, results[7].track.T_odom_cam) for r in results[8:11])
     assert results[-1].track.status is TrackStatus.OK and worst(results[-1:], truth(course)[15:16]) < 0.01
+
+
+@pytest.fixture
+def believer(monkeypatch) -> DeepV2D:
+    """A network that believes the flow that it is shown, all of it alike."""
+    torch.manual_seed(0)
+    made = DeepV2D(replace(NARROW, measured_flow=True)).eval()
+    with torch.no_grad():
+        for head in (made.motion.flow.residual, made.motion.flow.confidence):
+            head.weight.zero_()
+    monkeypatch.setattr(deepv2d, 'load', lambda weights: made)
+    return made
+
+
+class Counting(FlowEngine):
+    """Counts the pairs that it works out."""
+
+    worked = 0
+
+    def step(self, pair, initial=None):
+        self.worked += 1
+        return super().step(pair, initial)
+
+
+@pytest.mark.parametrize('sensor', [True, False], ids=['sensor', 'colour'])
+def test_motion_with_the_help_of_flow_tracks(believer, course, monkeypatch, sensor):
+    monkeypatch.setattr(deepv2d, 'FlowEngine', Counting)
+    engine = DeepV2DEngine(DeepV2DConfig(motion='learned', depth='auto' if sensor else 'flow', keyframe_displacement=0.02, **SMALL))
+    frames, poses = seen(course, sensor), truth(course)
+    known = 0 if sensor else 14        # poses of the first frames are given where depth comes of them
+    run(engine, frames[:known], poses)
+    before = engine._flow.worked
+    results = run(engine, frames[known:])
+    assert {r.track.status for r in results} == {TrackStatus.OK}
+    assert np.linalg.norm(results[-1].track.T_odom_cam[:3, 3] - poses[-1][:3, 3]) < (0.02 if sensor else 0.06)
+    assert engine._flow.worked - before <= 3 * len(results)        # to two keyframes, and to the frame before for the filter: the network has what the tracker has
+
+
+def test_flow_of_another_place_is_forgotten_with_the_clock(believer, course):
+    engine = DeepV2DEngine(DeepV2DConfig(motion='learned', **SMALL))
+    frames = seen(course, sensor=True)
+    run(engine, frames[:8])
+    assert 0 < len(engine._tracker._learned._flows) <= 12
+    engine.reset()
+    assert not len(engine._tracker._learned._flows)
+    again = run(engine, frames[:8])
+    assert {r.track.status for r in again} == {TrackStatus.OK}
 
 
 # Depth

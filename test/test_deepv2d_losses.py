@@ -137,5 +137,8 @@ def test_certainty_is_best_at_the_inverse_variance():
     at = {factor: losses.certainty(best * factor, missed, where) for factor in (0.5, 0.8, 0.99)}
     assert at[0.99] < at[0.8] < at[0.5]
     assert losses.certainty(torch.full_like(best, 0.9), missed, where) > at[0.99]
+    error = missed.clone().requires_grad_()
+    losses.certainty(best.clone().requires_grad_(), error, where).backward()
+    assert error.grad is None       # it changes confidences alone
     none = losses.certainty(best, missed, ~where)
     assert none == 0 and torch.isfinite(losses.certainty(best * 0, 1e6 * missed, where))

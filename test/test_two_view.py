@@ -235,3 +235,26 @@ def test_same_input_gives_the_same_pose() -> None:
     flow, _ = warp.induced_flow(scene(), K, se3.exp(SIDEWAYS))
     noisy = flow + noise(HEIGHT, WIDTH, 2, sigma=0.3)
     assert np.array_equal(relative_pose(noisy).T_ref_cur, relative_pose(noisy).T_ref_cur)
+
+
+# --- focal length
+
+def guessed(factor: float) -> np.ndarray:
+    return K.numpy() * [[factor, 1, 1], [1, factor, 1], [1, 1, 1]]
+
+
+def two_flows(sigma: float) -> list[np.ndarray]:
+    turned = torch.tensor([0.2, 0.25, -0.1, 0.12, 0.1, -0.05], dtype=torch.float64)
+    return [(warp.induced_flow(scene(), K, se3.exp(xi))[0] + noise(HEIGHT, WIDTH, 2, sigma=sigma)).numpy() for xi in (SIDEWAYS, turned)]
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
+@pytest.mark.parametrize("sigma, tolerance", [(0.0, 0.01), (0.1, 0.05)])
+def test_rigid_motions_tell_a_focal_length_that_is_only_guessed(factor: float, sigma: float, tolerance: float) -> None:
+    everywhere = [np.ones((HEIGHT, WIDTH), bool)] * 2
+    assert two_view.focal_factor(two_flows(sigma), guessed(factor), everywhere) * factor == pytest.approx(1.0, abs=tolerance)
+
+
+def test_a_guess_stays_where_nothing_can_be_told() -> None:
+    assert two_view.focal_factor(two_flows(0.0), guessed(1.2), [np.zeros((HEIGHT, WIDTH), bool)] * 2) == 1.0
+    assert two_view.focal_factor([], guessed(1.2), []) == 1.0

@@ -24,7 +24,7 @@ from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, FlowResult, nearest_indices, resize_intrinsics, unusable
 from depth_ros.geometry import gauss_newton, pinhole, se3
 from depth_ros.geometry.gauss_newton import Damping, Edges
-from depth_ros.geometry.two_view import TwoViewStatus, essential_from_flow, triangulate_inverse_depth
+from depth_ros.geometry.two_view import TwoViewStatus, essential_from_flow, focal_factor, triangulate_inverse_depth
 from depth_ros.models.deepv2d import TYPICAL_DEPTH, DeepV2D
 from depth_ros.models.deepv2d_motion import STRIDE, MeasuredFlow, MotionEstimate, align, damping_for, edges_of
 from depth_ros.settings import setting
@@ -216,14 +216,22 @@ class Alternation:
         return scene
 
     def _triangulate(self, scene: _Scene) -> None:
-        """Begin with what the flow from the keyframe to each view tells: rotation and, if there is parallax, translation; and the keyframe's depth, unless it is given, by the one with most of it."""
-        pairs = [essential_from_flow(flow.flow, flow.pair.current.K, agreeing(flow)) for flow in self._flows_to_views(scene)]
+        """Begin with what the flow from the keyframe to each view tells: rotation and, if there is parallax, translation; the keyframe's depth, unless it is given, by the one with most of it;
+        and, if it is not known, the focal length.
+        """
+        flows = [flow.flow for flow in self._flows_to_views(scene)]
+        seen, K = [agreeing(flow) for flow in scene.flows], scene.frames[0].K.copy()
+        if self.config.uncalibrated:
+            factor = focal_factor(flows, K, seen)
+            K[[0, 1], [0, 1]] *= factor
+            scene.K[:, [0, 1], [0, 1]] *= factor
+        pairs = [essential_from_flow(flow, K, mask) for flow, mask in zip(flows, seen)]
         poses = np.stack([pair.T_ref_cur for pair in pairs])
         depth = scene.depth[0, 0].double().cpu().numpy()
         given = bool((scene.confidence > 0).any())
         usual: np.ndarray | None = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0) if given else None      # inverse depth, 0 where not known
         for i in sorted(range(len(pairs)), key=lambda i: -pairs[i].parallax * pairs[i].inliers.sum()):
-            told = triangulate_inverse_depth(torch.from_numpy(scene.flows[i].flow).double(), torch.from_numpy(scene.frames[0].K), torch.from_numpy(poses[i]))
+            told = triangulate_inverse_depth(torch.from_numpy(flows[i]).double(), torch.from_numpy(K), torch.from_numpy(poses[i]))
             inverse = np.where(told.valid.numpy() & pairs[i].inliers, told.inverse_depth.numpy(), 0.0)
             both = (inverse > 0) & (True if usual is None else usual > 0)
             if pairs[i].status is not TwoViewStatus.OK or both.sum() < _COMMON:

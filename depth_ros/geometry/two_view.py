@@ -6,6 +6,7 @@ a = K R K^-1 p, b = K t and T_ref_cur = (R, t) (Hartley and Zisserman, Multiple 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -16,6 +17,7 @@ from torch import Tensor
 from depth_ros.geometry import pinhole
 
 _TINY = 1e-12
+_FACTORS = np.exp(np.linspace(-0.4, 0.4, 17))       # on a focal length that is only guessed
 
 
 @dataclass(frozen=True)
@@ -111,17 +113,11 @@ def essential_from_flow(flow: np.ndarray, K: np.ndarray, valid: np.ndarray, conf
     Five-point hypotheses by OpenCV (Nister, PAMI 2004), then Gauss-Newton on rotation and direction with a robust Sampson error.
     """
     height, width = flow.shape[:2]
-    v, u = np.nonzero(valid & np.isfinite(flow).all(-1))
-    rng = np.random.default_rng(config.seed)
-    if len(u) > config.max_matches:
-        picked = np.sort(rng.choice(len(u), config.max_matches, replace=False))
-        u, v = u[picked], v[picked]
-    none = np.zeros((height, width), bool)
-    if len(u) < config.min_matches:
-        return RelativePose(np.eye(4), none, 0.0, TwoViewStatus.DEGENERATE)
-    pixels = np.stack([u, v], -1).astype(np.float64)
+    pixels, ends = _picked(flow, valid, config)
+    if len(pixels) < config.min_matches:
+        return RelativePose(np.eye(4), np.zeros((height, width), bool), 0.0, TwoViewStatus.DEGENERATE)
     focal = 0.5 * (K[0, 0] + K[1, 1])
-    x_cur, x_ref = _bearings(pixels, K), _bearings(pixels + flow[v, u], K)
+    x_cur, x_ref = _bearings(pixels, K), _bearings(ends, K)
     R_only, residual = _fit_rotation(x_cur, x_ref, config.threshold / focal, config.iterations)
     R, t = _fit_essential(x_cur, x_ref, R_only, config, focal)
     agree = np.abs(_sampson(R, t, x_cur, x_ref)[0]) * focal < config.threshold
@@ -129,13 +125,50 @@ def essential_from_flow(flow: np.ndarray, K: np.ndarray, valid: np.ndarray, conf
     noise = float(np.median(np.abs(_sampson(R, t, x_cur, x_ref)[0]))) * focal
     grid = pinhole.pixel_grid(height, width).numpy().reshape(-1, 2)
     everything, ends = _bearings(grid, K), _bearings(grid + np.nan_to_num(flow, posinf=0.0, neginf=0.0).reshape(-1, 2), K)
-    enough = agree.sum() >= max(config.min_matches, config.min_inlier_ratio * len(u))
+    enough = agree.sum() >= max(config.min_matches, config.min_inlier_ratio * len(pixels))
     if enough and parallax > max(config.min_parallax, config.min_parallax_to_noise * noise):
         T, error, status = _pose(R, t), np.abs(_sampson(R, t, everything, ends)[0]), TwoViewStatus.OK
     else:
         T, error, status = _pose(R_only, np.zeros(3)), _rotation_residual(R_only, everything, ends), TwoViewStatus.DEGENERATE
     inliers = valid & (error * focal < config.threshold).reshape(height, width)
     return RelativePose(T, inliers, parallax, status)
+
+
+def focal_factor(flows: Sequence[np.ndarray], K: np.ndarray, valid: Sequence[np.ndarray], config: TwoViewConfig = TwoViewConfig()) -> float:
+    """What the focal length of K (3, 3) is to be multiplied by for the flows (H, W, 2) [px] of one camera, where valid (H, W), to be those of rigid motions.
+
+    The factor at which essential matrices leave the smallest Sampson errors (those beyond the threshold count as the threshold) among _FACTORS, and between them by a
+    parabola: with square pixels and a known principal point two views tell it (Hartley and Zisserman, section 19.3). 1 where no flow has enough pixels.
+    """
+    kept = [picked for flow, mask in zip(flows, valid, strict=True) if len((picked := _picked(flow, mask, config))[0]) >= config.min_matches]
+    if not kept:
+        return 1.0
+    costs = np.array([sum(_rigidity(pixels, ends, K * [[factor, 1, 1], [1, factor, 1], [1, 1, 1]], config) for pixels, ends in kept) for factor in _FACTORS])
+    best = int(np.argmin(costs))
+    step = np.log(_FACTORS[1] / _FACTORS[0])
+    if 0 < best < len(_FACTORS) - 1:
+        before, at, after = costs[best - 1:best + 2]
+        return float(_FACTORS[best] * np.exp(0.5 * step * (before - after) / max(before - 2 * at + after, _TINY)))
+    return float(_FACTORS[best])
+
+
+def _rigidity(pixels: np.ndarray, ends: np.ndarray, K: np.ndarray, config: TwoViewConfig) -> float:
+    """Sum of what the best essential matrix leaves of matches (N, 2) [px], each at most the threshold."""
+    focal = 0.5 * (K[0, 0] + K[1, 1])
+    x_cur, x_ref = _bearings(pixels, K), _bearings(ends, K)
+    R_only, _ = _fit_rotation(x_cur, x_ref, config.threshold / focal, config.iterations)
+    error = np.abs(_sampson(*_fit_essential(x_cur, x_ref, R_only, config, focal), x_cur, x_ref)[0]) * focal
+    return float(np.minimum(error, config.threshold).sum())
+
+
+def _picked(flow: np.ndarray, valid: np.ndarray, config: TwoViewConfig) -> tuple[np.ndarray, np.ndarray]:
+    """At most max_matches of the valid pixels (N, 2), spread evenly, and where flow (H, W, 2) leads from them."""
+    v, u = np.nonzero(valid & np.isfinite(flow).all(-1))
+    if len(u) > config.max_matches:
+        picked = np.sort(np.random.default_rng(config.seed).choice(len(u), config.max_matches, replace=False))
+        u, v = u[picked], v[picked]
+    pixels = np.stack([u, v], -1).astype(np.float64)
+    return pixels, pixels + flow[v, u]
 
 
 def _bearings(pixels: np.ndarray, K: np.ndarray) -> np.ndarray:
