@@ -42,8 +42,8 @@ def load(weights: str = '') -> DeepV2D:
 def for_cpu(network: DeepV2D) -> DeepV2D:
     """The network with its channels last in memory, which the CPU's convolutions are faster with.
 
-    Measured for LIVE at 320 x 240 on one thread, as it comes / channels last / in ONNX Runtime: features of motion 10.3 / 8.9 / 9.0 ms, residual flow
-    11.0 / 9.0 / 19, features of depth 23 / 15 / 15, matching in 3D 114 / 91 / 160. So there is no graph of it.
+    Measured for LIVE at 320 x 240 on one thread, as it comes / channels last / in ONNX Runtime: features of motion 12 / 10.7 / 9.1 ms, residual flow
+    4.4 / 3.8 / (its median cannot be exported), features of depth 21 / 17 / 14, matching in 3D 107 / 116 / 140. So there is no graph of it.
     """
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
