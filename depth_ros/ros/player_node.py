@@ -26,6 +26,7 @@ from depth_ros.ros.playback import Playback
 from depth_ros.settings import setting
 
 _SETTLED = 0.5      # [s] without a new subscriber before playing begins: discovery of a node's topics takes a moment
+_PATIENCE = 10.0        # [s] after which it is said that subscribers are waited for: a misspelt topic would look like a hang
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,9 @@ class PlayerNode(ManagedNode):
         late = now - self._waiting_since >= self.config.wait_timeout
         if not (self._begun or heard or late):
             self.diagnostics.value('waiting for subscribers', f'{counts[0]} of {wanted}{lacking}')
+            if now - self._waiting_since >= _PATIENCE:
+                self.get_logger().warning(f'{self._image.topic_name}: {counts[0]} of {wanted} subscribers{lacking}; playing begins without them after {self.config.wait_timeout:.0f} s',
+                                          once=True)
             return
         if late and not heard and not self._begun:
             missing = f'{counts[0]} of {wanted} subscribers{lacking and lacking + ","}'
