@@ -22,7 +22,7 @@ from depth_ros.geometry.warp import induced_flow
 from depth_ros.learning.clips import clip_batch
 from depth_ros.models import registry
 from depth_ros.models.deepv2d import LIVE
-from depth_ros.models.deepv2d_motion import STRIDE, MeasuredFlow, MotionModule, agreement_weight, align, keyframe_edges, measured_flow
+from depth_ros.models.deepv2d_motion import STRIDE, MeasuredFlow, MotionModule, agreement_weight, align, edges_of, keyframe_edges, measured_flow
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 HEIGHT, WIDTH, FRAMES = 24, 32, 3
@@ -241,3 +241,42 @@ def test_maps_are_of_the_size_of_the_features():
     images = torch.rand(1, 3, 50, 66)
     size = MotionModule(LIVE).eval().features(images).shape[-2:]
     assert measured_flow(torch.zeros(1, 1, 50, 66, 2), torch.zeros(1, 1, 50, 66)).error.shape[-2:] == size == (-(-50 // STRIDE), -(-66 // STRIDE))
+
+
+@pytest.mark.parametrize('form', ['keyframe', 'global'])
+@pytest.mark.parametrize('what', ['depth', 'no depth', 'focal length', 'pose', 'flow', 'inconsistent', 'features'])
+def test_no_input_gives_a_pose_that_is_not_finite(what, form):
+    torch.manual_seed(0)
+    module, (depth, T, _), edges = MotionModule(LIVE).eval(), scene(), edges_of(form, FRAMES)
+    features, intrinsics, T = torch.randn(1, FRAMES, LIVE.motion_features, HEIGHT, WIDTH), K.clone(), T.clone()
+    flow, error = 30.0 * torch.randn(1, len(edges[0]), HEIGHT * STRIDE, WIDTH * STRIDE, 2), torch.rand(1, len(edges[0]), HEIGHT * STRIDE, WIDTH * STRIDE)
+    if what == 'depth':
+        depth[0, :, ::2] = torch.nan
+    elif what == 'no depth':
+        depth.zero_()
+    elif what == 'focal length':
+        intrinsics[0, 0, 0] = 0.0
+    elif what == 'pose':
+        T[0, 1] = torch.nan
+    elif what == 'flow':
+        flow[:, :, ::3] = torch.nan
+    elif what == 'inconsistent':
+        error.fill_(torch.inf)
+    else:
+        features.fill_(torch.nan)
+    with torch.inference_mode():
+        found = align(module, features, depth, intrinsics, T, edges, form, measured=measured_flow(flow, error))
+    assert torch.isfinite(found.T_cam_world).all()
+    assert not (what in ('no depth', 'focal length', 'pose', 'features') and found.solved.any())
+
+
+def test_clips_of_a_batch_do_not_touch_each_other():
+    torch.manual_seed(0)
+    module, (depth, _, pixels) = MotionModule(LIVE).eval(), scene()
+    features, start = torch.randn(2, FRAMES, LIVE.motion_features, HEIGHT, WIDTH), torch.eye(4).expand(2, FRAMES, 4, 4)
+    shown = MeasuredFlow(torch.cat([pixels, pixels.flip(1) + torch.randn_like(pixels)]), torch.rand(2, *pixels.shape[1:-1]))
+    depth = torch.cat([depth, depth.flip(2)])
+    with torch.inference_mode():
+        both = align(module, features, depth, K.expand(2, 3, 3), start, EDGES, measured=shown).T_cam_world
+        alone = [align(module, features[i:i + 1], depth[i:i + 1], K, start[i:i + 1], EDGES, measured=MeasuredFlow(shown.pixels[i:i + 1], shown.error[i:i + 1])).T_cam_world for i in range(2)]
+    torch.testing.assert_close(both, torch.cat(alone), atol=1e-5, rtol=1e-5)

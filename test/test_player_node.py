@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, Image, LaserScan
 from tf2_msgs.msg import TFMessage
 
 from depth_ros.learning.tum import open_sequence
-from depth_ros.ros import codecs
+from depth_ros.ros import codecs, player_node
 from depth_ros.ros.player_node import PlayerNode
 
 FRAMES = 12
@@ -145,6 +145,14 @@ def test_it_waits_for_the_end_of_a_chain_of_nodes(world, folder, play, audience)
 def test_without_an_audience_it_plays_after_the_time_out(world, folder, play):
     node = play(folder, wait_for_subscribers=5, wait_timeout=0.3)
     world.until(lambda: node.exit_status == 0, 'the end of the recording')
+
+
+def test_waiting_for_subscribers_is_told(world, folder, play, monkeypatch, capfd):
+    """A misspelt topic would look like a hang."""
+    monkeypatch.setattr(player_node, '_PATIENCE', 0.1)
+    node = play(folder, wait_for_subscribers=5, wait_timeout=1.0)
+    world.until(lambda: node.exit_status == 0, 'the end of the recording')
+    assert '0 of 5 subscribers; playing begins without them after 1 s' in capfd.readouterr().err
 
 
 def test_a_loop_goes_round_with_stamps_that_jump_back(world, folder, audience, play):

@@ -25,7 +25,7 @@ from depth_ros.engines.flow import FlowConfig
 from depth_ros.learning import objectives, ranks, recipe, train_state
 from depth_ros.learning.clip_batches import ClipBatches
 from depth_ros.learning.clips import ClipData, open_clips
-from depth_ros.learning.pairs import FlowFunction, PairData, PairStore, open_store
+from depth_ros.learning.pairs import FlowFunction, PairData, open_store
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.sequence_pairs import open_sequence_store, sequence_splits
 from depth_ros.learning.synthetic_pairs import EndlessData, SyntheticPairs

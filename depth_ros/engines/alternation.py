@@ -9,11 +9,11 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from depth_ros import settings
 from depth_ros.engines.flow import FAR_APART, FlowConfig, FlowEngine

@@ -26,7 +26,7 @@ from depth_ros.ros.playback import Playback
 from depth_ros.settings import setting
 
 _SETTLED = 0.5      # [s] without a new subscriber before playing begins: discovery of a node's topics takes a moment
-_PATIENCE = 10.0        # [s] after which it is said that subscribers are waited for: a misspelt topic would look like a hang
+_PATIENCE = 10.0    # [s] after which it is said that subscribers are waited for: a misspelt topic would look like a hang
 
 
 @dataclass(frozen=True)
