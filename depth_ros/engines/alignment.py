@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import torch
 
-from depth_ros import settings
 from depth_ros.engines.keyframes import DepthMap, View
 from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import FlowResult, consistency_error, pixel_grid, resize_intrinsics

@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 from depth_ros.engines.global_local import parallax_of
-from depth_ros.engines.online_settings import OnlineLearnerConfig, State
+from depth_ros.engines.online_settings import OnlineLearnerConfig
 from depth_ros.engines.replay_buffer import Observation
 from depth_ros.frames import FlowResult
 

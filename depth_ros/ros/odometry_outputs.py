@@ -18,7 +18,7 @@ from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformL
 from depth_ros.frames import TrackResult, TrackStatus
 from depth_ros.ros import codecs, diagnostics, poses
 from depth_ros.ros.latest_worker import LatestWorker
-from depth_ros.ros.managed_node import ManagedNode, NodeConfig
+from depth_ros.ros.managed_node import ManagedNode
 from depth_ros.ros.tf_parents import TfParents
 from depth_ros.ros.trail import Trail
 from depth_ros.settings import setting
