@@ -46,7 +46,7 @@ def trajectory(score: TrackingScore, target: Path) -> None:
 
 def depth(examples: list[DepthExample], target: Path) -> None:
     """Colour, predicted depth, sensor depth, relative error and confidence, a row a frame."""
-    columns = ('image', 'predicted depth [m]', 'sensor depth [m]', 'relative error', 'confidence')
+    columns = ('image', 'predicted depth [m]', 'reference depth [m]', 'relative error', 'confidence')
     figure, axes = plt.subplots(len(examples), len(columns), figsize=(3.2 * len(columns), 2.5 * len(examples)),
                                 constrained_layout=True, squeeze=False)
     for row, example in zip(axes, examples):
