@@ -30,7 +30,7 @@ from depth_ros import files
 from depth_ros.apps import report
 from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.inference import ExportedModel, InferenceConfig
-from depth_ros.engines.known_flows import KnownFlows
+from depth_ros.engines.known_flows import KnownFlows, along
 from depth_ros.engines.learned_depth import for_cpu
 from depth_ros.frames import CameraFrame
 from depth_ros.geometry.pinhole import pixel_grid
@@ -86,7 +86,7 @@ class Inputs:
     def measure(self) -> object:
         """The flow to one view, as a tracker would have it measured."""
         pair = [CameraFrame(stamp, '', (255 * image.permute(1, 2, 0)).byte().contiguous().numpy(), np.eye(3)) for stamp, image in enumerate(self.images[:2])]
-        return KnownFlows(_FLOW, 1).measured(pair, [(0, 1)])
+        return along([KnownFlows(_FLOW, 1).between(*pair)])
 
 
 class Features(nn.Module):
