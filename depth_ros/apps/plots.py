@@ -34,7 +34,7 @@ def trajectory(score: TrackingScore, target: Path) -> None:
     for axes, (x, y) in ((above, (wide, middle)), (side, (wide, narrow))):
         axes.plot(score.reference[:, x], score.reference[:, y], 'k--', lw=1, label='reference')
         axes.plot(score.aligned[:, x], score.aligned[:, y], lw=1.5, label=f'depth_ros ({score.alignment})')
-        axes.set(xlabel=f'{"xyz"[x]} [m]', ylabel=f'{"xyz"[y]} [m]', aspect='equal')
+        axes.set(xlabel=f'{"xyz"[x]} [m]', ylabel=f'{"xyz"[y]} [m]', aspect='equal', adjustable='datalim')      # a level path would be a line without a height
         axes.grid(alpha=0.3)
     above.legend()
     error.plot(score.stamps - score.stamps[0], score.ate * 1e3)
