@@ -54,7 +54,7 @@ def test_global_local_runs_what_was_learned(bench, world):
 
 
 def test_learning_in_a_thread_of_its_own_goes_on_between_the_pairs(bench):
-    one = bench(batches_per_pair=0, niceness=0)
+    one = bench(batches_per_pair=0, niceness=0, share=1.0)
     one.drive_until_learned()
     one.pause()
     one.world.until(lambda: same(one.blobs[-1], one.node._learner.weights()), 'the last ones to be heard')
@@ -388,3 +388,11 @@ def test_views_are_made_for_who_looks_and_show_what_learning_changed(bench, monk
     assert picture.shape == (480, 640, 3)
     changed = (picture != cv2.resize(one.at(stamp).pair.current.image, (640, 480), interpolation=cv2.INTER_LINEAR)).any(-1)
     assert changed[202].mean() > 0.6 and not changed[:190].any() and not changed[215:].any()       # marks on the row of the hits alone
+
+
+def test_taking_pairs_in_leaves_time_to_learn_and_tells_which_it_left_out(bench):
+    """On a slow machine pairs alone would use up the share."""
+    one = bench(batches_per_pair=0, share=0.01)
+    one.drive(6)
+    left_out = int(one.values()['pairs left out for want of time'])
+    assert left_out > 0 and one.node._learner.progress.observed + left_out <= len(one.worked)

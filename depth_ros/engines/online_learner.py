@@ -12,7 +12,8 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 _LEAST_SHARE = 1 / 16       # of the configured rate, below which rolling back does not bring it
 _RECOVERY = 1.3             # by which the rate recovers with every good round
 _RUNAWAY = 4.0              # times the usual loss, at which a round is broken off
+_TAKING_IN = 0.5            # of the share, that taking pairs in may have: on a slow machine the rest must be left to learn
 
 
 class OnlineLearner:
@@ -58,6 +60,7 @@ class OnlineLearner:
         # Taken in this order. Who hands out holds only the first: files and publishers are slow.
         self._handing_out, self._learning = threading.RLock(), threading.RLock()
         self.budget = CpuBudget(config.share)       # charged by whoever does the learner's work, in whatever thread
+        self._intake_budget = CpuBudget(_TAKING_IN * config.share)
         self._thread = LearningThread(partial(self.learn, 1), self._fail, self.budget, config.niceness)
         self._paused = False
         self.reset()
@@ -123,6 +126,17 @@ class OnlineLearner:
         """Whether the last pair had an image of a camera that hung: depth that was carried along from it is worth nothing."""
         return self._intake.hangs
 
+    @contextmanager
+    def taking_in(self) -> Iterator[None]:
+        """What the calling thread does inside to take a pair in counts as the learner's."""
+        with self.budget.spending(), self._intake_budget.spending():
+            yield
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether taking pairs in has had its part of the processor time for now: another one would be taken in at the cost of learning."""
+        return self._intake_budget.pause() > 0
+
     def observe(self, result: FlowResult, T_2_1: np.ndarray | None, hits: np.ndarray | None, T_odom_cam: np.ndarray | None = None,
                 guide: DepthResult | None = None) -> bool:
         """Take in a pair at the network's size; whether it was taken, else `state` and `reason` say what is missing.
@@ -130,7 +144,7 @@ class OnlineLearner:
         T_2_1 (4, 4) [m] is its motion, None if not known; hits (h, w) [m] at any size, 0 or NaN where none. With the pose T_odom_cam (4, 4) [m] the hits go on to teach
         later images. `guide`: metric depth of image 1 from flow, at any size.
         """
-        with self.budget.spending():
+        with self.taking_in():
             taken = self._intake.take(result, T_2_1, hits, T_odom_cam, guide)
         if taken or self._intake.unlooked:
             self._thread.grant(self.config.eagerness, self.config.recent)
@@ -341,7 +355,7 @@ class OnlineLearner:
             if config.batch != self.config.batch:
                 self._batch_size = config.batch
             self.config = self._intake.config = config
-            self.budget.share = config.share
+            self.budget.share, self._intake_budget.share = config.share, _TAKING_IN * config.share
 
     def forget_places(self) -> None:
         """The odometry jumped: hits of earlier images no longer lie where its poses say."""

@@ -175,7 +175,7 @@ class OnlineLearningNode(ManagedNode):
             raise ValueError('the learner is still at a batch since the node was deactivated; try again when it has ended')
         self.diagnostics.clear('learner')
         self._matcher = PairMatcher()
-        self._lap = 0
+        self._lap = self._left_out = 0
         self._epoch_at_work = 0, self._poses.breaks
         self._newest = self.worker(self._work)
         self._keeper, self._kept_at = self.worker(lambda _: self._keep_observations(), 'observations'), time.monotonic()
@@ -266,6 +266,10 @@ class OnlineLearningNode(ManagedNode):
             self._guide.reset()
             self._learner.forget_places()
             self._epoch_at_work = job.epoch
+        if self._learner.has_enough and not self.config.batches_per_pair:
+            self._left_out += 1
+            self.diagnostics.value('pairs left out for want of time', self._left_out)
+            return
         try:
             result = self._bundle.whole_result(job.pair.parts)
             hits = self._hits_of(job, result)
@@ -273,7 +277,7 @@ class OnlineLearningNode(ManagedNode):
             self._bundle.refuse(error, self._hits_input)
             return
         self.diagnostics.clear('camera_info')
-        with self._learner.budget.spending():
+        with self._learner.taking_in():
             guide = self._guide.step(result, job.T_ref_cur, job.T_odom_cam)
         small = resized(result, (self.config.width, self.config.height))
         self._learner.observe(small, job.T_ref_cur, hits, job.T_odom_cam, guide)
