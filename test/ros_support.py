@@ -59,15 +59,15 @@ class World:
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         return self.add(node_class(context=self.context, parameter_overrides=overrides))
 
-    def until(self, condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> Any:
-        """Spin until the condition holds, and return what it gave; fails, naming what was waited for, after the timeout [s]."""
+    def until(self, condition: Callable[[], Any], what: str | Callable[[], str], timeout: float = TIMEOUT) -> Any:
+        """Spin until the condition holds, and return what it gave; fails, naming what was waited for (asked then if it is a function), after the timeout [s]."""
         deadline = time.monotonic() + timeout
         while not (value := condition()):
-            assert time.monotonic() < deadline, f'waited {timeout} s in vain for {what}'
+            assert time.monotonic() < deadline, f'waited {timeout} s in vain for {what() if callable(what) else what}'
             self.executor.spin_once(timeout_sec=0.05)
         return value
 
-    def repeat(self, act: Callable[[], Any], condition: Callable[[], Any], what: str, every: float = EVERY, timeout: float = TIMEOUT) -> Any:
+    def repeat(self, act: Callable[[], Any], condition: Callable[[], Any], what: str | Callable[[], str], every: float = EVERY, timeout: float = TIMEOUT) -> Any:
         """Act every so many seconds, and spin, until the condition holds: nothing depends on a single message being heard."""
         due = time.monotonic()
 

@@ -26,6 +26,14 @@ KILLS = int(os.environ.get('DEPTH_ROS_KILLS', 3))       # DEPTH_ROS_KILLS=20 ./r
 PACE = 0.2      # [s] from pair to pair, so that there is time to learn in between
 
 
+@pytest.fixture
+def world(monkeypatch):
+    """One for each test, whose messages go through sockets: a process that is killed while it holds a lock of shared memory leaves those after it deaf."""
+    monkeypatch.setenv('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
+    with ros_support.world() as made:
+        yield made
+
+
 @pytest.fixture(scope='module')
 def first(tmp_path_factory):
     return biased(tmp_path_factory.mktemp('weights'))
@@ -51,6 +59,16 @@ def learner(first: Path, state: Path, *remappings: str, **parameters) -> Iterato
     finally:
         process.kill()
         process.wait()
+
+
+def drive_until(drive: Drive, process: subprocess.Popen, count: int, every: float) -> None:
+    """Send a pair every so many seconds until the learner has handed out so many weights; fails, with what it last said, if it does not or if it ends."""
+    def has_learned() -> bool:
+        assert process.poll() is None, f'the learner has ended with {process.returncode}'
+        return len(drive.learned) >= count
+
+    said = lambda: {v.key: v.value for v in drive.metrics[-1].status[0].values} if drive.metrics else 'nothing'
+    drive.world.repeat(drive.send_pair, has_learned, lambda: f'{count} weights of a learner that says {said()}', every, ros_support.LIMIT)
 
 
 def observed(metrics: list[DiagnosticArray]) -> int:
@@ -111,7 +129,7 @@ def test_killed_at_any_moment_it_goes_on_with_the_last_good_weights(world, drive
                     assert all((value == states_of(known[number_of(drive.blobs[0])])[name]).all() for name, value in states_of(drive.blobs[0]).items())
             wanted = len(drive.learned) + 1 + chance.randrange(2)
             # Pairs faster than it can learn from: it is in the midst of one, or of writing a file, whenever the kill comes.
-            world.repeat(drive.send_pair, lambda: len(drive.learned) >= wanted, 'weights', timeout=ros_support.LIMIT)
+            drive_until(drive, process, wanted, ros_support.EVERY)
             process.send_signal(signal.SIGKILL)
             process.wait()
         seen += drive.blobs
@@ -130,7 +148,7 @@ def test_a_signal_ends_it_in_time_while_it_learns_and_keeps_what_it_learned(worl
     state = tmp_path / 'state.safetensors'
     # In its own thread, which here gives way to nobody: how soon it learns is not what is asked, and the machine may be busy.
     with learner(first, state, batches_per_pair=0, share=1.0, niceness=0) as process:
-        world.repeat(drive.send_pair, lambda: drive.learned, 'weights', PACE, ros_support.LIMIT)
+        drive_until(drive, process, 1, PACE)
         process.send_signal(number)
         assert process.wait(ros_support.LIMIT) == 0
     assert checkpoint.load(state).record['number'] >= number_of(drive.blobs[-1])
