@@ -18,6 +18,7 @@ from depth_ros.learning import synthetic
 from depth_ros.learning.sample import SampleSettings, camera_poses, sample_scene
 
 WIDTH, HEIGHT = 160, 120
+AT_REST = np.zeros((HEIGHT, WIDTH, 2), np.float32)
 K = np.array([[131.0, 0.0, 79.5], [0.0, 131.0, 59.5], [0.0, 0.0, 1.0]])
 RAYS = np.concatenate([pixel_grid(WIDTH, HEIGHT), np.ones((HEIGHT, WIDTH, 1))], -1) @ np.linalg.inv(K).T
 PLANE = (1 / (0.5 + 0.12 * RAYS[..., 0] - 0.2 * RAYS[..., 1])).astype(np.float32)      # depth [m] of a slanted plane in the current frame
@@ -89,7 +90,7 @@ def test_measuring_again_from_the_same_place_averages_noise():
     errors, sigmas, depth_filter = [], [], DepthFilter(ROUGH)
     rest = exact(np.eye(4))
     for seed in range(12):
-        carried = depth_filter.carry(rest, K)
+        carried = depth_filter.carry(rest.flow.flow, rest.T_ref_cur, K)
         estimate = depth_filter.step(frame(), [exact(moved(x=0.1), noise=0.5, seed=seed)], carried)
         errors.append(abs_rel(estimate, PLANE))
         sigmas.append(np.median(estimate.relative_sigma))
@@ -105,7 +106,7 @@ def test_carrying_moves_inverse_depth_with_the_camera(T):
     there = plane @ np.linalg.inv(T)[:3, :3] / (1 - plane @ np.linalg.inv(T)[:3, 3])
     previous = DepthFilter()
     previous.estimate = InverseDepth((RAYS @ there).astype(np.float32), np.full((HEIGHT, WIDTH), 400.0, np.float32))
-    carried = previous.carry(reference, K)
+    carried = previous.carry(reference.flow.flow, reference.T_ref_cur, K)
     ends = pixel_grid(WIDTH, HEIGHT) + reference.flow.flow
     inside = ((ends > 1) & (ends < [WIDTH - 2, HEIGHT - 2])).all(-1)
     assert inside.mean() > 0.6
@@ -117,9 +118,9 @@ def test_carrying_moves_inverse_depth_with_the_camera(T):
 
 def test_carrying_at_rest_changes_nothing():
     depth_filter = DepthFilter()
-    assert depth_filter.carry(exact(np.eye(4)), K) is None
+    assert depth_filter.carry(AT_REST, np.eye(4), K) is None
     before = depth_filter.step(frame(), [exact(moved(x=0.1))])
-    after = depth_filter.carry(exact(np.eye(4)), K)
+    after = depth_filter.carry(AT_REST, np.eye(4), K)
     np.testing.assert_allclose(after.value, before.value, rtol=1e-3)
     np.testing.assert_allclose(after.information, before.information, rtol=1e-2)
 
@@ -134,7 +135,7 @@ def test_pure_rotation_tells_nothing():
 def test_rotation_keeps_what_is_known():
     depth_filter = DepthFilter()
     depth_filter.step(frame(), [exact(moved(x=0.1))])
-    carried = depth_filter.carry(exact(np.eye(4)), K)
+    carried = depth_filter.carry(AT_REST, np.eye(4), K)
     estimate = depth_filter.step(frame(), [exact(moved(yaw=0.05))], carried)
     assert sound(estimate) and abs_rel(estimate, PLANE) < 0.03
 
@@ -163,7 +164,7 @@ def test_nothing_but_finite_positive_depth_comes_out(name):
     running = DepthFilter()
     running.step(frame(), [exact(moved(x=0.1))])
     for _ in range(3):
-        carried = running.carry(reference, K)
+        carried = running.carry(reference.flow.flow, reference.T_ref_cur, K)
         assert sound(carried)
         assert sound(running.step(frame(), [reference], carried))
 
@@ -179,7 +180,7 @@ def test_what_is_forgotten_is_not_carried():
     depth_filter = DepthFilter()
     depth_filter.step(frame(), [exact(moved(x=0.1))])
     depth_filter.reset()
-    assert depth_filter.estimate is None and depth_filter.carry(exact(np.eye(4)), K) is None
+    assert depth_filter.estimate is None and depth_filter.carry(AT_REST, np.eye(4), K) is None
 
 
 BOX = np.s_[30:90, 50:110]      # stands at depth 1 before a wall at depth 2
@@ -296,7 +297,7 @@ def test_in_a_room_the_error_is_small_and_falls_as_frames_come():
 
     for i in range(1, len(frames)):
         previous = towards(i, i - 1)
-        estimate = depth_filter.step(frames[i], [*([towards(i, i - 4)] if i >= 4 else []), previous], depth_filter.carry(previous, K))
+        estimate = depth_filter.step(frames[i], [*([towards(i, i - 4)] if i >= 4 else []), previous], depth_filter.carry(previous.flow.flow, previous.T_ref_cur, K))
         assert sound(estimate)
         errors.append(abs_rel(estimate, depths[i]))
     assert np.mean(errors[-3:]) < 0.7 * errors[0], errors

@@ -268,7 +268,7 @@ class DeepV2DEngine:
             before, T_odom_before = self._previous
             known = [flow for flow, view in pairs if view.stamp == before.stamp]
             flow = known[0] if known else self._flow.step(ImagePair(small, before))
-            carried = self._filter.carry(Reference(flow, np.linalg.inv(T_odom_before) @ T_odom_cam), small.K)
+            carried = self._filter.carry(flow.flow, np.linalg.inv(T_odom_before) @ T_odom_cam, small.K)
         if carried is not None and not given:
             T_odom_cam = tracker.refine(_depth_map(carried, _CARRIED_TRUST))     # what holds the scale from keyframe to keyframe
         self._previous = small, T_odom_cam

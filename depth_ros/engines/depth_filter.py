@@ -26,6 +26,7 @@ _NEAR_FAR = 0.1, 10.0   # inverse depths are kept within these multiples of thei
 _LARGEST_ERROR = 1e3    # [px] of flow, where it ends outside
 _BELIEVABLE = 1e-4, 1e4 # medians of inverse depth, whatever the unit: wild flow must not overflow
 _UNTOLD = 1e-6          # weight of the median where smoothing knows nothing at all
+_FILL_SPREAD, _FILL_REACH, _FILL_SHARE = 0.16, 4.0, 0.2     # of the median, of what is measured about its surroundings; [px] of these; their weight
 _SWEEPS = 3             # of smoothing, each over the rows and over the columns
 _TEXTURE_WINDOW = 5     # half-size [px] over which gradients tell how well flow is held: about a DIS patch
 _EDGE_REACHES = 3, 7    # [px] from which a pixel takes another depth: up to what a DIS patch smears
@@ -92,13 +93,14 @@ class DepthFilter:
         """Forget the estimate."""
         self.estimate = None
 
-    def step(self, frame: CameraFrame, references: Sequence[Reference], carried: InverseDepth | None = None) -> InverseDepth | None:
+    def step(self, frame: CameraFrame, references: Sequence[Reference], carried: InverseDepth | None = None, measured: InverseDepth | None = None) -> InverseDepth | None:
         """Estimate a frame's inverse depth; None as long as nothing was ever measured.
 
         `references` are triangulated, and the first, which is to be the nearest in view, settles edges; `carried` is what `carry` made of the last estimate (None: begin anew).
+        `measured`: what `measure` made of the same references, for who had use of it before.
         """
-        moved = [r for r in references if np.linalg.norm(r.T_ref_cur[:3, 3]) > _TINY]
-        fused = self._fuse(self._measure(moved, frame), carried)
+        moved = _moved(references)
+        fused = self._fuse(self.measure(frame, references) if measured is None else measured, carried)
         if fused is None:
             self.estimate = None
             return None
@@ -107,29 +109,30 @@ class DepthFilter:
         self.estimate = self._smooth(sharpen(fused, frame, moved[0]) if moved else fused, frame.image)
         return self.estimate
 
-    def carry(self, previous: Reference, K: np.ndarray) -> InverseDepth | None:
-        """The last estimate at the current frame's pixels: fetched along the flow to the previous frame, moved by the pose, less sure by one frame."""
+    def carry(self, flow: np.ndarray, T_prev_cur: np.ndarray, K: np.ndarray) -> InverseDepth | None:
+        """The last estimate at the current frame's pixels: fetched along the flow (H, W, 2) [px] to the previous frame, moved by the pose, less sure by one frame."""
         if self.estimate is None:
             return None
         height, width = self.estimate.value.shape
-        at = previous.flow.flow + pixel_grid(width, height)
+        at = flow + pixel_grid(width, height)
         value, information = (cv2.remap(a, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT) for a in (self.estimate.value, self.estimate.information))
-        T_cur_prev = np.linalg.inv(previous.T_ref_cur)
+        T_cur_prev = np.linalg.inv(T_prev_cur)
         # z of the ray at each fetched pixel in the current frame, for a point at unit depth; inverse depth w there becomes w / (z + w t_z)
         to_z = (T_cur_prev[2, :3] @ np.linalg.inv(K)).astype(np.float32)
         z = to_z[0] * at[..., 0] + to_z[1] * at[..., 1] + to_z[2]
         ratio = z + value * np.float32(T_cur_prev[2, 3])
         information = np.where((ratio > 0.1) & (value > 0), information * ratio ** 2, 0)
         value = np.maximum(value, _TINY) / np.maximum(ratio, 0.1)
-        moved = min(1.0, float(np.median(np.abs(previous.flow.flow[2::4, 2::4]))))      # nothing is lost to warping while the camera rests
+        moved = min(1.0, float(np.median(np.abs(flow[2::4, 2::4]))))      # nothing is lost to warping while the camera rests
         forgetting = (moved * self.config.filter_forgetting * _median(value, information)) ** 2
         return InverseDepth(value, (information / (1 + forgetting * information)).astype(np.float32))
 
-    def _measure(self, moved: Sequence[Reference], frame: CameraFrame) -> InverseDepth | None:
-        """Triangulate every reference and fuse the results; where they contradict each other all lose weight.
+    def measure(self, frame: CameraFrame, references: Sequence[Reference]) -> InverseDepth | None:
+        """Triangulate every reference and fuse the results; where they contradict each other all lose weight. None where nothing can be told.
 
         Worked out at half size: the flow is that of patches and no finer, and it takes a quarter of the time.
         """
+        moved = _moved(references)
         if not moved:
             return None
         config = self.config
@@ -168,6 +171,19 @@ class DepthFilter:
         fit = smooth_along_colour(weighed / known, known, _half(image), self.config.filter_reach / 2, self.config.filter_edge)
         value = (value * weight + cv2.resize(fit, value.shape[::-1])) / (weight + 1)
         return InverseDepth(np.clip(value, _NEAR_FAR[0] * middle, _NEAR_FAR[1] * middle), information)
+
+
+def _moved(references: Sequence[Reference]) -> list[Reference]:
+    """Those with a baseline."""
+    return [r for r in references if np.linalg.norm(r.T_ref_cur[:3, 3]) > _TINY]
+
+
+def filled(measured: InverseDepth) -> np.ndarray:
+    """Inverse depth (H, W) float32 everywhere: what was measured, where it is little sure drawn towards the mean of what is around it. In a hundredth of the time of smoothing."""
+    middle = _median(measured.value, measured.information)
+    weight = (measured.information * np.float32((_FILL_SPREAD * middle) ** 2)).astype(np.float32)
+    around, known = (cv2.GaussianBlur(a, (0, 0), _FILL_REACH) for a in (weight * measured.value, weight))
+    return (weight * measured.value + _FILL_SHARE * around + _UNTOLD * middle) / (weight + _FILL_SHARE * known + _UNTOLD)
 
 
 def sharpen(estimate: InverseDepth, frame: CameraFrame, reference: Reference) -> InverseDepth:
