@@ -31,7 +31,7 @@ from depth_ros.engines.online_learner import OnlineLearner
 from depth_ros.engines.online_settings import OnlineLearnerConfig
 from depth_ros.engines.rehearsal import PAIRS, rehearsal_pairs
 from depth_ros.engines.threads import single_threaded
-from depth_ros.learning import metrics
+from depth_ros.learning import metrics, prior_depth
 from depth_ros.learning.objectives import depth_scores
 from depth_ros.learning.pairs import PairBatch, PairData, open_store
 from depth_ros.learning.sequences import Sequence
@@ -179,7 +179,7 @@ def _learn(learner: OnlineLearner, engine_config: GlobalLocalEngineConfig, cours
         for moment in course:
             scores[moment.index] = score(engine.step(moment.result, moment.T_ref_cur, None, moment.step, moment.T_world_cur).depth, moment.truth)
             before = time.thread_time()
-            learner.observe(moment.lesson, moment.T_ref_cur, moment.hits, moment.T_world_cur, moment.tracked)
+            learner.observe(moment.lesson, moment.T_ref_cur, moment.hits, moment.T_world_cur, engine.known or moment.tracked)
             states[learner.learn(args.batches).value] += 1
             seconds += time.thread_time() - before
         passes.append(scores)
@@ -192,6 +192,8 @@ def _forgetting(start: checkpoint.Loaded, weights: bytes, count: int) -> dict[st
     if not count:
         return {}
     pairs = open_store(PairData(test=count), 'test', flow_function()).batch(np.arange(count))
+    random = torch.Generator().manual_seed(0)
+    pairs = prior_depth.add(pairs, [prior_depth.draw(1.0, random) for _ in range(count)])     # for a network that begins with it
     before, after = (_synthetic_scores(model, pairs) for model in (start.model, checkpoint.from_bytes(weights, NAME).model))
     return {'forgetting': after['abs_rel'] / before['abs_rel'], **{f'synthetic_{name}_{when}': scores[name] for when, scores in (('before', before), ('after', after))
                                                                   for name in ('abs_rel', 'sc_inv')}}

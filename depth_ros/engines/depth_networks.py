@@ -33,6 +33,7 @@ class NetworkPair(NamedTuple):
     flow: Tensor        # (1, 2, H, W) [px]
     K: Tensor           # (1, 3, 3) [px]
     T_2_1: Tensor       # (1, 4, 4), translation of norm 1
+    prior: Tensor | None = None     # (1, 2, H, W), inverse depth [1/baseline] and confidence
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,10 @@ class Networks:
     def focal(self, variant: str) -> float | None:
         """Focal length [image widths] of what the weights at work learned from, where their record tells it."""
         return trained_focal(self._running[variant].record)
+
+    def takes_prior(self, variant: str) -> bool:
+        """Whether a network begins with depth that is known beforehand."""
+        return self._running[variant].model.config.prior
 
     def backend(self, variant: str) -> str:
         """What runs a network: onnxruntime | torch."""

@@ -14,13 +14,13 @@ import numpy as np
 from depth_ros import files
 from depth_ros.engines.replay_buffer import LEAST_STEP, Observation
 
-FORMAT = 'depth_ros observations 1'
+FORMAT = 'depth_ros observations 2'
 _PARTS = 'recent', 'reservoir', 'withheld recent', 'withheld reservoir'
 # How each field is stored. Half floats tell metres to a twentieth of a percent, which is less than any range sensor's noise.
 _STORED = {'stamp': np.int64, 'image1': np.uint8, 'image2': np.uint8, 'flow': np.float16, 'K': np.float32, 'T_2_1': np.float32, 'step_length': np.float64,
-           'hits': np.float16, 'carried': np.float16, 'guide': np.float16, 'weight': np.float32}
+           'hits': np.float16, 'carried': np.float16, 'guide': np.float16, 'prior': np.float16, 'weight': np.float32}
 _SHAPES = {'stamp': (), 'image1': ('h', 'w', 3), 'image2': ('h', 'w', 3), 'flow': ('h', 'w', 2), 'K': (3, 3), 'T_2_1': (4, 4), 'step_length': (),
-           'hits': ('h', 'w'), 'carried': ('h', 'w'), 'guide': ('h', 'w'), 'weight': ()}
+           'hits': ('h', 'w'), 'carried': ('h', 'w'), 'guide': ('h', 'w'), 'prior': ('h', 'w', 2), 'weight': ()}
 _FARTHEST = 60000.0     # [m] that half a float holds
 _DAMAGED = (ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)    # what a spoilt file may raise on the way
 
@@ -92,7 +92,7 @@ def _check(planes: dict[str, np.ndarray], counts: list[int], seen: tuple[int, ..
             raise ValueError(f'{name}: expected {np.dtype(_STORED[name])} of shape {wanted}, got {plane.dtype} of {plane.shape}')
         if not np.isfinite(plane).all():
             raise ValueError(f'{name}: values that are not finite')
-    if (planes['step_length'] < LEAST_STEP).any() or any((planes[name] < 0).any() for name in ('hits', 'carried', 'guide', 'weight')):
+    if (planes['step_length'] < LEAST_STEP).any() or any((planes[name] < 0).any() for name in ('hits', 'carried', 'guide', 'prior', 'weight')):
         raise ValueError('lengths, depth or weights below what they can be')
 
 

@@ -54,7 +54,7 @@ class OnlineLearner:
         """`start`: the shipped network. `offer` is given new weights as bytes of a checkpoint. `rehearsal`: synthetic pairs, most to learn from and some to check by (rehearsal.py)."""
         settings.check(config)
         self.config, self._start, self._offer = config, start, offer
-        self._rehearsal = None if rehearsal is None else Rehearsal(rehearsal, config.seed)
+        self._rehearsal = None if rehearsal is None else Rehearsal(rehearsal, config.seed, getattr(start.model.config, 'prior', False))
         self._frozen = Checked(copy.deepcopy(start.model))
         self._fingerprint = lineage.fingerprint(start.model)
         # Taken in this order. Who hands out holds only the first: files and publishers are slow.
@@ -142,7 +142,7 @@ class OnlineLearner:
         """Take in a pair at the network's size; whether it was taken, else `state` and `reason` say what is missing.
 
         T_2_1 (4, 4) [m] is its motion, None if not known; hits (h, w) [m] at any size, 0 or NaN where none. With the pose T_odom_cam (4, 4) [m] the hits go on to teach
-        later images. `guide`: metric depth of image 1 from flow, at any size.
+        later images. `guide`: metric depth of image 1 from flow, at any size, which teaches where it is sure, and which networks may begin with.
         """
         with self.taking_in():
             taken = self._intake.take(result, T_2_1, hits, T_odom_cam, guide)
@@ -338,10 +338,13 @@ class OnlineLearner:
         self._intake.refill(kept)
         return len(kept)
 
-    def depths(self, result: FlowResult, T_2_1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Depth (H, W) [m] of a pair's current image by the network that learning began with and by the one that is handed out; T_2_1 (4, 4) [m] is its motion."""
+    def depths(self, result: FlowResult, T_2_1: np.ndarray, guide: DepthResult | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Depth (H, W) [m] of a pair's current image by the network that learning began with and by the one that is handed out; T_2_1 (4, 4) [m] is its motion.
+
+        `guide`: metric depth of that image from flow, at any size.
+        """
         length = np.float32(np.linalg.norm(T_2_1[:3, 3]))
-        pair = network_pair(result, T_2_1)
+        pair = network_pair(result, T_2_1, guide)
         with torch.no_grad():
             before, after = (length / network(*network.inputs(pair))[0, 0].numpy() for network in (self._frozen.network, self._served))
         return before, after

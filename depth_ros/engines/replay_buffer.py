@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class Observation:
     hits: np.ndarray                # (H, W) float32 [m], range hits of this very image
     carried: np.ndarray             # (H, W) float32 [m], hits of earlier images, as this one sees them
     guide: np.ndarray               # (H, W) float32 [m], depth from flow, where it is confident
+    prior: np.ndarray               # (H, W, 2) float16, all of that depth as networks may begin with it (models/layers.Pairs): inverse [1/step_length], and its confidence
     weight: float = 1.0             # of this observation in the loss
     serial: int = field(default_factory=itertools.count().__next__)     # tells it apart where stamps come again, as in a recording played in a loop
 
@@ -41,7 +43,7 @@ def observation(result: FlowResult, T_2_1: np.ndarray, hits: np.ndarray, carried
                 confident: float = 0.5) -> Observation:
     """What a pair's flow, its motion (4, 4) [m] and hits (H, W) [m] of the same size tell; whatever is not a finite positive depth counts as unknown.
 
-    Of the guide what has at least the confidence `confident` is kept. Raises ValueError for sizes that differ or a motion of no length.
+    Of the guide, depth from flow, what has at least the confidence `confident` may teach; networks begin with all of it. Raises ValueError for sizes that differ or a motion of no length.
     """
     first, second = result.pair.current, result.pair.reference
     length = float(np.linalg.norm(T_2_1[:3, 3]))
@@ -55,7 +57,7 @@ def observation(result: FlowResult, T_2_1: np.ndarray, hits: np.ndarray, carried
     T[:3, 3] /= length
     flow = np.nan_to_num(result.flow, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float16)
     return Observation(first.stamp, first.image, second.image, flow, first.K.astype(np.float32), T, length, *map(measured, planes.values()),
-                       _confident_depth(guide, first, confident))
+                       _confident_depth(guide, first, confident), prior_of(guide, length, first.size).astype(np.float16))
 
 
 def measured(depth: np.ndarray) -> np.ndarray:
@@ -70,6 +72,16 @@ def _confident_depth(guide: DepthResult | None, frame: CameraFrame, confident: f
     kept = np.where(guide.valid & (guide.confidence >= confident), guide.depth, 0.0)
     at_depth_size = CameraFrame(frame.stamp, '', guide.frame.image, guide.frame.K, measured(kept), kept > 0)
     return measured(at_depth_size.resized(*frame.size).depth)
+
+
+def prior_of(guide: DepthResult | None, length: float, size: tuple[int, int]) -> np.ndarray:
+    """Depth from flow as networks begin with it, (H, W, 2) float32 of size (width, height): inverse depth in units of 1 / length [m], 0 where none, and confidence."""
+    if guide is None:
+        return np.zeros((size[1], size[0], 2), np.float32)
+    there = guide.valid & np.isfinite(guide.depth) & (guide.depth > 0)
+    inverse = np.where(there, np.float32(length) / np.where(there, guide.depth, np.float32(1.0)), np.float32(0.0))
+    both = np.stack([inverse, np.where(there, guide.confidence, np.float32(0.0))], -1).astype(np.float32)
+    return both if guide.frame.size == size else cv2.resize(both, size, interpolation=cv2.INTER_AREA)
 
 
 class ReplayBuffer:
@@ -160,10 +172,10 @@ def pair_batch(observations: Sequence[Observation]) -> PairBatch:
     hits = stacked(observations, 'hits')
     valid = hits > 0
     images = [image_tensor(np.stack([getattr(o, name) for o in observations])) for name in ('image1', 'image2')]
-    flow = torch.from_numpy(np.stack([o.flow for o in observations])).permute(0, 3, 1, 2).float()
+    flow, prior = (torch.from_numpy(np.stack([getattr(o, name) for o in observations])).permute(0, 3, 1, 2).float() for name in ('flow', 'prior'))
     K, T = (torch.from_numpy(np.stack([getattr(o, name) for o in observations])) for name in ('K', 'T_2_1'))
     inverse_depth = torch.where(valid, lengths(observations) / torch.where(valid, hits, 1.0), 0.0)
-    return PairBatch(*images, flow, inverse_depth, valid, K, T, torch.zeros_like(flow), torch.zeros_like(valid))
+    return PairBatch(*images, flow, inverse_depth, valid, K, T, torch.zeros_like(flow), torch.zeros_like(valid), prior)
 
 
 def stacked(observations: Sequence[Observation], plane: str) -> Tensor:

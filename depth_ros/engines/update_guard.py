@@ -20,6 +20,7 @@ _KEPT = 1000            # observations whose errors are kept at most, give or ta
 _AT_ONCE = 4            # observations that are looked at in one go
 _NOISE = 0.002          # differences of errors that mean nothing
 _GAIN = 1e-4            # of the error that is worth new weights
+_OF_FLOW = 0.04         # error of depth from flow where it is sure: who is nearer to it is no better for that, as those are that begin with it
 _AT_LEAST = 2           # observations that tell of harm
 
 
@@ -78,7 +79,8 @@ class Checked:
     @torch.no_grad()
     def _look(self, some: Sequence[Observation]) -> list[tuple[float | None, float | None]]:
         z, planes = self.network(*self.network.inputs(pair_batch(some))), [stacked(some, name) for name in ('hits', 'guide')]
-        return list(zip(*(_each(log_error(z, observed, lengths(some)), observed > 0) for observed in planes)))
+        hits, guide = (_each(log_error(z, observed, lengths(some)), observed > 0) for observed in planes)
+        return list(zip(hits, [None if error is None else max(error, _OF_FLOW) for error in guide]))
 
 
 def _key(one: Observation) -> tuple[int, bool]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from depth_ros.learning import augmentation, new_motion, supervision
+from depth_ros.learning import augmentation, new_motion, prior_depth, supervision
 from depth_ros.learning.pairs import PairBatch, PairStore
 from depth_ros.learning.ranks import Ranks
 from depth_ros.learning.recipe import Recipe
@@ -75,6 +75,8 @@ class Batches:
         if recipe.rotation_error > 0.0 or recipe.direction_error > 0.0:
             errors = [augmentation.draw_motion_error(math.radians(recipe.rotation_error), recipe.direction_error, g) for g in generators]
             pairs = augmentation.disturb_motion(pairs, torch.stack(errors))
+        if recipe.prior > 0.0:
+            pairs = prior_depth.add(pairs, [prior_depth.draw(recipe.prior, g) for g in generators])
         return Drawn(indices, pairs, supervised)
 
     @staticmethod
@@ -84,7 +86,9 @@ class Batches:
         Whatever the recipe's seed, they are the same.
         """
         indices = np.arange(first, min(first + recipe.batch, len(store)))
-        return _fitted(store.batch(indices), recipe, factor, [generator(0, int(index), 0) for index in indices])
+        generators = [generator(0, int(index), 0) for index in indices]
+        pairs = _fitted(store.batch(indices), recipe, factor, generators)
+        return prior_depth.add(pairs, [prior_depth.draw(1.0, g) for g in generators]) if recipe.prior > 0.0 else pairs
 
     def _supervised(self, pairs: PairBatch, indices: np.ndarray, factor: int) -> Tensor:
         """The pixels (b, 1, H, W) of pairs at 1 / factor of their size whose depth is told: a pair's own, whenever it is visited, as if no more had been measured."""
@@ -98,7 +102,7 @@ class Batches:
         if self._reduced is None or self._reduced[0] != factor:
             # Small enough to be kept, and reading them anew would take as long as learning from them.
             parts = [self._made(np.arange(first, min(first + _AT_ONCE, len(self._store))), factor) for first in range(0, len(self._store), _AT_ONCE)]
-            self._reduced = factor, PairBatch(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(PairBatch)})
+            self._reduced = factor, PairBatch.joined(parts)
         return self._reduced[1].pick(torch.from_numpy(indices))
 
     def _made(self, indices: np.ndarray, factor: int) -> PairBatch:
@@ -108,8 +112,7 @@ class Batches:
 
 def _bytes(store: PairStore, factor: int) -> int:
     """Size of all pairs of a store as tensors, at 1 / factor of theirs."""
-    one = store.batch(np.arange(1))
-    return len(store) * sum(getattr(one, f.name).nbytes for f in fields(PairBatch)) // factor ** 2
+    return len(store) * store.batch(np.arange(1)).nbytes // factor ** 2
 
 
 def _fitted(pairs: PairBatch, recipe: Recipe, factor: int, generators: list[torch.Generator]) -> PairBatch:

@@ -40,6 +40,7 @@ class PairBatch(TensorBatch):
     T_2_1: Tensor                       # (B, 4, 4), takes points of camera 1 into camera 2; its translation has norm 1
     exact_flow: Tensor                  # (B, 2, H, W) [px], the projection of depth and motion; 0 where not valid
     visible: Tensor                     # (B, 1, H, W) bool, what image 2 shows as well: inside and not hidden
+    prior: Tensor | None = None         # (B, 2, H, W), inverse depth [1/baseline] that was known of image 1 beforehand, 0 where none was, and its confidence in [0, 1]
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Recipe:
     shift: float = setting(0.0, "spread of a pair's principal point around the image's middle, as a share of half its size, as far as magnify leaves room", low=0.0, high=1.0)
     rotation_error: float = setting(0.0, "deviation of an error of the pair's rotation, an axis, as a tracker would make", 'deg', low=0.0, high=5.0)
     direction_error: float = setting(0.0, "deviation of an error of the pair's translation, an axis, as a share of the baseline", low=0.0, high=1.0)
+    prior: float = setting(0.0, 'share of the pairs of which a filter knows depth beforehand, for networks that begin with it', low=0.0, high=1.0)
     pose_error: float = setting(0.0, "deviation of an error of a clip's poses, an axis: of translation [m] where the keyframe's median depth is 2 m, and of rotation [rad]", low=0.0, high=0.2)
     still_start: float = setting(0.5, 'share of the clips whose motion is looked for from no motion at all, not from one with that error', low=0.0, high=1.0)
     stretch: float = setting(1.0, 'largest factor, up or down, on all lengths of a clip', low=1.0, high=4.0)

@@ -51,12 +51,25 @@ class TensorBatch:
         """Some of the records."""
         return self._map(lambda t: t[indices])
 
+    @classmethod
+    def joined(cls: type[Batch], parts: Sequence[Batch]) -> Batch:
+        """The records of all parts, in their order; what the first does not have, none has."""
+        return parts[0] if len(parts) == 1 else cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0]._present})
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory [bytes]."""
+        return sum(value.nbytes for value in self._present.values())
+
     def __len__(self) -> int:
         return len(getattr(self, fields(self)[0].name))
 
     def _map(self: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
-        present = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
-        return replace(self, **{name: function(value) for name, value in present.items()})
+        return replace(self, **{name: function(value) for name, value in self._present.items()})
+
+    @property
+    def _present(self) -> dict[str, Tensor]:
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
 
 class RecordStore:

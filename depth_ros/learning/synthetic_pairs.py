@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -70,7 +70,7 @@ class SyntheticPairs(contextlib.AbstractContextManager):
         """The pairs of these indices, in rising order of their rounds. Any may be asked for; on from the last ones is fast."""
         numbers, places = np.divmod(np.asarray(indices, np.int64), self._data.round)
         parts = [self._of_round(int(number), places[numbers == number]) for number in np.unique(numbers)]
-        return parts[0] if len(parts) == 1 else PairBatch(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(PairBatch)})
+        return PairBatch.joined(parts)
 
     def _of_round(self, number: int, places: np.ndarray) -> PairBatch:
         if self._open is None or self._open[0] != number:

@@ -33,6 +33,7 @@ class GlobalLocalConfig:
     """
 
     pose_aware: bool = setting(False, 'correct what flow and the tracker\'s pose triangulate, instead of going by the flow alone')
+    prior: bool = setting(False, 'begin with depth that a recursive filter of flow knows beforehand, where there is any, in place of what the pair alone triangulates')
     image_pair: bool = setting(True, 'show both images to the global module, not the flow alone')
     coordinates: bool = setting(True, 'append X and Y channels to what the generated filters see')
     constant: bool = setting(False, 'append a channel of ones too, which the paper does not (4500 generated weights instead of 4320)')
@@ -46,6 +47,8 @@ class GlobalLocalConfig:
         settings.check(self)
         if self.pose_aware and not self.flow:
             raise ValueError('flow: expected True with pose_aware, which triangulates it, got False')
+        if self.prior and not self.pose_aware:
+            raise ValueError('pose_aware: expected True with prior, which it corrects, got False')
         if not self.image_pair and not self.flow:
             raise ValueError('flow: expected True without image_pair, as nothing else is left to see, got False')
 
@@ -86,12 +89,15 @@ class GlobalLocal(nn.Module):
         seen = 6 * config.image_pair + 2 * config.flow
         self.global_module = GlobalModule(seen) if config.global_module else None
         extra = 2 * config.coordinates + config.constant
-        self.local = PoseAwareLocal(PARAMETERS, extra) if config.pose_aware else LocalModule((2 if config.flow else 6) + extra)
+        self.local = PoseAwareLocal(PARAMETERS, extra, config.prior) if config.pose_aware else LocalModule((2 if config.flow else 6) + extra)
 
     def inputs(self, batch: Pairs) -> tuple[Tensor, ...]:
         """What forward takes of a batch."""
         pair = batch.image1, batch.image2, batch.flow
-        return (*pair, *geometry(batch.flow, batch.K, batch.T_2_1)) if self.config.pose_aware else pair
+        if not self.config.pose_aware:
+            return pair
+        prior = (torch.zeros_like(batch.flow) if batch.prior is None else batch.prior,) if self.config.prior else ()
+        return (*pair, *geometry(batch.flow, batch.K, batch.T_2_1), *prior)
 
     def forward(self, image1: Tensor, image2: Tensor, flow: Tensor, *triangulation: Tensor) -> Tensor:
         """Inverse depth (B, 1, H, W) [1/baseline] of image1 (B, 3, H, W) in [0, 1] by flow (B, 2, H, W) [px] to image2; the rest as PoseAwareLocal takes it."""

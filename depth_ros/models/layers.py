@@ -26,6 +26,7 @@ class Pairs(Protocol):
     flow: Tensor        # (B, 2, H, W) [px], 1 -> 2
     K: Tensor           # (B, 3, 3) [px]
     T_2_1: Tensor       # (B, 4, 4), translation of norm 1
+    prior: Tensor | None    # (B, 2, H, W), inverse depth [1/baseline] of image1 that a filter knows beforehand, 0 where none, and its confidence in [0, 1]
 
 
 class Conv(nn.Conv2d):

@@ -1,7 +1,8 @@
 """The local module that knows the pose: it corrects the inverse depth which flow and a tracker's motion triangulate.
 
 The paper's tables compare triangulation with the true pose against a network without it (Global-Local, appendix 6.4, table 7): the one is exact where flow
-is, the other bears its errors. This one starts at triangulation and learns where not to believe it.
+is, the other bears its errors. This one starts at triangulation and learns where not to believe it. Where a recursive filter has fused what earlier frames triangulated, it
+starts at that.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _CHANNELS = (40, 64, 80, 96)        # of the refiner, at 1, 2, 4 and 8 cells
 _LOWEST, _HIGHEST = -1.8, 2.5       # bounds of the log of triangulated over usual inverse depth
 _REACH = 4.0                        # bound of the same log in the result
 _NOMINAL_WIDTH = 256                # lengths in pixels are meant at this width, so that the same weights serve others
-_FEATURES = 8                       # channels that describe the triangulation
+_FEATURES, _OF_PRIOR = 8, 4         # channels that describe the triangulation, and the depth that is known beforehand
 
 
 @torch.no_grad()
@@ -54,24 +55,30 @@ class PoseAwareLocal(nn.Module):
     Lengths enter only as ratios to the image's usual inverse depth: scaling the baseline scales the result.
     """
 
-    def __init__(self, parameters: int, extra: int) -> None:
+    def __init__(self, parameters: int, extra: int, prior: bool = False) -> None:
         super().__init__()
-        seen = _FEATURES + 2 + extra
+        seen = _FEATURES + 2 + extra + _OF_PRIOR * prior
         self.generator = FilterGenerator(parameters, [seen, *BANKS])
         self.refiner = Hourglass(BANKS[-1] + seen + _LEVELS, _LEVELS + 1)
         nn.init.zeros_(self.refiner.last.weight)
 
     def forward(self, parameters: Tensor, seen: Tensor, image1: Tensor, image2: Tensor, flow: Tensor,
-                derotated_flow: Tensor, triangulated: Tensor, epipolar: Tensor, parallax: Tensor) -> Tensor:
-        """Inverse depth (B, 1, H, W) [1/baseline] from the global parameters, what the published local module sees, the pair, and geometry()."""
-        scale = usual(triangulated)
+                derotated_flow: Tensor, triangulated: Tensor, epipolar: Tensor, parallax: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Inverse depth (B, 1, H, W) [1/baseline] from the global parameters, what the published local module sees, the pair, geometry(), and models.layers.Pairs.prior."""
+        known = None if prior is None else prior[:, :1] > 0
+        begun = triangulated if prior is None else torch.where(known, prior[:, :1], triangulated)
+        scale = usual(begun)
         unit = _NOMINAL_WIDTH / seen.shape[-1]
-        log_ratio = (triangulated / scale).clamp(min=1e-6).log().clamp(_LOWEST, _HIGHEST)
+        log_ratio = _log_ratio(begun, scale)
         shift = parallax * scale * unit             # [px] of a usual point: what an error of the flow is to be compared with
         epipolar = epipolar * unit
         grey1, grey2 = (grey - grey.mean((2, 3), keepdim=True) for grey in (image1.mean(1, keepdim=True), image2.mean(1, keepdim=True)))
         matched, inside = warp.warp_by_flow(grey2, flow.permute(0, 2, 3, 1))
         trust = (triangulated > 0) * inside[:, None] * shift.square() / ((1 + shift.square()) * (1 + epipolar.square()))
+        if prior is not None:
+            of_pair = torch.where(known, _log_ratio(triangulated, scale) - log_ratio, 0.0)
+            seen = torch.cat([seen, known.to(seen), prior[:, 1:], of_pair, trust], 1)
+            trust = torch.where(known, prior[:, 1:], trust)
         cells = _pooled(torch.cat([log_ratio, log_ratio.square(), shift.log1p() - 2, epipolar.log1p(), 5 * (grey1 - matched).abs(), grey1,
                                    derotated_flow * (10 / seen.shape[-1]), seen, log_ratio * trust, trust], 1))
         cells, trusted = cells[:, :-2], cells[:, -2:]
@@ -82,6 +89,11 @@ class PoseAwareLocal(nn.Module):
         change = torch.cat([shares.sum(1, keepdim=True), out[:, :1] + (shares * means).sum(1, keepdim=True)], 1)
         away, towards = resize(change, log_ratio).split(1, 1)
         return scale * ((1 - away) * log_ratio + towards).clamp(-_REACH, _REACH).exp()
+
+
+def _log_ratio(inverse_depth: Tensor, scale: Tensor) -> Tensor:
+    """Log of inverse depth (B, 1, H, W), signed, over a usual one (B, 1, 1, 1), bounded."""
+    return (inverse_depth / scale).clamp(min=1e-6).log().clamp(_LOWEST, _HIGHEST)
 
 
 def _pooled(x: Tensor) -> Tensor:

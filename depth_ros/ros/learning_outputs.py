@@ -77,8 +77,8 @@ class LearningViews:
         self._hits = node.publisher(Image, 'online_learning/hits')
         self._throttle = Throttle()
 
-    def publish(self, result: FlowResult, T_ref_cur: np.ndarray, hits: np.ndarray | None, rate: float) -> None:
-        """Show a pair of motion T_ref_cur (4, 4) [m] and its hits (H, W) [m]."""
+    def publish(self, result: FlowResult, T_ref_cur: np.ndarray, hits: np.ndarray | None, guide: DepthResult | None, rate: float) -> None:
+        """Show a pair of motion T_ref_cur (4, 4) [m], its hits (H, W) [m] and what its depth from flow, `guide`, leads to."""
         compared = self._before.is_heard or self._after.is_heard
         if not (compared or self._hits.get_subscription_count()) or not self._throttle.due(rate):
             return
@@ -87,7 +87,7 @@ class LearningViews:
             self._node.tell(self._hits, codecs.rgb_image(hits_over(frame.image, hits), codecs.make_header(frame.stamp, frame.frame_id)))
         if not compared:
             return
-        for output, depth in zip((self._before, self._after), self._learner.depths(result, T_ref_cur)):
+        for output, depth in zip((self._before, self._after), self._learner.depths(result, T_ref_cur, guide)):
             valid = np.isfinite(depth) & (depth <= _MAX_DEPTH)
             output.publish(DepthResult(frame, np.where(valid, depth, np.float32(0.0)), valid, np.ones_like(depth), Scale.METRIC), DepthOutputConfig())
 

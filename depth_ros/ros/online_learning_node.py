@@ -286,7 +286,7 @@ class OnlineLearningNode(ManagedNode):
         if self.config.batches_per_pair:
             self._learner.learn(self.config.batches_per_pair)
         if job.T_ref_cur is not None:
-            self._views.publish(result, job.T_ref_cur, hits, self.config.view_rate)
+            self._views.publish(result, job.T_ref_cur, hits, guide, self.config.view_rate)
 
     def _hits_of(self, job: Job, result: FlowResult) -> np.ndarray | None:
         """The range hits (H, W) [m] of a pair's current image at the flow's size, 0 where none; those of an earlier image are moved, or left out where the motion is not known.
