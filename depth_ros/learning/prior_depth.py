@@ -30,6 +30,9 @@ _STEPS = 4, 2, 1, 4, 2, 1           # 80ths of the width over which depth flows 
 _CONFIDENT = 0.15                   # relative deviation at which confidence is a half
 _MOST_FRAMES = 30.0                 # that are fused: what is carried along is forgotten by then
 _SHARED = 0.25                      # power of their number by which errors lessen: those of like images are alike
+_LEFT, _OTHER = 0.5, 0.7            # of a pair's error, what fusion leaves and what other frames add: so that the pair's difference from what was fused says little of its sign
+_BESIDES, _MOST_BESIDES = 0.2, 0.15     # of the filter's own deviation: errors that the pair does not have; their bound
+_UNIT_VARIANCE = 1.5                # undoes what interpolation takes of it
 _SURE = 4.0                         # times the information that errors would bear out: on a real camera the filter is that much surer than it is right
 _SEEN = 0.7                         # of the log by which inconsistency tells more, or less, than the flow's error
 _TINY = 1e-9
@@ -40,14 +43,14 @@ class Draw:
     """A pair's draws."""
 
     frames: float       # that are fused
-    doubt: Tensor       # (1, 6, 8) normal: how far the inconsistency of flow tells its error
+    noise: Tensor       # (3, 12, 16) normal: how far the inconsistency of flow tells its error, what of that is left after the fusion, and what errs besides
 
 
 def draw(share: float, generator: torch.Generator) -> Draw | None:
     """Whether, with that probability, a pair has depth beforehand, and of how much."""
     chance, frames = torch.rand(2, generator=generator).tolist()
-    doubt = torch.randn(1, 6, 8, generator=generator)
-    return Draw(math.exp(frames * math.log(_MOST_FRAMES)), doubt) if chance < share else None
+    noise = torch.randn(3, 12, 16, generator=generator)
+    return Draw(math.exp(frames * math.log(_MOST_FRAMES)), noise) if chance < share else None
 
 
 def add(pairs: PairBatch, draws: Sequence[Draw | None]) -> PairBatch:
@@ -64,19 +67,21 @@ def _filtered(pairs: PairBatch, draws: Sequence[Draw]) -> Tensor:
     height, width = pairs.flow.shape[-2:]
     unit = _WIDTH / width
     found = two_view.triangulate_inverse_depth(pairs.flow.movedim(1, -1), pairs.K, pairs.T_2_1, _precision(pairs.image1, unit))
-    tells = F.interpolate(torch.stack([d.doubt for d in draws]).to(pairs.flow), (height, width), mode='bilinear').mul(_SEEN).exp()
-    error = torch.where(pairs.visible, unit * (pairs.flow - pairs.exact_flow).norm(dim=1, keepdim=True) * tells, _INCONSISTENT)
+    tells, left, besides = _UNIT_VARIANCE * F.interpolate(torch.stack([d.noise for d in draws], 1).to(pairs.flow), (height, width), mode='bilinear')[:, :, None]
+    error = torch.where(pairs.visible, unit * (pairs.flow - pairs.exact_flow).norm(dim=1, keepdim=True) * (_SEEN * tells).exp(), _INCONSISTENT)
     usable = (found.inverse_depth[:, None] > 0) & (error < _INCONSISTENT)
     doubt = error.square() + (unit * found.epipolar[:, None]).square()
     information = usable * unit ** 2 * found.information[:, None] / (_NOISE ** 2 + _DOUBT ** 2 * doubt)
     frames = pairs.flow.new_tensor([d.frames for d in draws])[:, None, None, None]
     middle = _median(found.inverse_depth[:, None], usable)
     value = torch.where(usable, torch.minimum(torch.maximum(found.inverse_depth[:, None], _NEAR_FAR[0] * middle), _NEAR_FAR[1] * middle), middle)
-    value = torch.where(pairs.valid, pairs.inverse_depth + (value - pairs.inverse_depth) * frames ** -_SHARED, value)
+    value = torch.where(pairs.valid, pairs.inverse_depth + (value - pairs.inverse_depth) * frames ** -_SHARED * (_LEFT + _OTHER * left), value)
+    value = torch.minimum(torch.maximum(value, _NEAR_FAR[0] * middle), _NEAR_FAR[1] * middle)
     information = _SURE * frames * information
     weight = information * (_SPREAD * middle).square()
     value = (value * weight + _spread(value, weight + _TINY, pairs.image1)) / (weight + 1)
     deviation = 1 / (information.sqrt() * value).clamp(min=1)
+    value = value * (besides * (_BESIDES * deviation).clamp(max=_MOST_BESIDES)).exp()
     return torch.cat([value, 1 / (1 + (deviation / _CONFIDENT).square())], 1)
 
 

@@ -20,6 +20,7 @@ _LEVELS = 5                         # means of the triangulation over 1, 2, 4, 8
 _CHANNELS = (40, 64, 80, 96)        # of the refiner, at 1, 2, 4 and 8 cells
 _LOWEST, _HIGHEST = -1.8, 2.5       # bounds of the log of triangulated over usual inverse depth
 _REACH = 4.0                        # bound of the same log in the result
+_SURER = 0.44                       # (0.10 / 0.15)^2, the deviation of a correction and that of depth whose confidence is a half
 _NOMINAL_WIDTH = 256                # lengths in pixels are meant at this width, so that the same weights serve others
 _FEATURES, _OF_PRIOR = 8, 4         # channels that describe the triangulation, and the depth that is known beforehand
 
@@ -52,6 +53,7 @@ class PoseAwareLocal(nn.Module):
 
     C is a correction plus shares of means of log z_tri over growing neighbourhoods, A is the sum of the shares. So the network may put the mean over a neighbourhood of
     its choice in place of a pixel that lies, or move it. Its last layer starts at zero, so the whole at triangulation, and the shares have a gradient from the first step.
+    Depth that is known beforehand is moved the less the surer it is, as if the correction were a measurement to be fused with it.
     Lengths enter only as ratios to the image's usual inverse depth: scaling the baseline scales the result.
     """
 
@@ -88,6 +90,9 @@ class PoseAwareLocal(nn.Module):
         shares = out[:, 1:]
         change = torch.cat([shares.sum(1, keepdim=True), out[:, :1] + (shares * means).sum(1, keepdim=True)], 1)
         away, towards = resize(change, log_ratio).split(1, 1)
+        if prior is not None:
+            freely = torch.where(known, 1 / (1 + _SURER * prior[:, 1:] / (1.001 - prior[:, 1:])), 1.0)
+            away, towards = freely * away, freely * towards
         return scale * ((1 - away) * log_ratio + towards).clamp(-_REACH, _REACH).exp()
 
 
