@@ -12,6 +12,7 @@ from torch import Tensor
 
 from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationStatus
 from depth_ros.engines.flow import FlowConfig, FlowEngine
+from depth_ros.engines.focal import FocalEngine
 from depth_ros.engines.keyframes import DepthMap
 from depth_ros.engines.known_flows import KnownFlows, agreeing, reverse
 from depth_ros.frames import CameraFrame, FlowResult, ImagePair
@@ -120,8 +121,8 @@ class Counting(FlowEngine):
         return super().step(pair, initial)
 
 
-def frames_of(count: int = 5, larger: int = 1) -> list[CameraFrame]:
-    clip = sample_clips(larger=larger)[0]
+def frames_of(count: int = 5, larger: int = 1, number: int = 0) -> list[CameraFrame]:
+    clip = sample_clips(larger=larger)[number]
     return [CameraFrame(1 + i, 'camera', image, clip.K) for i, image in enumerate(clip.images[:count])]
 
 
@@ -235,6 +236,22 @@ def test_an_alternation_begins_with_what_flow_tells():
     assert torch.rad2deg(torch.arccos(((turned.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1))).median() < 1.5
     resting = alternation._begin([replace(frames_of()[0], stamp=stamp) for stamp in (11, 12, 13)], None, None, None)
     assert (resting.depth[0, 0] == resting.depth[0, 0, 0, 0]).all() and torch.allclose(resting.T, torch.eye(4), atol=1e-3)
+
+
+def test_an_alternation_finds_the_focal_length_in_the_flow_and_keeps_it():
+    """Whatever the networks say; and where there is only a still to see it keeps what was given, and tells that it knows no better."""
+    torch.manual_seed(0)
+    network = registry.build('deepv2d', TINY)
+    off = [replace(frame, K=frame.K * [[1.2, 1, 1], [1, 1.2, 1], [1, 1, 1]]) for frame in frames_of(larger=4, number=3)]
+    for rounds in (1, 2):
+        config = AlternationConfig(rounds=rounds, initial_poses='flow', uncalibrated=True, min_parallax=0.0)
+        found = Alternation(network, config).run(off)
+        assert found.status is AlternationStatus.OK and found.focal_deviation < 0.05
+        assert found.K[0, 0] == pytest.approx(off[0].K[0, 0] / 1.2, rel=0.05) and found.K[1, 1] == pytest.approx(found.K[0, 0])
+    assert Alternation(network, replace(config, uncalibrated=False)).run(off).focal_deviation is None
+    still = [replace(off[0], stamp=stamp) for stamp in (11, 12, 13)]
+    resting = FocalEngine().step(still, KnownFlows(FlowEngine(FlowConfig(preset='medium')), 16))
+    assert resting.factor == pytest.approx(1.0, abs=0.02) and resting.deviation > 0.2
 
 
 def test_maps_are_of_the_size_of_the_features():

@@ -237,24 +237,24 @@ def test_same_input_gives_the_same_pose() -> None:
     assert np.array_equal(relative_pose(noisy).T_ref_cur, relative_pose(noisy).T_ref_cur)
 
 
-# --- focal length
+# --- several views of one
 
-def guessed(factor: float) -> np.ndarray:
-    return K.numpy() * [[factor, 1, 1], [1, factor, 1], [1, 1, 1]]
-
-
-def two_flows(sigma: float) -> list[np.ndarray]:
+def test_pairs_with_one_view_come_to_one_scale() -> None:
     turned = torch.tensor([0.2, 0.25, -0.1, 0.12, 0.1, -0.05], dtype=torch.float64)
-    return [(warp.induced_flow(scene(), K, se3.exp(xi))[0] + noise(HEIGHT, WIDTH, 2, sigma=sigma)).numpy() for xi in (SIDEWAYS, turned)]
+    true = [se3.exp(xi) for xi in (SIDEWAYS, turned, torch.zeros(6, dtype=torch.float64))]
+    flows = [warp.induced_flow(scene(), K, T)[0].numpy() for T in true]
+    pairs = [relative_pose(torch.from_numpy(flow)) for flow in flows]
+    poses, inverse_depth = two_view.at_one_scale(pairs, flows, K.numpy(), usual=0.5)
+    known = inverse_depth > 0
+    unit = np.median(inverse_depth[known] * scene().numpy().reshape(inverse_depth.shape)[known])
+    assert np.median(inverse_depth[known]) == pytest.approx(0.5) and not poses[2, :3, 3].any()
+    np.testing.assert_allclose(poses[:2, :3, 3] * unit, np.stack([T[:3, 3].numpy() for T in true[:2]]), atol=0.01)
+    metric, kept = two_view.at_one_scale(pairs, flows, K.numpy(), 1.0 / scene().numpy().reshape(inverse_depth.shape))
+    np.testing.assert_allclose(metric[:2, :3, 3], np.stack([T[:3, 3].numpy() for T in true[:2]]), atol=0.01)
+    np.testing.assert_allclose(kept, 1.0 / scene().numpy().reshape(inverse_depth.shape))
 
 
-@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
-@pytest.mark.parametrize("sigma, tolerance", [(0.0, 0.01), (0.1, 0.05)])
-def test_rigid_motions_tell_a_focal_length_that_is_only_guessed(factor: float, sigma: float, tolerance: float) -> None:
-    everywhere = [np.ones((HEIGHT, WIDTH), bool)] * 2
-    assert two_view.focal_factor(two_flows(sigma), guessed(factor), everywhere) * factor == pytest.approx(1.0, abs=tolerance)
-
-
-def test_a_guess_stays_where_nothing_can_be_told() -> None:
-    assert two_view.focal_factor(two_flows(0.0), guessed(1.2), [np.zeros((HEIGHT, WIDTH), bool)] * 2) == 1.0
-    assert two_view.focal_factor([], guessed(1.2), []) == 1.0
+def test_without_parallax_no_pair_has_a_scale() -> None:
+    flow = np.zeros((HEIGHT, WIDTH, 2), np.float32)
+    poses, inverse_depth = two_view.at_one_scale([relative_pose(torch.from_numpy(flow))], [flow], K.numpy())
+    assert inverse_depth is None and np.allclose(poses, np.eye(4), atol=1e-6)

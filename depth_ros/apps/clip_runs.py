@@ -54,6 +54,7 @@ class Found:
     T_view_key: np.ndarray | None = None        # (V, 4, 4), in the unit of depth if there is one
     confidence: np.ndarray | None = None        # (H, W) in [0, 1]
     focal: float | None = None                  # [px]
+    focal_deviation: float | None = None        # of its logarithm, if flow told it
     views: tuple[int, ...] = ()                 # of the trial, which poses are of; () for all
 
     def scores(self, trial: Trial) -> dict[str, float]:
@@ -114,7 +115,8 @@ class Runner:
                 last = self._with(replace(config, rounds=number)).run(trial.frames)
             else:
                 frames = [replace(frame, K=last.K) for frame in trial.frames]
-                last = self._with(replace(config, rounds=1)).run(frames, DepthMap(last.depth, last.depth > 0), last.T_view_key)
+                unknown = config.uncalibrated and last.focal_deviation is None
+                last = replace(self._with(replace(config, rounds=1, uncalibrated=unknown)).run(frames, DepthMap(last.depth, last.depth > 0), last.T_view_key), focal_deviation=last.focal_deviation)
             if last.status is not AlternationStatus.OK:
                 break
             found.append(_told(last))
@@ -183,7 +185,7 @@ def tracked(trial: Trial) -> Found:
 
 
 def _told(result: AlternationResult) -> Found:
-    return Found(result.depth, result.T_view_key, result.confidence, float(result.K[0, 0]))
+    return Found(result.depth, result.T_view_key, result.confidence, float(result.K[0, 0]), result.focal_deviation)
 
 
 def unmoved(views: Sequence[CameraFrame]) -> np.ndarray:

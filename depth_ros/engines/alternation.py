@@ -17,6 +17,7 @@ from torch import Tensor
 
 from depth_ros import settings
 from depth_ros.engines.flow import FAR_APART, FlowConfig, FlowEngine
+from depth_ros.engines.focal import FocalEngine
 from depth_ros.engines.images import image_tensor
 from depth_ros.engines.keyframes import DepthMap, View
 from depth_ros.engines.known_flows import TEXTURED, KnownFlows, agreeing, along, reverse
@@ -24,13 +25,12 @@ from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, FlowResult, nearest_indices, resize_intrinsics, unusable
 from depth_ros.geometry import gauss_newton, pinhole, se3
 from depth_ros.geometry.gauss_newton import Damping, Edges
-from depth_ros.geometry.two_view import TwoViewStatus, essential_from_flow, focal_factor, triangulate_inverse_depth
+from depth_ros.geometry.two_view import at_one_scale, essential_from_flow
 from depth_ros.models.deepv2d import TYPICAL_DEPTH, DeepV2D
 from depth_ros.models.deepv2d_motion import STRIDE, MeasuredFlow, MotionEstimate, align, damping_for, edges_of
 from depth_ros.settings import setting
 
 _LEAST_TEXTURE = 0.02               # share of an image that must have some
-_COMMON = 50                        # pixels that two triangulations must have in common to be compared
 _BELIEVABLE = 1e-4, 1e4             # median depths, whatever the unit
 _FARTHEST = 20.0                    # usual depths beyond which what is triangulated says nothing
 
@@ -58,7 +58,7 @@ class AlternationConfig:
     form: str = setting('keyframe', 'keyframe: every pose is solved alone against the keyframe; global: all in one system, with a depth for every frame', choices=('keyframe', 'global'))
     initial_poses: str = setting('identity', 'where poses begin that are not given: at the keyframe; where the pose network puts them, if there is one; or where the essential matrices of '
                                  'measured flow do, and depth, if none is given, at what the view with most parallax triangulates', choices=('identity', 'network', 'flow'))
-    uncalibrated: bool = setting(False, 'solve for one focal length, shared by all frames, beginning with what they say')
+    uncalibrated: bool = setting(False, 'solve for one focal length, shared by all frames: by the flow between all of them, if that is where poses begin, else in every round')
     min_frames: int = setting(2, 'frames that a run needs, the keyframe among them', '', 2, 100)
     min_parallax: float = setting(0.004, 'largest parallax of the usual depth, as a share of the image width, below which there is no depth', '', 0.0, 0.5)
     remembered: int = setting(16, 'frames whose features are kept, and pairs whose flow is; those of one run always are', '', 1, 1000)
@@ -74,6 +74,7 @@ class AlternationResult:
     K: np.ndarray               # (3, 3) [px], with the focal length found if uncalibrated
     status: AlternationStatus
     reason: str                 # why not OK; '' if OK
+    focal_deviation: float | None = None    # of the logarithm of the focal length, if the flow between all frames told it in the beginning
 
 
 class FeatureCache:
@@ -117,6 +118,7 @@ class _Scene:
     unit: float                 # what one of the caller's lengths is here
     flows: list[FlowResult] = field(default_factory=list)       # from the keyframe to each view, once somebody asked for them
     measured: MeasuredFlow | None = None                        # of all edges, likewise
+    focal_deviation: float | None = None                        # of the logarithm of the focal length, if the flow between all frames told it
 
     def rescale(self) -> None:
         """Bring the usual depth of the keyframe back to what the networks know."""
@@ -137,6 +139,7 @@ class Alternation:
         self.network = network
         self.motion_features, self.depth_features = FeatureCache(config.remembered), FeatureCache(config.remembered)
         self.flows = KnownFlows(FlowEngine(FlowConfig(preset=FAR_APART)), config.remembered)
+        self._focal = FocalEngine()
         self._device = device
 
     def reset(self) -> None:
@@ -219,27 +222,18 @@ class Alternation:
         """Begin with what the flow from the keyframe to each view tells: rotation and, if there is parallax, translation; the keyframe's depth, unless it is given, by the one with most of it;
         and, if it is not known, the focal length.
         """
-        flows = [flow.flow for flow in self._flows_to_views(scene)]
-        seen, K = [agreeing(flow) for flow in scene.flows], scene.frames[0].K.copy()
+        K = scene.frames[0].K.copy()
         if self.config.uncalibrated:
-            factor = focal_factor(flows, K, seen)
-            K[[0, 1], [0, 1]] *= factor
-            scene.K[:, [0, 1], [0, 1]] *= factor
-        pairs = [essential_from_flow(flow, K, mask) for flow, mask in zip(flows, seen)]
-        poses = np.stack([pair.T_ref_cur for pair in pairs])
+            told = self._focal.step(scene.frames, self.flows)
+            K[[0, 1], [0, 1]] *= told.factor
+            scene.K[:, [0, 1], [0, 1]] *= told.factor
+            scene.focal_deviation = told.deviation
+        flows = [flow.flow for flow in self._flows_to_views(scene)]
+        pairs = [essential_from_flow(flow, K, agreeing(seen)) for flow, seen in zip(flows, scene.flows)]
         depth = scene.depth[0, 0].double().cpu().numpy()
         given = bool((scene.confidence > 0).any())
-        usual: np.ndarray | None = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0) if given else None      # inverse depth, 0 where not known
-        for i in sorted(range(len(pairs)), key=lambda i: -pairs[i].parallax * pairs[i].inliers.sum()):
-            told = triangulate_inverse_depth(torch.from_numpy(flows[i]).double(), torch.from_numpy(K), torch.from_numpy(poses[i]))
-            inverse = np.where(told.valid.numpy() & pairs[i].inliers, told.inverse_depth.numpy(), 0.0)
-            both = (inverse > 0) & (True if usual is None else usual > 0)
-            if pairs[i].status is not TwoViewStatus.OK or both.sum() < _COMMON:
-                poses[i, :3, 3] = 0.0       # of no known length
-                continue
-            factor = np.median(inverse[both]) * TYPICAL_DEPTH if usual is None else np.median(inverse[both] / usual[both])
-            poses[i, :3, 3] *= factor
-            usual = inverse / factor if usual is None else usual
+        inverse = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0) if given else None
+        poses, usual = at_one_scale(pairs, flows, K, inverse, 1.0 / TYPICAL_DEPTH)
         scene.T[0, 1:] = torch.from_numpy(poses).to(scene.T)
         if usual is not None and not given:
             known = usual > 1 / (_FARTHEST * TYPICAL_DEPTH)
@@ -262,16 +256,20 @@ class Alternation:
         return scene.measured
 
     def _move(self, scene: _Scene) -> tuple[AlternationStatus, str] | None:
-        """Poses, and the focal length if it is not known, by the depth there is."""
+        """Poses by the depth there is, and the focal length if nothing has told it yet.
+
+        What flow told stays: depth that was made with a wrong focal length agrees with it, and would draw it away.
+        """
         config, count = self.config, len(scene.frames)
+        unknown = config.uncalibrated and scene.focal_deviation is None
         features = self.motion_features.of(scene.frames, self.network.motion.features, self._device)
         edges = edges_of(config.form, count)
         depth = at_maps(scene.depth, features.shape[-2:])
         measured = self._measured(scene, edges) if self.network.motion.sees_flow else None
         T, K, solved = scene.T, scene.K, True
-        for iterations in [1] * config.iterations if config.uncalibrated else [config.iterations]:
+        for iterations in [1] * config.iterations if unknown else [config.iterations]:
             found = align(self.network.motion, features, depth, K, T, edges, form=config.form, iterations=iterations, measured=measured)
-            T, K = self._refocused(found, depth, K, T) if config.uncalibrated else (found.T_cam_world, K)
+            T, K = self._refocused(found, depth, K, T) if unknown else (found.T_cam_world, K)
             solved = solved and bool(found.solved.all())
         if not (torch.isfinite(T).all() and torch.isfinite(K).all() and torch.isfinite(found.iterations[-1].residual).all()):
             return AlternationStatus.NOT_FINITE, 'the motion network gives what is not a number'
@@ -364,4 +362,4 @@ def _result(scene: _Scene, status: AlternationStatus, reason: str) -> Alternatio
     T = scaled(scene.T[0, 1:] @ se3.inverse(scene.T[0, :1]), 1 / scene.unit).double().cpu().numpy()
     known = status is AlternationStatus.OK or bool((scene.confidence > 0).any())    # a constant depth that it began with is not a result
     depth = (scene.depth[0, 0] / scene.unit if known else torch.zeros_like(scene.depth[0, 0])).cpu().numpy()
-    return AlternationResult(depth, scene.confidence.cpu().numpy(), T, K, status, reason)
+    return AlternationResult(depth, scene.confidence.cpu().numpy(), T, K, status, reason, scene.focal_deviation)

@@ -17,7 +17,7 @@ from torch import Tensor
 from depth_ros.geometry import pinhole
 
 _TINY = 1e-12
-_FACTORS = np.exp(np.linspace(-0.4, 0.4, 17))       # on a focal length that is only guessed
+_COMMON = 50                # pixels that two triangulations must have in common to be compared
 
 
 @dataclass(frozen=True)
@@ -134,31 +134,24 @@ def essential_from_flow(flow: np.ndarray, K: np.ndarray, valid: np.ndarray, conf
     return RelativePose(T, inliers, parallax, status)
 
 
-def focal_factor(flows: Sequence[np.ndarray], K: np.ndarray, valid: Sequence[np.ndarray], config: TwoViewConfig = TwoViewConfig()) -> float:
-    """What the focal length of K (3, 3) is to be multiplied by for the flows (H, W, 2) [px] of one camera, where valid (H, W), to be those of rigid motions.
+def at_one_scale(pairs: Sequence[RelativePose], flows: Sequence[np.ndarray], K: np.ndarray, inverse_depth: np.ndarray | None = None,
+                 usual: float = 1.0) -> tuple[np.ndarray, np.ndarray | None]:
+    """Poses (V, 4, 4) of pairs with one current view, whose flows (H, W, 2) [px] triangulate the same inverse depths, and those (H, W), 0 where not known.
 
-    The factor at which essential matrices leave the smallest Sampson errors (those beyond the threshold count as the threshold) among _FACTORS, and between them by a
-    parabola: with square pixels and a known principal point two views tell it (Hartley and Zisserman, section 19.3). 1 where no flow has enough pixels.
+    If they are not given they are those of the pair with most parallax, and their median `usual`; None if no pair has any. A pose that cannot be compared is left without translation.
     """
-    kept = [picked for flow, mask in zip(flows, valid, strict=True) if len((picked := _picked(flow, mask, config))[0]) >= config.min_matches]
-    if not kept:
-        return 1.0
-    costs = np.array([sum(_rigidity(pixels, ends, K * [[factor, 1, 1], [1, factor, 1], [1, 1, 1]], config) for pixels, ends in kept) for factor in _FACTORS])
-    best = int(np.argmin(costs))
-    step = np.log(_FACTORS[1] / _FACTORS[0])
-    if 0 < best < len(_FACTORS) - 1:
-        before, at, after = costs[best - 1:best + 2]
-        return float(_FACTORS[best] * np.exp(0.5 * step * (before - after) / max(before - 2 * at + after, _TINY)))
-    return float(_FACTORS[best])
-
-
-def _rigidity(pixels: np.ndarray, ends: np.ndarray, K: np.ndarray, config: TwoViewConfig) -> float:
-    """Sum of what the best essential matrix leaves of matches (N, 2) [px], each at most the threshold."""
-    focal = 0.5 * (K[0, 0] + K[1, 1])
-    x_cur, x_ref = _bearings(pixels, K), _bearings(ends, K)
-    R_only, _ = _fit_rotation(x_cur, x_ref, config.threshold / focal, config.iterations)
-    error = np.abs(_sampson(*_fit_essential(x_cur, x_ref, R_only, config, focal), x_cur, x_ref)[0]) * focal
-    return float(np.minimum(error, config.threshold).sum())
+    poses = np.stack([pair.T_ref_cur for pair in pairs])
+    for i in sorted(range(len(pairs)), key=lambda i: -pairs[i].parallax * pairs[i].inliers.sum()):
+        told = triangulate_inverse_depth(torch.from_numpy(flows[i]).double(), torch.from_numpy(K), torch.from_numpy(poses[i]))
+        inverse = np.where(told.valid.numpy() & pairs[i].inliers, told.inverse_depth.numpy(), 0.0)
+        both = (inverse > 0) & (True if inverse_depth is None else inverse_depth > 0)
+        if pairs[i].status is not TwoViewStatus.OK or both.sum() < _COMMON:
+            poses[i, :3, 3] = 0.0       # of no known length
+            continue
+        factor = np.median(inverse[both]) / usual if inverse_depth is None else np.median(inverse[both] / inverse_depth[both])
+        poses[i, :3, 3] *= factor
+        inverse_depth = inverse / factor if inverse_depth is None else inverse_depth
+    return poses, inverse_depth
 
 
 def _picked(flow: np.ndarray, valid: np.ndarray, config: TwoViewConfig) -> tuple[np.ndarray, np.ndarray]:
