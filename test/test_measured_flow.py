@@ -12,11 +12,12 @@ from torch import Tensor
 
 from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationStatus
 from depth_ros.engines.flow import FlowConfig, FlowEngine
-from depth_ros.engines.focal import FocalEngine
+from depth_ros.engines.focal import FocalEngine, FocalEstimate
 from depth_ros.engines.keyframes import DepthMap
 from depth_ros.engines.known_flows import KnownFlows, agreeing, reverse
 from depth_ros.frames import CameraFrame, FlowResult, ImagePair
 from depth_ros.geometry import gauss_newton, se3
+from depth_ros.geometry.bundle import GIVEN
 from depth_ros.geometry.gauss_newton import Damping
 from depth_ros.geometry.pinhole import pixel_grid
 from depth_ros.geometry.warp import induced_flow
@@ -239,7 +240,7 @@ def test_an_alternation_begins_with_what_flow_tells():
 
 
 def test_an_alternation_finds_the_focal_length_in_the_flow_and_keeps_it():
-    """Whatever the networks say; and where there is only a still to see it keeps what was given, and tells that it knows no better."""
+    """Whatever the networks say; and where there is only a still or nothing to see it keeps what was given, and tells that it knows no better."""
     torch.manual_seed(0)
     network = registry.build('deepv2d', TINY)
     off = [replace(frame, K=frame.K * [[1.2, 1, 1], [1, 1.2, 1], [1, 1, 1]]) for frame in frames_of(larger=4, number=3)]
@@ -252,6 +253,8 @@ def test_an_alternation_finds_the_focal_length_in_the_flow_and_keeps_it():
     still = [replace(off[0], stamp=stamp) for stamp in (11, 12, 13)]
     resting = FocalEngine().step(still, KnownFlows(FlowEngine(FlowConfig(preset='medium')), 16))
     assert resting.factor == pytest.approx(1.0, abs=0.02) and resting.deviation > 0.2
+    blank = [replace(frame, image=np.full_like(frame.image, 90)) for frame in off]
+    assert FocalEngine().step(blank, KnownFlows(FlowEngine(FlowConfig(preset='medium')), 16)) == FocalEstimate(1.0, GIVEN)
 
 
 def test_maps_are_of_the_size_of_the_features():
