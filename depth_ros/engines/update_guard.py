@@ -131,6 +131,9 @@ def does_harm(learned: Checked, frozen: Checked, newest: Sequence[Observation], 
 
 
 def helps(learned: Checked, frozen: Checked, newest: Sequence[Observation], count: int, share: float) -> bool:
-    """Whether weights that had to go may come back: it takes twice as many observations, on which they are better by `share`. To leave late costs more than to come back late."""
+    """Whether weights that had to go may come back: it takes twice as many observations, on which they are better by `share`, or as near to depth from flow as that tells anything.
+
+    To leave late costs more than to come back late.
+    """
     some = newest[-2 * count:]
-    return len(some) == 2 * count and learned.errors(some).total < (1 - share) * frozen.errors(some).total
+    return len(some) == 2 * count and learned.errors(some).total < max((1 - share) * frozen.errors(some).total, _OF_FLOW + _NOISE)
