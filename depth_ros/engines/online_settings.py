@@ -24,7 +24,7 @@ class State(enum.Enum):
 class OnlineLearnerConfig:
     """What is remembered, how it is learned from, and who watches."""
 
-    rate: float = setting(1.5e-4, "Adam's learning rate; every roll-back halves it, and success brings it back", '', 1e-7, 1e-2)
+    rate: float = setting(3.0e-4, "Adam's learning rate; every roll-back halves it, and success brings it back", '', 1e-7, 1e-2)
     batch: int = setting(8, 'observations a batch', '', 1, 64)
     eagerness: int = setting(8, 'batches that the thread may learn from for each observation that comes, as far as its share of the core goes', '', 1, 1000)
     round: int = setting(8, 'batches between two checks of the weights', '', 1, 1000)
