@@ -50,14 +50,17 @@ def test_the_unit_of_the_motion_does_not_matter_but_its_length_does(scene):
     np.testing.assert_allclose(twice, 2.0 * once, rtol=1e-5)
 
 
-@pytest.mark.parametrize('variant', ['published', 'pose_aware'])
-def test_hits_make_metres_and_come_before_odometry(scene, variant):
+@pytest.mark.parametrize(('variant', 'scale', 'length', 'source'), [('published', 'auto', BASELINE, 'hits'), ('pose_aware', 'auto', BASELINE, 'odometry'), ('pose_aware', 'auto', None, 'hits'),
+                                                                    ('pose_aware', 'hits', BASELINE, 'hits')])
+def test_hits_make_metres_and_come_before_an_odometry_that_depth_is_not_made_with(scene, variant, scale, length, source):
     result, truth = scene
-    engine = made(variant)
-    depth, _ = engine.step(result, T_REF_CUR if variant == 'pose_aware' else None, support.hits_on(truth, 2.0), step_length=BASELINE)
-    assert engine.scale_from == 'hits' and depth.scale is Scale.METRIC
-    ratio = depth.depth[40, ::2] / (2.0 * truth[40, ::2])
-    assert np.median(ratio) == pytest.approx(1.0, rel=1e-3)
+    engine = made(variant, scale=scale)
+    depth, _ = engine.step(result, T_REF_CUR if variant == 'pose_aware' else None, support.hits_on(truth, 2.0), step_length=length)
+    assert engine.scale_from == source and depth.scale is Scale.METRIC
+    if source == 'hits':
+        assert np.median(depth.depth[40, ::2] / (2.0 * truth[40, ::2])) == pytest.approx(1.0, rel=1e-3)
+    else:
+        assert np.median(depth.depth / truth) == pytest.approx(1.0, rel=0.02)
 
 
 def test_a_few_outlier_hits_do_not_matter(scene):

@@ -51,7 +51,7 @@ class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
     width: int = setting(256, 'image width that the network works at', 'px', 64, 1920)
     height: int = setting(192, 'image height that the network works at', 'px', 48, 1200)
     scale: str = setting('auto', 'what tells metres: range hits, the step of an odometry, which must be metric; auto: hits, else odometry; none: depth is in units of '
-                         'the baseline. Fewer than scale_min_hits hits an image, as of a single rangefinder, are gathered over images only where odometry tells the motion',
+                         'the baseline. The pose-aware network has its depth from the odometry, so with auto its metre, too, where that is metric. Fewer than scale_min_hits hits an image, as of a single rangefinder, are gathered over images only where odometry tells the motion',
                          choices=('auto', 'hits', 'odometry', 'none'))
     hits_offset: float = setting(0.25, 'longest time between an image and the range hits that tell its scale; where odometry tells the motion, hits that come late are '
                                  'compared with the image of their own time', 's', 0.0, 1.0)
@@ -189,10 +189,12 @@ class GlobalLocalEngine:
         if wanted == 'none':
             self._add_reason('depth is in units of the baseline, as scale: none asks for')
             return depth, Scale.FREE
-        factor = self._by_hits(depth, confidence, hits, T_ref_cur) if wanted in ('auto', 'hits') else None
+        measured = step_length is not None and step_length > _NO_BASELINE
+        by_odometry = measured and (wanted == 'odometry' or wanted == 'auto' and self.used == 'pose_aware')
+        factor = self._by_hits(depth, confidence, hits, T_ref_cur) if wanted in ('auto', 'hits') and not by_odometry else None
         if factor is not None:
             self.scale_from = 'hits'
-        elif wanted in ('auto', 'odometry') and step_length is not None and step_length > _NO_BASELINE:
+        elif measured and wanted in ('auto', 'odometry'):
             factor, self.scale_from = step_length, 'odometry'
         if factor is None:
             missing = {'auto': 'neither range hits nor odometry tell', 'hits': 'no range hits tell', 'odometry': 'no odometry tells'}[wanted]
