@@ -75,6 +75,16 @@ def test_without_rotation_the_guess_stays_and_is_said_to_be_one():
     assert turned.focal_deviation < 0.2 * found.focal_deviation
 
 
+@pytest.mark.parametrize(('sigma', 'count'), [(0.3, 60), (2.0, 60), (0.5, 10)])
+def test_it_is_as_sure_of_the_focal_length_as_it_is_right(sigma, count):
+    """Over many draws the error is no more than twice what is claimed, whatever the noise and however few the points."""
+    T, off = poses(TURNING), []
+    for seed in range(8):
+        found = bundle.adjust(tracks(T, sigma, count=count, seed=seed), T, guessed(1.0), K[0, 0])
+        off.append(np.log(found.K[0, 0] / K[0, 0]) / found.focal_deviation)
+    assert np.sqrt(np.mean(np.square(off))) < 2.0
+
+
 def test_rows_that_are_read_one_after_the_other_are_not_taken_for_another_focal_length():
     T, readout = poses(0.4 * TURNING), np.random.default_rng(5).normal(0.0, 1.0, (4, 2))
     found = bundle.adjust(tracks(T, 0.0, readout=readout), T, guessed(1.1), 1.1 * K[0, 0])

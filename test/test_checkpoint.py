@@ -63,7 +63,7 @@ def test_loading_leaves_the_random_numbers_alone(model):
 @pytest.mark.parametrize('reason, tensors, metadata', [
     ('expected a .depth_ros network 1., got .depth_ros network 0.', {}, {'format': 'depth_ros network 0'}),
     ('expected weights of global_local, got those of dispnet', {}, {'model': 'dispnet'}),
-    ("no setting 'depth': expected pose_aware, image_pair", {}, {'config': '{"depth": 3}'}),
+    ("no setting 'depth': expected pose_aware, prior, image_pair", {}, {'config': '{"depth": 3}'}),
     ('coordinates: expected bool, got 3', {}, {'config': '{"coordinates": 3}'}),
     ('cannot make its network', {}, {'config': '[1]'}),
     ('cannot make its network', {}, {'record': '{'}),

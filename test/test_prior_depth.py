@@ -10,10 +10,12 @@ import pytest
 import torch
 from pair_support import MemoryStore, wavy_pairs
 
+from depth_ros.engines.depth_filter import DepthFilterConfig
 from depth_ros.engines.depth_networks import NetworkPair
+from depth_ros.engines.flow_guide import prior_of
 from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig, network_pair
 from depth_ros.engines.rehearsal import Rehearsal
-from depth_ros.engines.replay_buffer import observation, pair_batch, prior_of
+from depth_ros.engines.replay_buffer import observation, pair_batch
 from depth_ros.frames import DepthResult, Scale
 from depth_ros.learning import prior_depth
 from depth_ros.learning.batches import Batches
@@ -29,6 +31,12 @@ def noisy(count: int = 12, noise: float = 0.15) -> object:
     pairs = wavy_pairs(count, HEIGHT, WIDTH)
     spread = torch.where(torch.arange(WIDTH) < WIDTH // 2, noise, 10 * noise)
     return replace(pairs, flow=pairs.flow + spread * torch.randn(pairs.flow.shape, generator=torch.Generator().manual_seed(1)))
+
+
+def test_the_simulation_goes_by_the_filter_s_own_numbers():
+    config = DepthFilterConfig()
+    assert (prior_depth._NOISE, prior_depth._DOUBT, prior_depth._INCONSISTENT) == (config.filter_flow_noise, config.filter_doubt, config.filter_max_inconsistency)
+    assert (prior_depth._TEXTURE, prior_depth._SPREAD, prior_depth._EDGE, prior_depth._CONFIDENT) == (config.filter_texture, config.filter_smoothness, config.filter_edge, config.filter_confident)
 
 
 def draws(count: int, share: float = 1.0, seed: int = 0) -> list:
@@ -122,7 +130,7 @@ def test_the_engine_hands_on_what_a_filter_makes_of_flow_and_odometry(engine):
 
 def test_a_jump_of_the_odometry_makes_the_engine_forget_what_was_known(engine):
     one = engine()
-    first = [one.step(support.living(support.wall(stamp, 10 ** 9)[0]), support.T_REF_CUR, None, support.BASELINE, np.eye(4)) and one.known.confidence.mean()
+    first = [one.step(support.living(support.wall(stamp, stamp - 10 ** 9)[0]), support.T_REF_CUR, None, support.BASELINE, np.eye(4)) and one.known.confidence.mean()
              for stamp in (2 * 10 ** 9, 2 * 10 ** 9 + 10 ** 8)]
     assert first[1] > first[0]
     one.forget_places()
@@ -138,7 +146,10 @@ def test_a_learner_remembers_it_in_units_of_the_step():
     seen = depth < 2.9
     np.testing.assert_allclose(batch.prior[0, 0].numpy(), np.where(seen, support.BASELINE / depth, 0.0), rtol=1e-3)
     np.testing.assert_allclose(batch.prior[0, 1].numpy(), np.where(seen, confidence, 0.0), atol=1e-3)
-    assert not prior_of(None, 1.0, support.SIZE).any() and prior_of(guide, 1.0, (32, 24)).shape == (24, 32, 2)
+    assert not prior_of(None, 1.0, support.SIZE).any()
+    small = prior_of(guide, 1.0, (32, 24))
+    known = small[..., 0] > 0
+    np.testing.assert_allclose(1 / small[..., 0][known], np.broadcast_to(depth[1::4, 2::4], (24, 32))[known], rtol=0.03)     # also beside what is not known
 
 
 def test_rehearsed_pairs_have_it_for_a_network_that_takes_it():
@@ -149,11 +160,14 @@ def test_rehearsed_pairs_have_it_for_a_network_that_takes_it():
 
 def test_the_graph_that_is_exported_says_what_the_network_says(engine):
     one, result = engine(), support.living(support.wall()[0])
-    pair: NetworkPair = network_pair(result, support.T_REF_CUR, None)
+    partly = torch.rand(1, 2, *support.SIZE[::-1], generator=torch.Generator().manual_seed(0)) * (torch.arange(support.SIZE[0]) < 80)
+    pair: NetworkPair = network_pair(result, support.T_REF_CUR)._replace(prior=0.2 * partly)
     z, _ = one.networks.run('pose_aware', pair)
     model = support.network('pose_aware', prior=True)
     with torch.no_grad():
-        np.testing.assert_allclose(z, model(*model.inputs(pair))[0, 0].numpy(), rtol=1e-3)
+        told, without = (model(*model.inputs(p))[0, 0].numpy() for p in (pair, pair._replace(prior=None)))
+    np.testing.assert_allclose(z, told, rtol=1e-3)
+    assert np.abs(np.log(told / without)).mean() > 0.1
 
 
 def test_what_is_known_for_sure_is_moved_less():

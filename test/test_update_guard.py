@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import global_local_support as support
+import numpy as np
 import pytest
 import torch
 
 from depth_ros.engines.online_loss import log_error, robust
-from depth_ros.engines.update_guard import Errors, Verdict, judge
+from depth_ros.engines.replay_buffer import observation
+from depth_ros.engines.update_guard import Checked, Errors, Verdict, does_harm, helps, judge
+from depth_ros.frames import DepthResult, Scale
 
 
 def test_outliers_hardly_pull():
@@ -41,3 +45,32 @@ def test_both_the_hits_and_the_rest_of_the_image_must_agree(new, verdict):
 def test_better_than_before_is_not_enough_if_the_frozen_network_is_better_still():
     verdict = judge(Errors(0.15, 0.1, None), Errors(0.2, 0.1, None), Errors(0.1, 0.1, None), 0.03, 0.1)
     assert verdict.verdict is Verdict.WORSE and 'frozen' in verdict.reason
+
+
+def watched(sure: float, unsure: float, count: int = 12) -> list:
+    """Pairs without hits whose depth from flow has these confidences on the left and on the right half."""
+    result, depth = support.wall()
+    confidence = np.where(np.arange(support.SIZE[0]) < support.SIZE[0] // 2, np.float32(sure), np.float32(unsure)) * np.ones_like(depth)
+    guide = DepthResult(result.pair.current, depth, depth > 0, confidence, Scale.METRIC)
+    return [observation(result, support.T_REF_CUR, np.zeros_like(depth), guide=guide) for _ in range(count)]
+
+
+def off_by(bias: float) -> Checked:
+    """A network that begins with depth from flow and moves it by that, as far as it may."""
+    network = support.network('pose_aware', prior=True)
+    with torch.no_grad():
+        network.local.refiner.last.bias[0] = bias
+    return Checked(network)
+
+
+def test_straying_where_flow_is_unsure_is_harm_too():
+    frozen, pairs = off_by(0.0), watched(0.93, 0.3)
+    assert does_harm(off_by(0.3), frozen, pairs, 6, 0.05) and not helps(off_by(0.3), frozen, pairs, 6, 0.05)
+    assert not does_harm(off_by(0.05), frozen, pairs, 6, 0.05) and helps(off_by(0.05), frozen, pairs, 6, 0.05)
+
+
+def test_weights_do_not_come_back_where_nothing_tells_whether_they_are_good():
+    frozen = off_by(0.0)
+    assert not helps(frozen, frozen, watched(0.3, 0.3), 6, 0.05)
+    assert not helps(frozen, frozen, [*watched(0.3, 0.3, 11), *watched(0.9, 0.9, 1)], 6, 0.05)
+    assert not helps(frozen, frozen, watched(0.9, 0.9, 11), 6, 0.05)

@@ -180,7 +180,7 @@ def variant_of(model: nn.Module) -> str:
 
 
 def example(size: tuple[int, int]) -> NetworkPair:
-    """A pair of the size (height, width) [px]: noise that moves sideways, nearer at the bottom."""
+    """A pair of the size (height, width) [px]: noise that moves sideways, nearer at the bottom; of its left half depth is known beforehand."""
     height, width = size
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 1, 3, height, width, generator=generator)
@@ -189,4 +189,5 @@ def example(size: tuple[int, int]) -> NetworkPair:
     K = torch.tensor([[[width, 0.0, (width - 1) / 2], [0.0, width, (height - 1) / 2], [0.0, 0.0, 1.0]]])
     T_2_1 = torch.eye(4)[None].clone()
     T_2_1[0, 0, 3] = -1.0
-    return NetworkPair(images[0], images[1], flow, K, T_2_1)
+    prior = torch.stack([torch.full((height, width), 0.05), torch.rand(height, width, generator=generator)])[None] * (torch.arange(width) < width // 2)
+    return NetworkPair(images[0], images[1], flow, K, T_2_1, prior)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import torch
 
@@ -11,7 +14,8 @@ from depth_ros.frames import CameraFrame, DepthResult, FlowResult, Scale
 from depth_ros.geometry.warp import induced_flow
 
 _LONGEST = 1_000_000_000    # [ns] from one pair to the next over which depth is carried
-_FARTHEST = 0.5             # [m] that the camera moves meanwhile
+_FARTHEST = 0.25            # of the usual depth, that the camera moves meanwhile
+_NEW = 0.1                  # of the distance to a reference, that the camera moves before another look at that tells as much as the first
 
 
 class FlowGuide:
@@ -24,7 +28,7 @@ class FlowGuide:
     def __init__(self, config: DepthFilterConfig = DepthFilterConfig()) -> None:
         self.config = config
         self._filter = DepthFilter(config)
-        self._previous: tuple[CameraFrame, np.ndarray] | None = None
+        self._previous: tuple[CameraFrame, np.ndarray, int] | None = None       # with the stamp [ns] of its reference
 
     def reset(self) -> None:
         """Forget the last pair, as after a jump of the clock or of the odometry."""
@@ -41,20 +45,43 @@ class FlowGuide:
         references = [Reference(result, T_ref_cur)]
         measured = self._filter.measure(frame, references)
         carried = None if T_odom_cam is None else self._carried(frame, T_odom_cam, measured)
-        self._previous = None if T_odom_cam is None else (frame, T_odom_cam)
+        if carried is not None and measured is not None:
+            measured = self._new(measured, result.pair.reference.stamp, T_ref_cur, T_odom_cam)
+        self._previous = None if T_odom_cam is None else (frame, T_odom_cam, result.pair.reference.stamp)
         estimate = self._filter.step(frame, references, carried, measured)
         if estimate is None:
             return None
         confidence = (1 / (1 + (estimate.relative_sigma / self.config.filter_confident) ** 2)).astype(np.float32)
         return DepthResult(frame, estimate.depth, np.ones(estimate.depth.shape, bool), confidence, Scale.METRIC)
 
+    def _new(self, measured: InverseDepth, reference: int, T_ref_cur: np.ndarray, T_odom_cam: np.ndarray) -> InverseDepth:
+        """What is measured, as far as it is new: a camera at rest sees the same errors again and again, and would grow sure of them."""
+        _, T_odom_before, reference_before = self._previous
+        if reference != reference_before:
+            return measured
+        moved = np.linalg.norm(T_odom_cam[:3, 3] - T_odom_before[:3, 3])
+        share = min(1.0, moved / (_NEW * max(np.linalg.norm(T_ref_cur[:3, 3]), 1e-9)))
+        return replace(measured, information=measured.information * np.float32(share))
+
     def _carried(self, frame: CameraFrame, T_odom_cam: np.ndarray, measured: InverseDepth | None) -> InverseDepth | None:
         if self._previous is None or self._filter.estimate is None:
             return None
-        before, T_odom_before = self._previous
+        before, T_odom_before, _ = self._previous
         T_before_cur = np.linalg.inv(T_odom_before) @ T_odom_cam
-        if before.size != frame.size or not 0 < frame.stamp - before.stamp <= _LONGEST or np.linalg.norm(T_before_cur[:3, 3]) > _FARTHEST:
+        if before.size != frame.size or not 0 < frame.stamp - before.stamp <= _LONGEST or np.linalg.norm(T_before_cur[:3, 3]) * np.median(self._filter.estimate.value) > _FARTHEST:
             return None
         value = self._filter.estimate.value if measured is None else filled(measured)
         depth, K, T = (torch.from_numpy(np.asarray(a, np.float32)) for a in (1 / value, frame.K, T_before_cur))
         return self._filter.carry(induced_flow(depth, K, T)[0].numpy(), T_before_cur, frame.K)
+
+
+def prior_of(guide: DepthResult | None, length: float, size: tuple[int, int]) -> np.ndarray:
+    """Depth from flow as networks begin with it, (H, W, 2) float32 of size (width, height): inverse depth in units of 1 / length [m], 0 where none, and confidence."""
+    if guide is None:
+        return np.zeros((size[1], size[0], 2), np.float32)
+    there = guide.valid & np.isfinite(guide.depth) & (guide.depth > 0)
+    inverse = np.where(there, np.float32(length) / np.where(there, guide.depth, np.float32(1.0)), np.float32(0.0))
+    planes = np.stack([inverse, np.where(there, guide.confidence, np.float32(0.0)), there], -1).astype(np.float32)
+    if guide.frame.size != size:
+        planes = cv2.resize(planes, size, interpolation=cv2.INTER_AREA)
+    return np.divide(planes[..., :2], planes[..., 2:], out=np.zeros_like(planes[..., :2]), where=planes[..., 2:] > 0)

@@ -20,6 +20,8 @@ _LEAST = 0.2                    # share of a view's pixels whose flow comes back
 _FEW, _MANY = 100, 400          # points of each view, at first and in the end
 _FOLLOWED = 2                   # of the searches, to the end
 _FACTORS = np.exp(np.linspace(-0.4, 0.4, 5))        # of the focal length that is given, at which the search starts
+_FARTHEST = np.exp(0.5)         # such factor that is believed
+_TOLD = 0.8                     # of a guess's deviation, beyond which the views have told nothing
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class FocalEngine:
         found = sorted((bundle.adjust(few, _start(from_first, K), K, given[0, 0]) for K in starts), key=lambda one: one.cost)
         many = tracks_of(flows, len(frames), _MANY)
         best = min((bundle.adjust(many, one.T_cam_world, one.K, given[0, 0]) for one in found[:_FOLLOWED]), key=lambda one: one.cost)
-        return FocalEstimate(float(best.K[0, 0] / given[0, 0]), best.focal_deviation)
+        if best.focal_deviation > _TOLD * bundle.GIVEN:
+            return FocalEstimate(1.0, bundle.GIVEN)
+        return FocalEstimate(float(np.clip(best.K[0, 0] / given[0, 0], 1 / _FARTHEST, _FARTHEST)), best.focal_deviation)
 
     def _between_all(self, frames: Sequence[CameraFrame], known: KnownFlows) -> dict[tuple[int, int], FlowResult]:
         """Flow between any two frames (i, j), by the better of the ways from either, and the same seen from j."""

@@ -16,13 +16,12 @@ import torch
 
 from depth_ros import settings
 from depth_ros.engines.depth_networks import VARIANTS, NetworkPair, Networks
-from depth_ros.engines.flow_guide import FlowGuide
+from depth_ros.engines.flow_guide import FlowGuide, prior_of
 from depth_ros.engines.hanging_image import HangingImage
 from depth_ros.engines.images import image_tensor
 from depth_ros.engines.inference import InferenceConfig
 from depth_ros.engines.late_hits import LateHits
 from depth_ros.engines.range_projection import resize_hits
-from depth_ros.engines.replay_buffer import prior_of
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig
 from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale
@@ -45,8 +44,8 @@ class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
     """Which network at which size, and what tells its scale."""
 
     variant: str = setting('published', 'the published network, whose shipped weights depart from the paper: a channel of ones for the generated filters, a global module '
-                           'that sees the pair 32 px wide, a softplus at the end, and training on log depth, dense and synthetic; or the pose-aware one, which also looks at '
-                           'what flow and odometry triangulate', choices=VARIANTS)
+                           'that sees the pair 32 px wide, a softplus at the end, and training on log depth, dense and synthetic; or the pose-aware one, which begins '
+                           'with what flow and odometry tell of depth', choices=VARIANTS)
     weights: str = setting('', 'checkpoint of the variant (safetensors); empty: the one that comes with the package')
     width: int = setting(256, 'image width that the network works at', 'px', 64, 1920)
     height: int = setting(192, 'image height that the network works at', 'px', 48, 1200)

@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from depth_ros.engines.flow_guide import prior_of
 from depth_ros.engines.images import image_tensor
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult
 from depth_ros.learning.pairs import PairBatch
@@ -72,16 +72,6 @@ def _confident_depth(guide: DepthResult | None, frame: CameraFrame, confident: f
     kept = np.where(guide.valid & (guide.confidence >= confident), guide.depth, 0.0)
     at_depth_size = CameraFrame(frame.stamp, '', guide.frame.image, guide.frame.K, measured(kept), kept > 0)
     return measured(at_depth_size.resized(*frame.size).depth)
-
-
-def prior_of(guide: DepthResult | None, length: float, size: tuple[int, int]) -> np.ndarray:
-    """Depth from flow as networks begin with it, (H, W, 2) float32 of size (width, height): inverse depth in units of 1 / length [m], 0 where none, and confidence."""
-    if guide is None:
-        return np.zeros((size[1], size[0], 2), np.float32)
-    there = guide.valid & np.isfinite(guide.depth) & (guide.depth > 0)
-    inverse = np.where(there, np.float32(length) / np.where(there, guide.depth, np.float32(1.0)), np.float32(0.0))
-    both = np.stack([inverse, np.where(there, guide.confidence, np.float32(0.0))], -1).astype(np.float32)
-    return both if guide.frame.size == size else cv2.resize(both, size, interpolation=cv2.INTER_AREA)
 
 
 class ReplayBuffer:

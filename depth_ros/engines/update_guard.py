@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from depth_ros.engines.online_loss import log_error, rehearsed_error
+from depth_ros.engines.online_loss import NEAREST, log_error, rehearsed_error
 from depth_ros.engines.replay_buffer import Observation, lengths, pair_batch, stacked
 from depth_ros.learning.losses import masked_mean
 from depth_ros.learning.pairs import PairBatch
@@ -21,6 +21,7 @@ _AT_ONCE = 4            # observations that are looked at in one go
 _NOISE = 0.002          # differences of errors that mean nothing
 _GAIN = 1e-4            # of the error that is worth new weights
 _OF_FLOW = 0.06         # mean error of the log of depth from flow where it is sure, on a real camera: to be nearer to it is no better, as those are that begin with it
+_ANYWHERE = 0.03        # more than that over the whole image: there, too, who begins with depth from flow may not stray far
 _AT_LEAST = 2           # observations that tell of harm
 
 
@@ -78,9 +79,14 @@ class Checked:
 
     @torch.no_grad()
     def _look(self, some: Sequence[Observation]) -> list[tuple[float | None, float | None]]:
-        z, planes = self.network(*self.network.inputs(pair_batch(some))), [stacked(some, name) for name in ('hits', 'guide')]
-        hits, guide = (_each(log_error(z, observed, lengths(some)), observed > 0) for observed in planes)
-        return list(zip(hits, [None if error is None else max(error, _OF_FLOW) for error in guide]))
+        pairs = pair_batch(some)
+        z = self.network(*self.network.inputs(pairs))
+        hits, guide = (_each(log_error(z, observed, lengths(some)), observed > 0) for observed in (stacked(some, 'hits'), stacked(some, 'guide')))
+        if getattr(self.network.config, 'prior', False):
+            begun = pairs.prior[:, :1]
+            strayed = _each(torch.where(begun > 0, z.clamp(min=NEAREST).log() - begun.clamp(min=NEAREST).log(), 0.0), begun > 0)
+            guide = [None if sure is None else max(sure, _OF_FLOW, anywhere - _ANYWHERE) for sure, anywhere in zip(guide, strayed)]
+        return list(zip(hits, guide))
 
 
 def _key(one: Observation) -> tuple[int, bool]:
@@ -136,4 +142,6 @@ def helps(learned: Checked, frozen: Checked, newest: Sequence[Observation], coun
     To leave late costs more than to come back late.
     """
     some = newest[-2 * count:]
-    return len(some) == 2 * count and learned.errors(some).total < max((1 - share) * frozen.errors(some).total, _OF_FLOW + _NOISE)
+    if len(some) < 2 * count or sum(bool(one.guide.any()) for one in some) < count:
+        return False
+    return learned.errors(some).total < max((1 - share) * frozen.errors(some).total, _OF_FLOW + _NOISE)

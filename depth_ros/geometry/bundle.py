@@ -24,6 +24,7 @@ _STAGES = (5.0, 8, False), (2.0, 8, True), (0.7, 25, True)      # scale of the r
 _CONVERGED = 1e-5           # of the cost, by which a last step lessens it
 _NEAREST_ZERO = 1e-4        # inverse depth, of a usual one of about 1
 _MAX_FOCAL_STEP = 0.1       # of the logarithm
+_MEDIAN_OF_TWO = 2.0 * np.log(2.0)     # of the sum of two squared normal errors, in their variance
 _TINY = 1e-6
 
 
@@ -47,12 +48,13 @@ class Bundle:
     K: np.ndarray               # (3, 3) [px]
     readout: np.ndarray         # (V, 2) [px] shift between the first row and the last
     cost: float = np.inf        # [px^2] robust squared error of an observation
+    noise: float = np.inf       # [px^2] variance of one, each way, by the median of what is left
     information: float = 0.0    # [px^2] about the logarithm of the focal length, whatever else may change with it, of as many observations as are independent
 
     @property
     def focal_deviation(self) -> float:
         """Standard deviation of the logarithm of the focal length, as far as flow and the guess tell."""
-        return float((self.information / max(0.5 * self.cost, _LEAST_NOISE) + GIVEN ** -2) ** -0.5)
+        return float((self.information / max(self.noise, _LEAST_NOISE) + GIVEN ** -2) ** -0.5)
 
 
 def adjust(tracks: Tracks, T_cam_world: np.ndarray, K: np.ndarray, given: float) -> Bundle:
@@ -203,7 +205,10 @@ def _descend(tracks: Tracks, state: Bundle, given: float, scale: float, steps: i
         gained, state, cost, damping = cost - after, tried, after, max(damping / 5.0, 1e-9)
         if gained < _CONVERGED * cost:
             break
-    return replace(state, cost=cost / count, information=INDEPENDENT / count * _focal_information(H, tie, depth_information, pull))
+    _, target, _, _, ends, points, _ = _moved(tracks, state)
+    left = float(np.median((_errors(tracks, state, target, ends, points) ** 2).sum(1)))
+    information = min(INDEPENDENT, count) / count * _focal_information(H, tie, depth_information, pull)
+    return replace(state, cost=cost / count, noise=left / _MEDIAN_OF_TWO, information=information)
 
 
 def _gram(J: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -93,6 +93,7 @@ class PoseAwareLocal(nn.Module):
         if prior is not None:
             freely = torch.where(known, 1 / (1 + _SURER * prior[:, 1:] / (1.001 - prior[:, 1:])), 1.0)
             away, towards = freely * away, freely * towards
+            log_ratio = torch.where(known, (begun / scale).clamp(min=1e-6).log(), log_ratio)
         return scale * ((1 - away) * log_ratio + towards).clamp(-_REACH, _REACH).exp()
 
 
