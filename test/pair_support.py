@@ -44,6 +44,16 @@ def wavy_pairs(count: int, height: int = 24, width: int = 32, seed: int = 0) -> 
     return PairBatch(*images, flow, torch.where(valid, z[:, None], 0.0), valid, K, T, torch.where(valid, flow, 0.0), valid)
 
 
+def parts(pairs: PairBatch) -> dict[str, torch.Tensor]:
+    """What a batch has, by name."""
+    return {name: value for name, value in vars(pairs).items() if value is not None}
+
+
+def identical(a: PairBatch, b: PairBatch) -> bool:
+    """Whether two batches have the same, to the bit."""
+    return parts(a).keys() == parts(b).keys() and all(torch.equal(value, parts(b)[name]) for name, value in parts(a).items())
+
+
 class MemoryStore:
     """A PairStore of pairs that are in memory already."""
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from pair_support import few_surfaces
+from pair_support import few_surfaces, parts
 
 from depth_ros import settings
 from depth_ros.geometry import pinhole, se3
@@ -50,7 +50,7 @@ def test_a_batch_has_the_agreed_shapes(store, batch):
     assert batch.inverse_depth.shape == batch.valid.shape == batch.visible.shape == (12, 1, 48, 64)
     assert batch.K.shape == (12, 3, 3) and batch.T_2_1.shape == (12, 4, 4)
     assert 0.0 <= batch.image1.min() and batch.image1.max() <= 1.0 and batch.valid.all()
-    assert {t.dtype for t in vars(batch).values()} == {torch.float32, torch.bool}
+    assert {t.dtype for t in parts(batch).values()} == {torch.float32, torch.bool}
     some = store.batch([7, 2]).pick([1])
     assert len(some) == 1 and torch.equal(some.image2[0], batch.image2[2])
 

@@ -8,10 +8,10 @@ from functools import partial
 
 import pytest
 import torch
+from pair_support import identical
 
 from depth_ros.apps.train import flow_function
 from depth_ros.learning import scenes
-from depth_ros.learning.pairs import PairBatch
 from depth_ros.learning.synthetic_pairs import EndlessData, SyntheticPairs
 
 make_flow = partial(flow_function, 'dis')
@@ -32,11 +32,11 @@ def test_a_pair_depends_on_seed_and_index_alone(tmp_path):
     """Also when they are asked for in another order, and after a restart; later rounds show other scenes; nothing stays on the disk."""
     with SyntheticPairs(DATA, make_flow, 8) as source:
         batches = [source.batch([2 * step, 2 * step + 1]) for step in (0, 1, 2)]
-        _same(source.batch([2, 3]), batches[1])
+        assert identical(source.batch([2, 3]), batches[1])
         assert list(tmp_path.iterdir())
     assert not list(tmp_path.iterdir())
     with SyntheticPairs(DATA, make_flow, 8) as again:
-        _same(again.batch([4, 5]), batches[2])
+        assert identical(again.batch([4, 5]), batches[2])
     assert batches[0].image1.shape == (2, 3, 24, 32)
     assert min((a - b).abs().mean() for a in torch.cat([batches[0].image1, batches[1].image1]) for b in batches[2].image1) > 0.01
     shown = torch.cat([batches[0].T_2_1, batches[1].T_2_1])
@@ -46,8 +46,8 @@ def test_a_pair_depends_on_seed_and_index_alone(tmp_path):
 def test_a_batch_may_reach_into_the_next_round():
     with SyntheticPairs(DATA, make_flow, 8) as source:
         across, before, after = source.batch([3, 4]), source.batch([3]), source.batch([4])
-    _same(across.pick([0]), before)
-    _same(across.pick([1]), after)
+    assert identical(across.pick([0]), before)
+    assert identical(across.pick([1]), after)
 
 
 def test_another_process_renders_the_same(monkeypatch):
@@ -56,11 +56,7 @@ def test_another_process_renders_the_same(monkeypatch):
     with SyntheticPairs(replace(DATA, workers=1, ahead=1), make_flow, 8) as there:
         batch = there.batch([0, 1])
     with SyntheticPairs(DATA, make_flow, 8) as here:
-        _same(here.batch([0, 1]), batch)
-
-
-def _same(a: PairBatch, b: PairBatch) -> None:
-    assert all(torch.equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
+        assert identical(here.batch([0, 1]), batch)
 
 
 def test_what_cannot_be_is_refused():
