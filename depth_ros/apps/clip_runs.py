@@ -116,7 +116,8 @@ class Runner:
             else:
                 frames = [replace(frame, K=last.K) for frame in trial.frames]
                 unknown = config.uncalibrated and last.focal_deviation is None
-                last = replace(self._with(replace(config, rounds=1, uncalibrated=unknown)).run(frames, DepthMap(last.depth, last.depth > 0), last.T_view_key), focal_deviation=last.focal_deviation)
+                turn = self._with(replace(config, rounds=1, uncalibrated=unknown)).run(frames, DepthMap(last.depth, last.depth > 0), last.T_view_key)
+                last = replace(turn, focal_deviation=last.focal_deviation)
             if last.status is not AlternationStatus.OK:
                 break
             found.append(_told(last))

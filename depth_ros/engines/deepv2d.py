@@ -283,7 +283,7 @@ class DeepV2DEngine:
         if estimate is not None:
             self._hits.remember(small, track.T_odom_cam, estimate)
             for then, late in self._hits.compared(self._scale.factor):
-                self._scale.update(then.depth, self._confidence(then) >= 0.5, late)
+                self._scale.update(then.depth, self._filter.confidence(then) >= 0.5, late)
         factor, unit = self._scale.factor or 1.0, self._unit(given)
         if self._scale.factor is None:
             self.reason = 'the scale is free: no range hits have told it'
@@ -294,10 +294,6 @@ class DeepV2DEngine:
     def _unit(self, given: bool) -> Scale:
         return Scale.METRIC if given or self._scale.factor is not None else Scale.FREE
 
-    def _confidence(self, estimate: InverseDepth) -> np.ndarray:
-        """(H, W) float32 in [0, 1], a half where the relative standard deviation is filter_confident."""
-        return (1 / (1 + (estimate.relative_sigma / self.config.filter_confident) ** 2)).astype(np.float32)
-
     def _depth_result(self, small: CameraFrame, estimate: InverseDepth | None, factor: float, unit: Scale) -> DepthResult | None:
         """The filter's depth, or that of a sweep or the network if it is time for one and it is not deferred, times `factor`, which makes it of that unit."""
         self._count += 1
@@ -305,7 +301,7 @@ class DeepV2DEngine:
             return None
         if self._source == 'flow':
             everywhere = np.ones(estimate.value.shape, bool)
-            return _in_unit(DepthResult(small, estimate.depth, everywhere, self._confidence(estimate), Scale.FREE), factor, unit)
+            return _in_unit(DepthResult(small, estimate.depth, everywhere, self._filter.confidence(estimate), Scale.FREE), factor, unit)
         if (self._count - 1) % self.config.sweep_every:
             return None
         work = self._keyframe_depth.later(float(np.median(estimate.value)))

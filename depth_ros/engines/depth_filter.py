@@ -93,14 +93,17 @@ class DepthFilter:
         """Forget the estimate."""
         self.estimate = None
 
-    def step(self, frame: CameraFrame, references: Sequence[Reference], carried: InverseDepth | None = None, measured: InverseDepth | None = None) -> InverseDepth | None:
+    def step(self, frame: CameraFrame, references: Sequence[Reference], carried: InverseDepth | None = None) -> InverseDepth | None:
         """Estimate a frame's inverse depth; None as long as nothing was ever measured.
 
         `references` are triangulated, and the first, which is to be the nearest in view, settles edges; `carried` is what `carry` made of the last estimate (None: begin anew).
-        `measured`: what `measure` made of the same references, for who had use of it before.
         """
+        return self.update(frame, references, self.measure(frame, references), carried)
+
+    def update(self, frame: CameraFrame, references: Sequence[Reference], measured: InverseDepth | None, carried: InverseDepth | None) -> InverseDepth | None:
+        """The second half of `step`, for who has use of what `measure` gave."""
         moved = _moved(references)
-        fused = self._fuse(self.measure(frame, references) if measured is None else measured, carried)
+        fused = self._fuse(measured, carried)
         if fused is None:
             self.estimate = None
             return None
@@ -108,6 +111,10 @@ class DepthFilter:
         fused = replace(fused, value=np.where(fused.information > 0, fused.value, usual).astype(np.float32))
         self.estimate = self._smooth(sharpen(fused, frame, moved[0]) if moved else fused, frame.image)
         return self.estimate
+
+    def confidence(self, estimate: InverseDepth) -> np.ndarray:
+        """(H, W) float32 in [0, 1], a half where the relative standard deviation is filter_confident."""
+        return (1 / (1 + (estimate.relative_sigma / self.config.filter_confident) ** 2)).astype(np.float32)
 
     def carry(self, flow: np.ndarray, T_prev_cur: np.ndarray, K: np.ndarray) -> InverseDepth | None:
         """The last estimate at the current frame's pixels: fetched along the flow (H, W, 2) [px] to the previous frame, moved by the pose, less sure by one frame."""

@@ -26,7 +26,6 @@ class FlowGuide:
     """
 
     def __init__(self, config: DepthFilterConfig = DepthFilterConfig()) -> None:
-        self.config = config
         self._filter = DepthFilter(config)
         self._previous: tuple[CameraFrame, np.ndarray, int] | None = None       # with the stamp [ns] of its reference
 
@@ -48,11 +47,10 @@ class FlowGuide:
         if carried is not None and measured is not None:
             measured = self._new(measured, result.pair.reference.stamp, T_ref_cur, T_odom_cam)
         self._previous = None if T_odom_cam is None else (frame, T_odom_cam, result.pair.reference.stamp)
-        estimate = self._filter.step(frame, references, carried, measured)
+        estimate = self._filter.update(frame, references, measured, carried)
         if estimate is None:
             return None
-        confidence = (1 / (1 + (estimate.relative_sigma / self.config.filter_confident) ** 2)).astype(np.float32)
-        return DepthResult(frame, estimate.depth, np.ones(estimate.depth.shape, bool), confidence, Scale.METRIC)
+        return DepthResult(frame, estimate.depth, np.ones(estimate.depth.shape, bool), self._filter.confidence(estimate), Scale.METRIC)
 
     def _new(self, measured: InverseDepth, reference: int, T_ref_cur: np.ndarray, T_odom_cam: np.ndarray) -> InverseDepth:
         """What is measured, as far as it is new: a camera at rest sees the same errors again and again, and would grow sure of them."""

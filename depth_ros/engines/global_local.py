@@ -50,7 +50,8 @@ class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
     width: int = setting(256, 'image width that the network works at', 'px', 64, 1920)
     height: int = setting(192, 'image height that the network works at', 'px', 48, 1200)
     scale: str = setting('auto', 'what tells metres: range hits, the step of an odometry, which must be metric; auto: hits, else odometry; none: depth is in units of '
-                         'the baseline. The pose-aware network has its depth from the odometry, so with auto its metre, too, where that is metric. Fewer than scale_min_hits hits an image, as of a single rangefinder, are gathered over images only where odometry tells the motion',
+                         'the baseline. The pose-aware network has its depth from the odometry, so with auto its metre, too, where that is metric. '
+                         'Fewer than scale_min_hits hits an image, as of a single rangefinder, are gathered over images only where odometry tells the motion',
                          choices=('auto', 'hits', 'odometry', 'none'))
     hits_offset: float = setting(0.25, 'longest time between an image and the range hits that tell its scale; where odometry tells the motion, hits that come late are '
                                  'compared with the image of their own time', 's', 0.0, 1.0)

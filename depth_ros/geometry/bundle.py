@@ -125,9 +125,14 @@ def _rows(tracks: Tracks, state: Bundle, pixels: np.ndarray) -> np.ndarray:
     return (pixels[:, 1] - state.K[1, 2]) / tracks.height
 
 
-def _cost(tracks: Tracks, state: Bundle, pull: _Pull, scale: float) -> float:
+def _squared_errors(tracks: Tracks, state: Bundle) -> np.ndarray:
+    """Of all observations (O,) [px^2]."""
     _, target, _, _, ends, points, _ = _moved(tracks, state)
-    squared = (_errors(tracks, state, target, ends, points) ** 2).sum(1)
+    return (_errors(tracks, state, target, ends, points) ** 2).sum(1)
+
+
+def _cost(tracks: Tracks, state: Bundle, pull: _Pull, scale: float) -> float:
+    squared = _squared_errors(tracks, state)
     return float((squared / (1 + squared / scale ** 2)).sum()) + pull.cost(state)
 
 
@@ -205,8 +210,7 @@ def _descend(tracks: Tracks, state: Bundle, given: float, scale: float, steps: i
         gained, state, cost, damping = cost - after, tried, after, max(damping / 5.0, 1e-9)
         if gained < _CONVERGED * cost:
             break
-    _, target, _, _, ends, points, _ = _moved(tracks, state)
-    left = float(np.median((_errors(tracks, state, target, ends, points) ** 2).sum(1)))
+    left = float(np.median(_squared_errors(tracks, state)))
     information = min(INDEPENDENT, count) / count * _focal_information(H, tie, depth_information, pull)
     return replace(state, cost=cost / count, noise=left / _MEDIAN_OF_TWO, information=information)
 

@@ -74,9 +74,10 @@ def _filtered(pairs: PairBatch, draws: Sequence[Draw]) -> Tensor:
     information = usable * unit ** 2 * found.information[:, None] / (_NOISE ** 2 + _DOUBT ** 2 * doubt)
     frames = pairs.flow.new_tensor([d.frames for d in draws])[:, None, None, None]
     middle = _median(found.inverse_depth[:, None], usable)
-    value = torch.where(usable, torch.minimum(torch.maximum(found.inverse_depth[:, None], _NEAR_FAR[0] * middle), _NEAR_FAR[1] * middle), middle)
+    farthest, nearest = (bound * middle for bound in _NEAR_FAR)
+    value = torch.where(usable, found.inverse_depth[:, None].clamp(farthest, nearest), middle)
     value = torch.where(pairs.valid, pairs.inverse_depth + (value - pairs.inverse_depth) * frames ** -_SHARED * (_LEFT + _OTHER * left), value)
-    value = torch.minimum(torch.maximum(value, _NEAR_FAR[0] * middle), _NEAR_FAR[1] * middle)
+    value = value.clamp(farthest, nearest)
     information = _SURE * frames * information
     weight = information * (_SPREAD * middle).square()
     value = (value * weight + _spread(value, weight + _TINY, pairs.image1)) / (weight + 1)

@@ -71,14 +71,15 @@ class PoseAwareLocal(nn.Module):
         begun = triangulated if prior is None else torch.where(known, prior[:, :1], triangulated)
         scale = usual(begun)
         unit = _NOMINAL_WIDTH / seen.shape[-1]
-        log_ratio = _log_ratio(begun, scale)
+        log_begun = _log_ratio(begun, scale)
+        log_ratio = log_begun.clamp(_LOWEST, _HIGHEST)
         shift = parallax * scale * unit             # [px] of a usual point: what an error of the flow is to be compared with
         epipolar = epipolar * unit
         grey1, grey2 = (grey - grey.mean((2, 3), keepdim=True) for grey in (image1.mean(1, keepdim=True), image2.mean(1, keepdim=True)))
         matched, inside = warp.warp_by_flow(grey2, flow.permute(0, 2, 3, 1))
         trust = (triangulated > 0) * inside[:, None] * shift.square() / ((1 + shift.square()) * (1 + epipolar.square()))
         if prior is not None:
-            of_pair = torch.where(known, _log_ratio(triangulated, scale) - log_ratio, 0.0)
+            of_pair = torch.where(known, _log_ratio(triangulated, scale).clamp(_LOWEST, _HIGHEST) - log_ratio, 0.0)
             seen = torch.cat([seen, known.to(seen), prior[:, 1:], of_pair, trust], 1)
             trust = torch.where(known, prior[:, 1:], trust)
         cells = _pooled(torch.cat([log_ratio, log_ratio.square(), shift.log1p() - 2, epipolar.log1p(), 5 * (grey1 - matched).abs(), grey1,
@@ -93,13 +94,13 @@ class PoseAwareLocal(nn.Module):
         if prior is not None:
             freely = torch.where(known, 1 / (1 + _SURER * prior[:, 1:] / (1.001 - prior[:, 1:])), 1.0)
             away, towards = freely * away, freely * towards
-            log_ratio = torch.where(known, (begun / scale).clamp(min=1e-6).log(), log_ratio)
+            log_ratio = torch.where(known, log_begun, log_ratio)
         return scale * ((1 - away) * log_ratio + towards).clamp(-_REACH, _REACH).exp()
 
 
 def _log_ratio(inverse_depth: Tensor, scale: Tensor) -> Tensor:
-    """Log of inverse depth (B, 1, H, W), signed, over a usual one (B, 1, 1, 1), bounded."""
-    return (inverse_depth / scale).clamp(min=1e-6).log().clamp(_LOWEST, _HIGHEST)
+    """Log of inverse depth (B, 1, H, W), signed, over a usual one (B, 1, 1, 1)."""
+    return (inverse_depth / scale).clamp(min=1e-6).log()
 
 
 def _pooled(x: Tensor) -> Tensor:
