@@ -144,7 +144,7 @@ class DepthFilter:
             return None
         config = self.config
         value, information, epipolar = _triangulate(moved, frame, config.filter_texture)
-        error = np.stack([_half(np.minimum(r.flow.error, _LARGEST_ERROR)) for r in moved])
+        error = np.stack([half(np.minimum(r.flow.error, _LARGEST_ERROR)) for r in moved])
         usable = (value > 0) & (error < config.filter_max_inconsistency)
         doubt = np.where(usable, error * error + epipolar * epipolar, 1)
         information = usable * information / (config.filter_flow_noise ** 2 + config.filter_doubt ** 2 * doubt)
@@ -174,8 +174,8 @@ class DepthFilter:
         value, information = estimate.value.astype(np.float32), estimate.information.astype(np.float32)
         middle = _median(value, information)
         weight = information * np.float32((self.config.filter_smoothness * middle) ** 2)    # 1 where as sure as its surroundings
-        known, weighed = _half(weight) + np.float32(_UNTOLD), _half(weight * value) + np.float32(_UNTOLD) * middle
-        fit = smooth_along_colour(weighed / known, known, _half(image), self.config.filter_reach / 2, self.config.filter_edge)
+        known, weighed = half(weight) + np.float32(_UNTOLD), half(weight * value) + np.float32(_UNTOLD) * middle
+        fit = smooth_along_colour(weighed / known, known, half(image), self.config.filter_reach / 2, self.config.filter_edge)
         value = (value * weight + cv2.resize(fit, value.shape[::-1])) / (weight + 1)
         return InverseDepth(np.clip(value, _NEAR_FAR[0] * middle, _NEAR_FAR[1] * middle), information)
 
@@ -252,7 +252,7 @@ def _spread(x: np.ndarray, tie: np.ndarray) -> np.ndarray:
     return solved.T.reshape(x.shape)
 
 
-def _half(a: np.ndarray) -> np.ndarray:
+def half(a: np.ndarray) -> np.ndarray:
     """An image or map at half its size."""
     return cv2.resize(a, (a.shape[1] // 2, a.shape[0] // 2), interpolation=cv2.INTER_AREA)
 
@@ -261,7 +261,7 @@ def _triangulate(references: Sequence[Reference], frame: CameraFrame, texture: f
     """Inverse depth [1/m], its information if flow that texture holds well had a variance of 1 px^2, and epipolar distance [px] of each reference, (V, h, w) of half size."""
     width, height = frame.size
     x, y = (width // 2) / width, (height // 2) / height
-    flow = torch.from_numpy(np.stack([_half(r.flow.flow) for r in references]) * np.array([x, y], np.float32))
+    flow = torch.from_numpy(np.stack([half(r.flow.flow) for r in references]) * np.array([x, y], np.float32))
     T = torch.from_numpy(np.stack([r.T_ref_cur for r in references])).to(flow)
     with torch.inference_mode():
         found = two_view.triangulate_inverse_depth(flow, torch.from_numpy(resize_intrinsics(frame.K, x, y)).to(flow), T,
@@ -277,7 +277,7 @@ def flow_precision(image: np.ndarray, texture: float) -> np.ndarray:
     """
     shade = grey(image)
     u, v = (cv2.Sobel(shade, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1)))
-    xx, xy, yy = (cv2.boxFilter(_half(product), -1, (_TEXTURE_WINDOW,) * 2) for product in (u * u, u * v, v * v))
+    xx, xy, yy = (cv2.boxFilter(half(product), -1, (_TEXTURE_WINDOW,) * 2) for product in (u * u, u * v, v * v))
     noise = np.float32(max(texture * texture, _TINY))
     determinant = (xx + noise) * (yy + noise) - xy * xy
     return np.stack([xx * (yy + noise) - xy * xy, noise * xy, yy * (xx + noise) - xy * xy], -1) / determinant[..., None]

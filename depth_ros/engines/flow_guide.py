@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import torch
 
-from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference, filled
+from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference, filled, half
 from depth_ros.engines.threads import single_threaded
-from depth_ros.frames import CameraFrame, DepthResult, FlowResult, Scale
+from depth_ros.frames import CameraFrame, DepthResult, FlowResult, Scale, resize_intrinsics
 from depth_ros.geometry.warp import induced_flow
 
 _LONGEST = 1_000_000_000    # [ns] from one pair to the next over which depth is carried
@@ -68,17 +68,21 @@ class FlowGuide:
         T_before_cur = np.linalg.inv(T_odom_before) @ T_odom_cam
         if before.size != frame.size or not 0 < frame.stamp - before.stamp <= _LONGEST or np.linalg.norm(T_before_cur[:3, 3]) * np.median(self._filter.estimate.value) > _FARTHEST:
             return None
-        value = self._filter.estimate.value if measured is None else filled(measured)
-        depth, K, T = (torch.from_numpy(np.asarray(a, np.float32)) for a in (1 / value, frame.K, T_before_cur))
-        return self._filter.carry(induced_flow(depth, K, T)[0].numpy(), T_before_cur, frame.K)
+        value = half(self._filter.estimate.value) if measured is None else filled(InverseDepth(half(measured.value), half(measured.information)))
+        scale = np.array(value.shape[::-1]) / frame.size
+        depth, K, T = (torch.from_numpy(np.asarray(a, np.float32)) for a in (1 / value, resize_intrinsics(frame.K, *scale), T_before_cur))
+        flow = cv2.resize(induced_flow(depth, K, T)[0].numpy(), frame.size) / scale.astype(np.float32)
+        return self._filter.carry(flow, T_before_cur, frame.K)
 
 
 def prior_of(guide: DepthResult | None, length: float, size: tuple[int, int]) -> np.ndarray:
     """Depth from flow as networks begin with it, (H, W, 2) float32 of size (width, height): inverse depth in units of 1 / length [m], 0 where none, and confidence."""
     if guide is None:
         return np.zeros((size[1], size[0], 2), np.float32)
-    there = guide.valid & np.isfinite(guide.depth) & (guide.depth > 0)
-    inverse = np.where(there, np.float32(length) / np.where(there, guide.depth, np.float32(1.0)), np.float32(0.0))
+    there = guide.valid & (guide.depth > 0) & (guide.depth < np.inf)
+    if guide.frame.size == size and there.all():
+        return np.stack([np.float32(length) / guide.depth, guide.confidence], -1)
+    inverse = np.divide(np.float32(length), guide.depth, out=np.zeros(there.shape, np.float32), where=there)
     planes = np.stack([inverse, np.where(there, guide.confidence, np.float32(0.0)), there], -1).astype(np.float32)
     if guide.frame.size != size:
         planes = cv2.resize(planes, size, interpolation=cv2.INTER_AREA)

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from depth_ros import settings
-from depth_ros.models.layers import Conv, FilterGenerator, Pairs, centred, conv_leaky, coordinates, inverse_depth_of, local_network, scaled_flow, start_typical
-from depth_ros.models.pose_aware import PoseAwareLocal, geometry
+from depth_ros.models.layers import Conv, FilterGenerator, Pairs, centred, conv_leaky, coordinates, inverse_depth_of, local_network, reduced, scaled_flow, start_typical
+from depth_ros.models.pose_aware import PoseAwareLocal, geometry, looked_at
 from depth_ros.settings import setting
 
 PARAMETERS = 6                  # numbers that the global module may say
@@ -93,11 +92,14 @@ class GlobalLocal(nn.Module):
 
     def inputs(self, batch: Pairs) -> tuple[Tensor, ...]:
         """What forward takes of a batch."""
-        pair = batch.image1, batch.image2, batch.flow
+        pair, K = (batch.image1, batch.image2, batch.flow), batch.K
         if not self.config.pose_aware:
             return pair
-        prior = (torch.zeros_like(batch.flow) if batch.prior is None else batch.prior,) if self.config.prior else ()
-        return (*pair, *geometry(batch.flow, batch.K, batch.T_2_1), *prior)
+        prior: tuple[Tensor, ...] = ()
+        if self.config.prior:
+            *pair, K = looked_at(batch)
+            prior = torch.zeros_like(batch.flow) if batch.prior is None else batch.prior,
+        return (*pair, *geometry(pair[2], K, batch.T_2_1), *prior)
 
     def forward(self, image1: Tensor, image2: Tensor, flow: Tensor, *triangulation: Tensor) -> Tensor:
         """Inverse depth (B, 1, H, W) [1/baseline] of image1 (B, 3, H, W) in [0, 1] by flow (B, 2, H, W) [px] to image2; the rest as PoseAwareLocal takes it."""
@@ -116,9 +118,5 @@ class GlobalLocal(nn.Module):
         if self.global_module is None:
             return flow.new_zeros(len(flow), PARAMETERS)
         seen = [centred(image1), centred(image2)] if self.config.image_pair else []
-        return self.global_module(self._reduced(torch.cat([*seen, scaled_flow(flow)] if self.config.flow else seen, 1)))
-
-    def _reduced(self, seen: Tensor) -> Tensor:
-        """Means over squares of (B, C, H, W), so many that about global_width columns are left."""
-        factor = seen.shape[-1] // self.config.global_width if self.config.global_width else 1
-        return F.avg_pool2d(seen, factor) if factor > 1 else seen
+        x = torch.cat([*seen, scaled_flow(flow)] if self.config.flow else seen, 1)
+        return self.global_module(reduced(x, self.config.global_width) if self.config.global_width else x)

@@ -106,6 +106,17 @@ def resize(x: Tensor, like: Tensor) -> Tensor:
     return x if x.shape[-2:] == like.shape[-2:] else F.interpolate(x, size=like.shape[-2:], mode='bilinear', align_corners=False)
 
 
+def reduction(x: Tensor, width: int) -> int:
+    """How many times larger than about `width` columns x (B, C, H, W) is."""
+    return max(1, round(int(x.shape[-1]) / width))
+
+
+def reduced(x: Tensor, width: int) -> Tensor:
+    """Means of x (B, C, H, W) over squares, so many that about `width` columns are left."""
+    step = reduction(x, width)
+    return F.avg_pool2d(x, step, ceil_mode=True) if step > 1 else x
+
+
 def local_network(x: Tensor, banks: list[Tensor], last: nn.Conv2d | None = None) -> Tensor:
     """x (B, C, H, W) through filter banks [(B, out, in, 3, 3), ...] of its own for every sample, a Leaky ReLU after each, then through `last`: (B, out, H, W).
 

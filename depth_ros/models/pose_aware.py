@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from depth_ros.frames import resize_intrinsics
 from depth_ros.geometry import two_view, warp
-from depth_ros.models.layers import TYPICAL, Conv, FilterGenerator, conv_leaky, leaky, local_network, resize
+from depth_ros.models.layers import TYPICAL, Conv, FilterGenerator, Pairs, conv_leaky, leaky, local_network, reduced, reduction, resize
 
 BANKS = [16, 16, 16]                # output channels of the generated filter banks
 _WIDTH = 64                         # cells across the image in which it computes: what triangulation errs by is smooth, and so is the flow
+_LOOKED_AT = 128                    # [px] width of the pair that is described to it where it begins with depth of full size
 _LEVELS = 5                         # means of the triangulation over 1, 2, 4, 8 and 16 cells
 _CHANNELS = (40, 64, 80, 96)        # of the refiner, at 1, 2, 4 and 8 cells
 _LOWEST, _HIGHEST = -1.8, 2.5       # bounds of the log of triangulated over usual inverse depth
@@ -33,6 +35,13 @@ def geometry(flow: Tensor, K: Tensor, T_2_1: Tensor) -> tuple[Tensor, ...]:
     """
     found = two_view.triangulate_inverse_depth(flow.permute(0, 2, 3, 1), K, T_2_1)
     return found.derotated.permute(0, 3, 1, 2), found.inverse_depth[:, None], found.epipolar[:, None], found.parallax[:, None]
+
+
+def looked_at(batch: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Both images, flow and K of a batch with images some _LOOKED_AT pixels wide: finer a network does not look that has its detail from depth known beforehand."""
+    image1, image2, flow = (reduced(x, _LOOKED_AT) for x in (batch.image1, batch.image2, batch.flow))
+    scale = 1 / reduction(batch.flow, _LOOKED_AT)
+    return image1, image2, flow * scale, resize_intrinsics(batch.K, scale, scale)
 
 
 def usual(inverse_depth: Tensor) -> Tensor:
@@ -66,47 +75,48 @@ class PoseAwareLocal(nn.Module):
 
     def forward(self, parameters: Tensor, seen: Tensor, image1: Tensor, image2: Tensor, flow: Tensor,
                 derotated_flow: Tensor, triangulated: Tensor, epipolar: Tensor, parallax: Tensor, prior: Tensor | None = None) -> Tensor:
-        """Inverse depth (B, 1, H, W) [1/baseline] from the global parameters, what the published local module sees, the pair, geometry(), and models.layers.Pairs.prior."""
-        known = None if prior is None else prior[:, :1] > 0
-        begun = triangulated if prior is None else torch.where(known, prior[:, :1], triangulated)
+        """Inverse depth (B, 1, H, W) [1/baseline] from the global parameters, what the published local module sees, the pair, geometry(), and models.layers.Pairs.prior.
+
+        The prior may be larger than the rest, by whole factors, and the result is as large.
+        """
+        begun = fine = triangulated
+        if prior is not None:
+            known, confidence = prior[:, :1] > 0, prior[:, 1:]
+            fine = torch.where(known, prior[:, :1], resize(triangulated, prior))
+            begun, coarsely_known, coarse_confidence = reduced(torch.cat([fine, known.to(fine), confidence], 1), int(seen.shape[-1])).split(1, 1)
+            coarsely_known = coarsely_known > 0.5
         scale = usual(begun)
         unit = _NOMINAL_WIDTH / seen.shape[-1]
-        log_begun = _log_ratio(begun, scale)
-        log_ratio = log_begun.clamp(_LOWEST, _HIGHEST)
+        log_ratio = _log_ratio(begun, scale).clamp(_LOWEST, _HIGHEST)
         shift = parallax * scale * unit             # [px] of a usual point: what an error of the flow is to be compared with
         epipolar = epipolar * unit
         grey1, grey2 = (grey - grey.mean((2, 3), keepdim=True) for grey in (image1.mean(1, keepdim=True), image2.mean(1, keepdim=True)))
         matched, inside = warp.warp_by_flow(grey2, flow.permute(0, 2, 3, 1))
         trust = (triangulated > 0) * inside[:, None] * shift.square() / ((1 + shift.square()) * (1 + epipolar.square()))
         if prior is not None:
-            of_pair = torch.where(known, _log_ratio(triangulated, scale).clamp(_LOWEST, _HIGHEST) - log_ratio, 0.0)
-            seen = torch.cat([seen, known.to(seen), prior[:, 1:], of_pair, trust], 1)
-            trust = torch.where(known, prior[:, 1:], trust)
-        cells = _pooled(torch.cat([log_ratio, log_ratio.square(), shift.log1p() - 2, epipolar.log1p(), 5 * (grey1 - matched).abs(), grey1,
-                                   derotated_flow * (10 / seen.shape[-1]), seen, log_ratio * trust, trust], 1))
+            of_pair = torch.where(coarsely_known, _log_ratio(triangulated, scale).clamp(_LOWEST, _HIGHEST) - log_ratio, 0.0)
+            seen = torch.cat([seen, coarsely_known.to(seen), coarse_confidence, of_pair, trust], 1)
+            trust = torch.where(coarsely_known, coarse_confidence, trust)
+        cells = reduced(torch.cat([log_ratio, log_ratio.square(), shift.log1p() - 2, epipolar.log1p(), 5 * (grey1 - matched).abs(), grey1,
+                                   derotated_flow * (10 / seen.shape[-1]), seen, log_ratio * trust, trust], 1), _WIDTH)
         cells, trusted = cells[:, :-2], cells[:, -2:]
         means = _means(trusted)
         filtered = local_network(cells, self.generator(parameters))
         out = self.refiner(torch.cat([filtered, cells, means - cells[:, :1]], 1))
         shares = out[:, 1:]
         change = torch.cat([shares.sum(1, keepdim=True), out[:, :1] + (shares * means).sum(1, keepdim=True)], 1)
-        away, towards = resize(change, log_ratio).split(1, 1)
+        away, towards = resize(change, fine).split(1, 1)
         if prior is not None:
-            freely = torch.where(known, 1 / (1 + _SURER * prior[:, 1:] / (1.001 - prior[:, 1:])), 1.0)
+            log_fine = _log_ratio(fine, scale)
+            freely = torch.where(known, 1 / (1 + _SURER * confidence / (1.001 - confidence)), 1.0)
             away, towards = freely * away, freely * towards
-            log_ratio = torch.where(known, log_begun, log_ratio)
+            log_ratio = torch.where(known, log_fine, log_fine.clamp(_LOWEST, _HIGHEST))
         return scale * ((1 - away) * log_ratio + towards).clamp(-_REACH, _REACH).exp()
 
 
 def _log_ratio(inverse_depth: Tensor, scale: Tensor) -> Tensor:
     """Log of inverse depth (B, 1, H, W), signed, over a usual one (B, 1, 1, 1)."""
     return (inverse_depth / scale).clamp(min=1e-6).log()
-
-
-def _pooled(x: Tensor) -> Tensor:
-    """Means of x (B, C, H, W) over the cells in which it is computed."""
-    step = max(1, round(int(x.shape[-1]) / _WIDTH))
-    return F.avg_pool2d(x, step, ceil_mode=True) if step > 1 else x
 
 
 def _means(trusted: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from sensor_msgs.msg import Image
 
 from depth_ros.engines.online_learner import OnlineLearner
+from depth_ros.engines.range_projection import hit_pixels
 from depth_ros.frames import DepthResult, FlowResult, Scale
 from depth_ros.ros import codecs
 from depth_ros.ros.depth_outputs import DepthOutputConfig, DepthOutputs, Throttle
@@ -97,7 +98,7 @@ def hits_over(image: np.ndarray, hits: np.ndarray | None) -> np.ndarray:
     picture = cv2.resize(image, _SHOWN, interpolation=cv2.INTER_LINEAR)
     if hits is None:
         return picture
-    rows, columns = np.nonzero(hits)
+    rows, columns = hit_pixels(hits)
     shade = np.clip((hits[rows, columns] - _NEAR_FAR[0]) / (_NEAR_FAR[1] - _NEAR_FAR[0]), 0, 1)
     colours = cv2.applyColorMap((255 * (1 - shade)).astype(np.uint8)[:, None], cv2.COLORMAP_JET)[:, 0, ::-1] if len(rows) else []
     for row, column, colour in zip(rows, columns, colours):
