@@ -12,9 +12,10 @@ from deepv2d_support import NARROW, SIZE, Clip, Oracle, drive
 
 from depth_ros.engines import deepv2d, learned_depth
 from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine, EngineResult
+from depth_ros.engines.depth_filter import DepthFilter, InverseDepth
 from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.tracker import level_start
-from depth_ros.frames import CameraFrame, Scale, TrackStatus
+from depth_ros.frames import CameraFrame, DepthResult, Scale, TrackStatus
 from depth_ros.models import checkpoint, registry
 from depth_ros.models.deepv2d import DeepV2D
 
@@ -166,6 +167,39 @@ def test_learned_depth_comes_now_and_then_and_is_right(oracle, course):
         assert np.median(np.abs(results[i].depth.depth / course.depth[i] - 1)) < 0.02
 
 
+def test_the_filter_s_estimate_counts_where_it_is_surer_than_the_network(oracle, course):
+    course_depth, wrong = course.depth[6], 1.3
+
+    def told(**choice):
+        engine = DeepV2DEngine(DeepV2DConfig(depth='learned', sweep_every=6, learned_views=3, **choice, **SMALL))
+        honest = engine._keyframe_depth._work
+        engine._keyframe_depth._work = lambda *work: replace(found := honest(*work), depth=found.depth * np.float32(wrong))
+        return run(engine, seen(course, sensor=False)[:7], truth(course)[:7])[-1].depth.depth, engine._filter.estimate
+
+    alone, estimate = told(learned_deviation=0.0)
+    fused, _ = told()
+    np.testing.assert_allclose(np.median(alone / course_depth), wrong, rtol=0.02)
+    sure = estimate.relative_sigma < 0.03
+    assert sure.mean() > 0.05
+    assert np.median(np.abs(np.log(fused / estimate.depth))[sure]) < 0.02 < 0.15 < np.median(np.abs(np.log(fused / alone))[sure])
+    assert np.all((fused > 0.99 * np.minimum(alone, estimate.depth)) & (fused < 1.01 * np.maximum(alone, estimate.depth)))
+
+
+def test_what_the_network_does_not_know_is_left_to_the_filter(course):
+    frame = course.frames[0]
+    height, width = 2 * frame.image.shape[0], 2 * frame.image.shape[1]
+    depth = np.full((height, width), 2.0, np.float32)
+    depth[:, :width // 2] = 0.0
+    large = frame.resized(width, height)
+    result = DepthResult(large, depth, depth > 0, np.ones_like(depth), Scale.FREE)
+    estimate = InverseDepth(np.full((height // 2, width // 2), 0.4, np.float32), np.full((height // 2, width // 2), 50.0, np.float32))
+    fused = deepv2d._fused(DepthFilter(), result, estimate, 0.25)
+    assert fused.valid.all() and fused.scale is Scale.FREE
+    np.testing.assert_allclose(fused.depth[:, :width // 2], 2.5, rtol=1e-5)
+    assert ((fused.depth[:, width // 2:] > 2.01) & (fused.depth[:, width // 2:] < 2.49)).all()
+    assert fused.confidence[0, -1] > fused.confidence[0, 0] > 0
+
+
 def test_deferred_depth_is_what_would_have_come_at_once(oracle, course):
     config = DeepV2DConfig(depth='learned', sweep_every=6, learned_views=3, **SMALL)
     at_once, deferred = DeepV2DEngine(config), DeepV2DEngine(config, deferred=True)
@@ -177,7 +211,7 @@ def test_deferred_depth_is_what_would_have_come_at_once(oracle, course):
         if deferred.later is not None:
             work, compared = deferred.later, compared + 1
             deferred.reset(keep_pose=compared % 2 == 0) if compared == 3 else None      # what is under way goes on undisturbed
-            np.testing.assert_array_equal(work().depth, now.depth.depth)
+            np.testing.assert_allclose(work().depth, now.depth.depth, rtol=1e-6)
             if compared == 3:
                 return
     raise AssertionError('no depth was due')

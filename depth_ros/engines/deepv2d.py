@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from depth_ros import settings
@@ -307,7 +308,8 @@ class DeepV2DEngine:
         work = self._keyframe_depth.later(float(np.median(estimate.value)))
         if work is None:
             return None
-        self.later = partial(_worked_out, work, factor, unit)
+        deviation = self.config.learned_deviation if self._source == 'learned' else 0.0
+        self.later = partial(_worked_out, work, estimate, self._filter, deviation, factor, unit)
         if self._deferred:
             return None
         depth, self.later = self.later(), None
@@ -315,9 +317,22 @@ class DeepV2DEngine:
         return depth
 
 
-def _worked_out(work: Callable[[], DepthResult | None], factor: float, unit: Scale) -> DepthResult | None:
+def _worked_out(work: Callable[[], DepthResult | None], estimate: InverseDepth, with_filter: DepthFilter, deviation: float, factor: float, unit: Scale) -> DepthResult | None:
+    """What a sweep or the network gives, times `factor`; where it has a deviation, fused with the filter's estimate of that time, whose errors are others."""
     depth = work()
-    return None if depth is None else _in_unit(depth, factor, unit)
+    if depth is None:
+        return None
+    return _in_unit(_fused(with_filter, depth, estimate, deviation) if deviation else depth, factor, unit)
+
+
+def _fused(with_filter: DepthFilter, depth: DepthResult, estimate: InverseDepth, deviation: float) -> DepthResult:
+    """Depth of that relative standard deviation where it is fully confident, as one more measurement of the filter's estimate."""
+    value, information = (cv2.resize(a, depth.frame.size) for a in (estimate.value, estimate.information))
+    there = depth.valid & (depth.depth > 0)
+    inverse = np.divide(1.0, depth.depth, out=np.ones_like(value), where=there)
+    measured = InverseDepth(inverse, np.where(there, depth.confidence / (np.float32(deviation) * inverse) ** 2, np.float32(0.0)))
+    fused = with_filter.fused(measured, InverseDepth(value, information))
+    return replace(depth, depth=fused.depth, valid=np.ones(value.shape, bool), confidence=with_filter.confidence(fused))
 
 
 def _in_unit(depth: DepthResult, factor: float, unit: Scale) -> DepthResult:

@@ -103,7 +103,7 @@ class DepthFilter:
     def update(self, frame: CameraFrame, references: Sequence[Reference], measured: InverseDepth | None, carried: InverseDepth | None) -> InverseDepth | None:
         """The second half of `step`, for who has use of what `measure` gave."""
         moved = _moved(references)
-        fused = self._fuse(measured, carried)
+        fused = self.fused(measured, carried)
         if fused is None:
             self.estimate = None
             return None
@@ -159,8 +159,8 @@ class DepthFilter:
         known, weighed = (cv2.resize(a, frame.size) for a in (total, total * mean))
         return InverseDepth(weighed / np.maximum(known, _TINY), known)
 
-    def _fuse(self, measured: InverseDepth | None, carried: InverseDepth | None) -> InverseDepth | None:
-        """Mean weighted by information; a measurement that contradicts what is carried on loses weight."""
+    def fused(self, measured: InverseDepth | None, carried: InverseDepth | None) -> InverseDepth | None:
+        """Mean weighted by information; a measurement that contradicts what is carried on loses weight. The estimate stays as it is."""
         if measured is None or carried is None:
             return measured or carried
         variance = 1 / np.maximum(carried.information, _TINY) + 1 / np.maximum(measured.information, _TINY)
