@@ -24,8 +24,7 @@ from depth_ros.engines.late_hits import LateHits
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig
 from depth_ros.engines.threads import single_threaded
-from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale
-from depth_ros.geometry import pinhole
+from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, pixel_grid
 from depth_ros.settings import setting
 
 log = logging.getLogger(__name__)
@@ -124,6 +123,10 @@ class GlobalLocalEngine:
         self._late.put(stamp, hits)
         self._last_hits = hits
 
+    def asks_hits(self, step_length: float | None) -> bool:
+        """Whether hits are asked for the metre where an odometry measured a step [m], or none did (None)."""
+        return self.config.scale == 'hits' or self.config.scale == 'auto' and not (self.config.variant == 'pose_aware' and _is_step(step_length))
+
     @single_threaded()
     def step(self, result: FlowResult, T_ref_cur: np.ndarray | None = None, hits: np.ndarray | None = None, step_length: float | None = None,
              T_odom_cam: np.ndarray | None = None) -> GlobalLocalResult:
@@ -154,7 +157,8 @@ class GlobalLocalEngine:
         z, parameters = self.networks.run(self.used, network_pair(result, T_ref_cur, self.known))
         confidence = confidence_of(result, parallax)
         if T_odom_cam is not None and _length(T_ref_cur) > _NO_BASELINE:
-            self._compare_late(_Depth(1.0 / z * np.float32(_length(T_ref_cur)), _trusted(confidence)), result.pair.current, T_odom_cam, hits)
+            if self.asks_hits(step_length):
+                self._compare_late(_Depth(1.0 / z * np.float32(_length(T_ref_cur)), _trusted(confidence)), result.pair.current, T_odom_cam, hits)
             hits = None
         depth, unit = self._in_metres(1.0 / z, confidence, hits, T_ref_cur, step_length)
         if depth is None:
@@ -164,8 +168,6 @@ class GlobalLocalEngine:
 
     def _compare_late(self, depth: _Depth, frame: CameraFrame, T_odom_cam: np.ndarray, hits: np.ndarray | None) -> None:
         """Learn the scale from this image's hits and from those of earlier ones that have come since."""
-        if self.config.scale not in ('auto', 'hits'):
-            return
         if hits is not None:
             self._late.put(frame.stamp, hits)
         self._late.remember(frame, T_odom_cam, depth)
@@ -189,12 +191,10 @@ class GlobalLocalEngine:
         if wanted == 'none':
             self._add_reason('depth is in units of the baseline, as scale: none asks for')
             return depth, Scale.FREE
-        measured = step_length is not None and step_length > _NO_BASELINE
-        by_odometry = measured and (wanted == 'odometry' or wanted == 'auto' and self.used == 'pose_aware')
-        factor = self._by_hits(depth, confidence, hits, T_ref_cur) if wanted in ('auto', 'hits') and not by_odometry else None
+        factor = self._by_hits(depth, confidence, hits, T_ref_cur) if self.asks_hits(step_length) else None
         if factor is not None:
             self.scale_from = 'hits'
-        elif measured and wanted in ('auto', 'odometry'):
+        elif _is_step(step_length) and wanted in ('auto', 'odometry'):
             factor, self.scale_from = step_length, 'odometry'
         if factor is None:
             missing = {'auto': 'neither range hits nor odometry tell', 'hits': 'no range hits tell', 'odometry': 'no odometry tells'}[wanted]
@@ -249,6 +249,10 @@ def _length(T_ref_cur: np.ndarray | None) -> float:
     return 0.0 if T_ref_cur is None else float(np.linalg.norm(T_ref_cur[:3, 3]))
 
 
+def _is_step(length: float | None) -> bool:
+    return length is not None and length > _NO_BASELINE
+
+
 def _trusted(confidence: np.ndarray) -> np.ndarray:
     """Where depth of a confidence (H, W) may be compared with hits (H, W) bool: at half of the pixels at least."""
     return confidence >= min(0.5, float(np.median(confidence)))
@@ -270,11 +274,8 @@ def parallax_of(result: FlowResult, T_ref_cur: np.ndarray | None) -> np.ndarray:
     """(H, W) float32 [px]: length of the flow less what the rotation of T_ref_cur (4, 4) alone makes; of all of it where the motion is not known."""
     flow = result.flow
     if T_ref_cur is not None:
-        K = torch.from_numpy(result.pair.current.K)
-        rotation = (K @ torch.from_numpy(np.asarray(T_ref_cur, np.float64)[:3, :3]) @ torch.linalg.inv(K)).float()
-        height, width = flow.shape[:2]
-        at_infinity, _ = pinhole.dehomogenise(pinhole.apply_to_grid(rotation, height, width))
-        flow = flow + (pinhole.pixel_grid(height, width) - at_infinity).numpy()
+        K, pixels = result.pair.current.K, pixel_grid(*result.pair.current.size)
+        flow = flow + pixels - cv2.perspectiveTransform(pixels, K @ np.asarray(T_ref_cur, np.float64)[:3, :3] @ np.linalg.inv(K))
     return cv2.magnitude(*cv2.split(flow))
 
 

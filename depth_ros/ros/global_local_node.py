@@ -184,8 +184,8 @@ class GlobalLocalNode(ManagedNode):
             self._bundle.refuse(error)
             return
         self.diagnostics.clear('camera_info')
-        hits = self._hits_of(job, engine)
         length = None if job.T_ref_cur is None else float(np.linalg.norm(job.T_ref_cur[:3, 3]))
+        hits = self._hits_of(job, engine, length)
         found = engine.step(result, job.T_ref_cur, hits, length, job.T_odom_cam)
         self._tell_state(engine)
         if found.parameters is not None and self._parameters_out.get_subscription_count():
@@ -193,12 +193,15 @@ class GlobalLocalNode(ManagedNode):
         if found.depth is not None:
             self._depth_out.publish(found.depth, self.config.output)
 
-    def _hits_of(self, job: Job, engine: GlobalLocalEngine) -> np.ndarray | None:
-        """Give the engine the hits that came since the last pair, to compare each with the image of its time; where no pose is known, the nearest ones stand for it."""
+    def _hits_of(self, job: Job, engine: GlobalLocalEngine, step_length: float | None) -> np.ndarray | None:
+        """Give the engine the hits that came since the last pair, to compare each with the image of its time; where no pose is known, the nearest ones stand for it.
+
+        The newest are enough where the metre is not asked from them, for a camera that hangs to be noticed by.
+        """
         fresh = [self._fresh.popleft() for _ in range(len(self._fresh))]
         if job.T_odom_cam is None:
             return None if job.hits is None else self._decoded(job.hits)
-        for lap, message in fresh:
+        for lap, message in fresh if engine.asks_hits(step_length) else fresh[-1:]:
             if lap == job.epoch[0] and (hits := self._decoded(message)) is not None:
                 engine.put_hits(codecs.stamp_ns(message.header.stamp), hits)
         return None
