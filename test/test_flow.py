@@ -86,6 +86,16 @@ def test_same_input_gives_same_bits():
     assert np.array_equal(first.flow, second.flow) and np.array_equal(first.backward, second.backward)
 
 
+def test_flow_does_not_depend_on_what_was_looked_at_before():
+    pair, engine = shifted_pair(9, -5), FlowEngine()
+    first = engine.step(pair)
+    start = np.full_like(first.flow, 20.0)
+    engine.step(shifted_pair(-20, 10), (start, -start))
+    again = engine.step(pair)
+    assert np.array_equal(first.flow, again.flow) and np.array_equal(first.backward, again.backward)
+    assert (start == 20.0).all()
+
+
 def test_images_of_two_sizes_are_refused():
     image = texture()
     with pytest.raises(ValueError, match='one size'):

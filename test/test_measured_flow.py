@@ -10,7 +10,9 @@ import torch
 from clip_support import TINY, sample_clips
 from torch import Tensor
 
+from depth_ros.engines import known_flows
 from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationStatus
+from depth_ros.engines.features import Features
 from depth_ros.engines.flow import FlowConfig, FlowEngine
 from depth_ros.engines.focal import FocalEngine, FocalEstimate
 from depth_ros.engines.keyframes import DepthMap
@@ -146,22 +148,23 @@ def test_every_pair_is_worked_out_once_in_both_directions():
 
 
 class Begun(FlowEngine):
-    """Exact flow of neighbouring stamps; of frames that are farther apart nothing, but for where it is told to begin."""
+    """Exact flow of neighbouring stamps; of frames that are farther apart wherever it is told to begin within three pixels of it."""
 
     def __init__(self, flows: dict[tuple[int, int], np.ndarray]) -> None:
         super().__init__()
         self._flows = flows
-        self.begun: list[tuple[np.ndarray, np.ndarray]] = []
+        self.begun: list[tuple[int, int]] = []
 
     def step(self, pair, initial=None):
         ends = pair.current.stamp, pair.reference.stamp
-        if initial is not None:
-            self.begun.append(initial)
-            return FlowResult(pair, *initial)
-        if abs(ends[0] - ends[1]) == 1:
+        if initial is None and abs(ends[0] - ends[1]) == 1:
             return FlowResult(pair, self._flows[ends], self._flows[ends[::-1]])
         lost = np.full((*pair.current.image.shape[:2], 2), 500.0, np.float32)
-        return FlowResult(pair, lost, lost)
+        if initial is None:
+            return FlowResult(pair, lost, lost)
+        self.begun.append(ends)
+        return FlowResult(pair, *(np.where(np.linalg.norm(start - exact, axis=-1, keepdims=True) < 3.0, exact, lost)
+                                  for start, exact in zip(initial, (self._flows.get(way, -lost) for way in (ends, ends[::-1])))))
 
 
 def exact_flows(larger: int, frames: int) -> dict[tuple[int, int], np.ndarray]:
@@ -175,20 +178,47 @@ def exact_flows(larger: int, frames: int) -> dict[tuple[int, int], np.ndarray]:
     return found
 
 
-def test_views_too_far_apart_are_met_by_way_of_one_between():
+def test_views_too_far_apart_are_met_by_way_of_one_between(monkeypatch):
+    monkeypatch.setattr(Features, 'matched', lambda *_: np.zeros((2, 0, 2), np.float32))
     key, middle, far = frames_of(3, larger=3)
     exact = exact_flows(3, 3)
     engine = Begun(exact)
     known = KnownFlows(engine, 8)
     assert not agreeing(known.between(key, far)).any()
     near, found = known.to_views(key, [middle, far])
-    assert np.array_equal(near.flow, exact[1, 2]) and len(engine.begun) == 1
-    sure = agreeing(found)
-    assert sure.mean() > 0.4
-    for flow, ends in ((found.flow, (1, 3)), (found.backward, (3, 1))):
-        assert np.median(np.linalg.norm(flow - exact[ends], axis=-1)[sure]) < 0.05
+    assert np.array_equal(near.flow, exact[1, 2])
+    assert agreeing(found).mean() > 0.4 and is_exact(found, exact)
+    tried = len(engine.begun)
     assert not agreeing(known.between(key, far)).any()      # whoever does not know the view between gets nothing of it
-    assert [flow.pair.reference.stamp for flow in known.to_views(key, [far])] == [3] and len(engine.begun) == 1
+    assert [flow.pair.reference.stamp for flow in known.to_views(key, [far])] == [3] and len(engine.begun) == tried
+
+
+def test_views_too_far_apart_are_met_where_their_features_are():
+    key, _, far = frames_of(3, larger=3)
+    exact = exact_flows(3, 3)
+    engine = Begun(exact)
+    known = KnownFlows(engine, 8)
+    found, = known.to_views(key, [far])
+    assert len(engine.begun) == 1
+    assert agreeing(found).mean() > 0.3 and is_exact(found, exact)
+    assert not agreeing(known.between(key, far)).any()      # depends on no other view, but what is remembered is what flow alone tells
+
+
+def is_exact(found: FlowResult, exact: dict[tuple[int, int], np.ndarray]) -> bool:
+    """Whether what agrees with itself is right, both ways."""
+    ends, sure = (found.pair.current.stamp, found.pair.reference.stamp), agreeing(found)
+    return all(np.median(np.linalg.norm(flow - exact[way], axis=-1)[sure]) < 0.05 for flow, way in ((found.flow, ends), (found.backward, ends[::-1])))
+
+
+def test_flow_that_is_told_where_to_begin_is_kept_only_if_more_of_it_comes_back():
+    key, _, far = frames_of(3, larger=3)
+    exact = exact_flows(3, 3)
+    known = KnownFlows(Begun(exact), 8)
+    right = FlowResult(ImagePair(key, far), exact[1, 3], exact[3, 1])
+    known.offer([right])
+    far_off = np.zeros((2, 40, 2), np.float32)
+    known._features.matched = lambda *_: far_off + np.random.default_rng(0).uniform(0, 90, far_off.shape).astype(np.float32)
+    assert np.array_equal(known.to_views(key, [far])[0].flow, exact[1, 3])
 
 
 def test_nothing_leads_by_way_of_a_blank_view():
@@ -197,11 +227,17 @@ def test_nothing_leads_by_way_of_a_blank_view():
     blank = replace(key, stamp=9, image=np.full_like(key.image, 128))
     there = FlowResult(ImagePair(key, blank), *np.zeros((2, *key.image.shape[:2], 2), np.float32))
     assert there.valid.all() and not agreeing(there).any()
-    engine = Begun({})
+    engine = Begun(exact_flows(3, 3))
     known = KnownFlows(engine, 8)
     known.offer([there])
-    known.to_views(key, [blank, far])
-    assert not engine.begun
+    assert known.to_views(key, [blank, far])[0] is there
+    assert engine.begun.count((1, 3)) == 1      # where the features of the two are
+
+
+@pytest.mark.parametrize('homography', [np.zeros((3, 3)), np.diag([1.0, 1.0, 0.0]), None])
+def test_matches_that_no_homography_joins_begin_nothing(monkeypatch, homography):
+    monkeypatch.setattr(known_flows.cv2, 'findHomography', lambda *_: (homography, np.ones((20, 1), np.uint8)))
+    assert known_flows._homography((32, 24), *np.zeros((2, 20, 2), np.float32)) is None
 
 
 @pytest.mark.parametrize('form, remembered', [('keyframe', 16), ('global', 16), ('global', 1)])

@@ -77,18 +77,22 @@ def flow_function(config: FlowConfig = FlowConfig()) -> Callable[[np.ndarray, np
 
 
 class _Dis:
-    """DIS. The two directions run side by side, each on its own matcher, for a matcher is not re-entrant."""
+    """DIS. The two directions run side by side, each on its own matcher, for a matcher is not re-entrant.
+
+    Nor does one that was ever given a flow to start from start from nothing again (OpenCV 4): there is another two for that.
+    """
 
     def __init__(self, config: FlowConfig) -> None:
-        self._matchers = _matcher(config), _matcher(config)
+        self._from_nothing, self._from_flow = ((_matcher(config), _matcher(config)) for _ in range(2))
         self._beside = ThreadPoolExecutor(1, thread_name_prefix='flow')
 
     def __call__(self, current: np.ndarray, reference: np.ndarray, initial: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray]:
         """Flow from current to reference (H, W, 3) uint8 RGB and back, (H, W, 2) float32 [px] each."""
         current, reference = grey(current), grey(reference)
-        forward_start, backward_start = initial or (None, None)
-        beside = self._beside.submit(self._matchers[1].calc, reference, current, backward_start)
-        forward = self._matchers[0].calc(current, reference, forward_start)
+        matchers = self._from_nothing if initial is None else self._from_flow
+        forward_start, backward_start = (None, None) if initial is None else (start.copy() for start in initial)       # which it would write over
+        beside = self._beside.submit(matchers[1].calc, reference, current, backward_start)
+        forward = matchers[0].calc(current, reference, forward_start)
         return forward, beside.result()
 
 

@@ -61,7 +61,7 @@ class FocalEngine:
         found: dict[tuple[int, int], FlowResult] = {}
         for i, j in itertools.combinations(range(len(frames)), 2):
             usual = max(ways[i][j], reverse(ways[j][i]), key=_share)
-            fine = self._fine.step(usual.pair, (usual.flow.copy(), usual.backward.copy()))        # OpenCV writes over where it begins
+            fine = self._fine.step(usual.pair, (usual.flow, usual.backward))
             found[i, j] = fine if _share(fine) > _LOST * _share(usual) else usual
             found[j, i] = reverse(found[i, j])
         return found

@@ -3,20 +3,29 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
+from depth_ros.engines.features import Features
 from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.keyframes import View
 from depth_ros.frames import CameraFrame, FlowResult, ImagePair, pixel_grid
 from depth_ros.models.deepv2d_motion import MeasuredFlow, measured_flow
 
 TEXTURED = 0.5                      # [grey levels/px] gradient of what can be followed
-_AGREEING, _PASSABLE = 0.5, 0.2     # shares of pixels whose flow comes back: fewer are looked at again, and views with as many may lie between
-_CLEARLY = 0.05                     # more than before has to come back of a detour, whose beginning agrees with itself by its making
+_AGREEING, _PASSABLE = 0.7, 0.2     # shares of pixels whose flow comes back: fewer are looked at again, and views with as many may lie between
+_CLEARLY = 0.02                     # more than before has to come back of flow that was told where to begin
 _DETOURS = 3                        # views by way of which another is looked at
+_VIEWS = 16                         # whose features are remembered
+_FEWEST, _BENT = 8, 6.0             # matches that agree in one homography, to so many pixels
+_LONGEST = 2.0                      # image widths, of flow that a homography makes
+_SINGULAR = 1e9                     # condition of a homography from which it has no way back
+
+Start = tuple[np.ndarray, np.ndarray]
+"""Flow and backward flow (H, W, 2) [px] to begin with."""
 
 
 class KnownFlows:
@@ -26,6 +35,7 @@ class KnownFlows:
         """`limit`: pairs that are kept."""
         self._flow, self._limit = flow, limit
         self._kept: OrderedDict[tuple[int, int, tuple[int, int]], FlowResult] = OrderedDict()
+        self._features, self._views = Features(), OrderedDict[tuple[int, tuple[int, int]], View]()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -33,6 +43,7 @@ class KnownFlows:
     def clear(self) -> None:
         """Forget all, as after a jump of the clock."""
         self._kept.clear()
+        self._views.clear()
 
     def make_room(self, pairs: int) -> None:
         """Keep at least so many pairs from now on, so that none of a piece of work is forgotten in the midst of it."""
@@ -60,20 +71,60 @@ class KnownFlows:
         return found
 
     def to_views(self, key: CameraFrame, views: Sequence[CameraFrame]) -> list[FlowResult]:
-        """The flow from one frame to each of the others, by way of another one where the two have turned too far apart for flow.
+        """The flow from one frame to each of the others, also where the two have turned too far apart for flow to find its way from nothing.
 
-        A detour is where the flow of the pair then begins, and is kept only if clearly more of it comes back. It depends on which views there are, so it is not remembered.
+        Where little of it comes back it begins anew: at the homography that most matches of sparse features agree in, for a turning camera makes one, at the flow by way of another view,
+        or at the flow to that view. It is kept if clearly more comes back. As it depends on which views there are, it is not remembered.
         """
-        found = [self.between(key, view) for view in views]
-        share = [agreeing(flow).mean() for flow in found]
-        for i in sorted((i for i in range(len(views)) if share[i] < _AGREEING), key=lambda i: -share[i]):
-            middles = sorted((j for j in range(len(views)) if j != i and share[j] >= _PASSABLE), key=lambda j: -share[j])[:_DETOURS]
+        found = [self._by_features(_Looked.at(self.between(key, view))) for view in views]
+        for i in sorted((i for i in range(len(views)) if found[i].share < _AGREEING), key=lambda i: -found[i].share):
+            middles = sorted((j for j in range(len(views)) if j != i and found[j].share >= _PASSABLE), key=lambda j: -found[j].share)[:_DETOURS]
             for middle in middles:
-                there, on = found[middle], self.between(views[middle], views[i])
-                tried = self._flow.step(ImagePair(key, views[i]), (_chained(there.flow, on.flow), _chained(on.backward, there.backward)))
-                if (agreed := agreeing(tried).mean()) > share[i] + _CLEARLY:
-                    found[i], share[i] = tried, agreed
-        return found
+                there, on = found[middle].flow, self._by_features(_Looked.at(self.between(views[middle], views[i]))).flow
+                for start in ((_chained(there.flow, on.flow), _chained(on.backward, there.backward)), (there.flow, there.backward)):
+                    found[i] = self._again(found[i], start)
+        return [looked.flow for looked in found]
+
+    def _by_features(self, looked: _Looked) -> _Looked:
+        """What little comes back of, looked at again from where sparse features are."""
+        if looked.share >= _AGREEING:
+            return looked
+        start = _homography(looked.flow.pair.current.size, *self._features.matched(*(self._view(frame) for frame in (looked.flow.pair.current, looked.flow.pair.reference))))
+        return looked if start is None else self._again(looked, start)
+
+    def _again(self, looked: _Looked, start: Start) -> _Looked:
+        other = _Looked.at(self._flow.step(looked.flow.pair, start))
+        return other if other.share > looked.share + _CLEARLY else looked
+
+    def _view(self, frame: CameraFrame) -> View:
+        """The same one for the same frame, as long as it is remembered."""
+        key = frame.stamp, frame.size
+        self._views[key] = self._views.pop(key, None) or View(frame, np.eye(4))
+        while len(self._views) > _VIEWS:
+            self._views.popitem(last=False)
+        return self._views[key]
+
+
+class _Looked(NamedTuple):
+    """Flow, and the share of its pixels that agree."""
+
+    flow: FlowResult
+    share: float
+
+    @classmethod
+    def at(cls, flow: FlowResult) -> _Looked:
+        return cls(flow, float(agreeing(flow).mean()))
+
+
+def _homography(size: tuple[int, int], pixels: np.ndarray, others: np.ndarray) -> Start | None:
+    """The flow of an image of size (width, height) and back that most matches (N, 2) agree in; None if it is few."""
+    if len(pixels) < _FEWEST:
+        return None
+    H, agree = cv2.findHomography(pixels, others, cv2.RANSAC, _BENT)
+    if H is None or agree.sum() < _FEWEST or not np.linalg.cond(H) < _SINGULAR:
+        return None
+    grid, longest = pixel_grid(*size), _LONGEST * size[0]
+    return tuple(np.clip(cv2.perspectiveTransform(grid, way) - grid, -longest, longest) for way in (H, np.linalg.inv(H)))
 
 
 def agreeing(result: FlowResult) -> np.ndarray:
