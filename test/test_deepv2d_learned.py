@@ -193,11 +193,21 @@ def test_what_the_network_does_not_know_is_left_to_the_filter(course):
     large = frame.resized(width, height)
     result = DepthResult(large, depth, depth > 0, np.ones_like(depth), Scale.FREE)
     estimate = InverseDepth(np.full((height // 2, width // 2), 0.4, np.float32), np.full((height // 2, width // 2), 50.0, np.float32))
-    fused = deepv2d._fused(DepthFilter(), result, estimate, 0.25)
+    fused = deepv2d._fused(DepthFilter(), estimate, 0.25, result)
     assert fused.valid.all() and fused.scale is Scale.FREE
     np.testing.assert_allclose(fused.depth[:, :width // 2], 2.5, rtol=1e-5)
     assert ((fused.depth[:, width // 2:] > 2.01) & (fused.depth[:, width // 2:] < 2.49)).all()
     assert fused.confidence[0, -1] > fused.confidence[0, 0] > 0
+
+
+@pytest.mark.parametrize('told', [0.0, np.inf, np.nan])
+def test_where_neither_network_nor_filter_knows_depth_is_finite_and_not_sure(course, told):
+    frame = course.frames[0]
+    depth, shape = np.full(frame.image.shape[:2], told, np.float32), frame.image.shape[:2]
+    estimate = InverseDepth(np.full(shape, 0.4, np.float32), np.zeros(shape, np.float32))
+    fused = deepv2d._fused(DepthFilter(), estimate, 0.25, DepthResult(frame, depth, np.ones(shape, bool), np.ones(shape, np.float32), Scale.FREE))
+    np.testing.assert_allclose(fused.depth, 2.5, rtol=1e-5)
+    assert (fused.confidence < 0.05).all()
 
 
 def test_deferred_depth_is_what_would_have_come_at_once(oracle, course):
@@ -211,7 +221,7 @@ def test_deferred_depth_is_what_would_have_come_at_once(oracle, course):
         if deferred.later is not None:
             work, compared = deferred.later, compared + 1
             deferred.reset(keep_pose=compared % 2 == 0) if compared == 3 else None      # what is under way goes on undisturbed
-            np.testing.assert_allclose(work().depth, now.depth.depth, rtol=1e-6)
+            np.testing.assert_allclose(work().depth, now.depth.depth, rtol=1e-6)     # at once it runs on one thread, and sums in another order
             if compared == 3:
                 return
     raise AssertionError('no depth was due')

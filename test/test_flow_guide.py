@@ -8,7 +8,8 @@ import global_local_support as support
 import numpy as np
 import pytest
 
-from depth_ros.engines.flow_guide import FlowGuide
+from depth_ros.engines.depth_filter import InverseDepth, filled, halved
+from depth_ros.engines.flow_guide import FlowGuide, prior_of
 from depth_ros.frames import Scale
 
 
@@ -59,3 +60,25 @@ def test_a_camera_at_rest_grows_no_surer_by_looking_again():
         result = after(result)
         found = guide.step(result, support.T_REF_CUR, np.eye(4))
     assert found.confidence.mean() < first.confidence.mean() + 0.01
+
+
+@pytest.mark.parametrize('size', [(20, 30), (21, 31)])
+def test_half_the_size_is_the_mean_of_what_is_known(size):
+    value, information = np.ones(size, np.float32), np.full(size, 50.0, np.float32)
+    value[:, 15:] = information[:, 15:] = 0.0
+    small = halved(InverseDepth(value, information))
+    assert small.value.shape == (10, 15)
+    np.testing.assert_allclose(small.value[small.information > 0], 1.0, rtol=1e-5)
+    assert small.information[0, 0] == 50.0 and small.information[0, -1] == 0.0
+    np.testing.assert_allclose(filled(small), 1.0, rtol=0.02)
+
+
+def test_a_prior_is_the_same_by_either_way():
+    result, _ = support.wall()
+    found = FlowGuide().step(result, support.T_REF_CUR)
+    quick = prior_of(found, 0.5, found.frame.size)
+    gap = found.valid.copy()
+    gap[0, 0] = False
+    slow = prior_of(replace(found, valid=gap), 0.5, found.frame.size)
+    assert quick.dtype == slow.dtype == np.float32 and (slow[0, 0] == 0).all()
+    np.testing.assert_allclose(slow[gap], quick[gap], rtol=1e-6)

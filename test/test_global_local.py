@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from depth_ros.engines.inference import ExportedModel
 from depth_ros.geometry import pinhole, two_view
 from depth_ros.models import layers
 from depth_ros.models.global_local import GlobalLocal, GlobalLocalConfig
@@ -164,3 +165,55 @@ def test_with_a_width_of_its_own_the_global_module_says_the_same_at_every_size()
     larger = [x.repeat_interleave(4, 2).repeat_interleave(4, 3) for x in (image1, image2, 4 * flow)]
     assert torch.allclose(network.global_parameters(*larger), at_width, atol=1e-6)
     assert not torch.allclose(GlobalLocal().eval().global_parameters(*larger), at_width, atol=1e-3)
+
+
+class Known(Pairs):
+    """Pairs of which depth is known beforehand, but for the left third."""
+
+    def __init__(self, count: int = 2, size: tuple[int, int] = SIZE):
+        super().__init__(count, size)
+        z = 0.05 + 0.1 * torch.rand(count, 1, *size)
+        z[..., :size[1] // 3] = 0.0
+        self.prior = torch.cat([z, 0.6 * (z > 0)], 1)
+
+
+@pytest.mark.parametrize('size', [(192, 256), (240, 320), (190, 250), (75, 100)])
+def test_depth_known_beforehand_keeps_its_detail_whatever_the_size(size):
+    pairs, model = Known(size=size), GlobalLocal(GlobalLocalConfig(pose_aware=True, prior=True)).eval()
+    inputs = model.inputs(pairs)
+    step = {256: 2, 320: 1, 250: 2, 100: 1}[size[1]]
+    assert inputs[0].shape[-2:] == inputs[4].shape[-2:] == (-(-size[0] // step), -(-size[1] // step))
+    found, there = model(*inputs), pairs.prior[:, :1] > 0
+    assert found.shape == (2, 1, *size) and torch.isfinite(found).all() and (found > 0).all()
+    torch.testing.assert_close(found[there], pairs.prior[:, :1][there], rtol=1e-4, atol=0)      # untrained it changes nothing
+    assert (found[~there] > 0).all() and found[~there].std() > 0       # triangulated
+    moved = network(pose_aware=True, prior=True)
+    assert not torch.allclose(moved(*moved.inputs(pairs))[there], found[there], rtol=1e-2)
+    torch.testing.assert_close(moved(*(x[1:] for x in moved.inputs(pairs))), moved(*moved.inputs(pairs))[1:], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('variant', [{'global_width': 32, 'constant': True}, {'pose_aware': True, 'prior': True}], ids=['published', 'pose_aware'])
+@pytest.mark.parametrize('size', [(240, 320), (190, 250), (75, 100)])
+def test_the_graph_is_the_network_at_sizes_that_do_not_divide(variant, size):
+    model = network(**variant)
+    inputs = [x[:1] for x in model.inputs(Known(size=size))]
+    exported = ExportedModel(model, tuple(inputs))
+    assert exported.backend == 'onnxruntime' and exported.difference < 1e-4
+
+
+def test_squares_that_stand_out_repeat_the_border():
+    x = torch.arange(15.0).reshape(1, 1, 3, 5)
+    assert layers.pooled(x, 1) is x
+    assert layers.pooled(x, 2)[0, 0].tolist() == [[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]]
+    assert layers.enlarged(layers.pooled(x, 2), 2, x).shape == x.shape
+    flat = torch.ones(1, 1, 3, 5)
+    assert torch.equal(layers.enlarged(layers.pooled(flat, 2), 2, flat), flat)
+
+
+def test_the_global_module_leaves_out_what_does_not_fill_a_square():
+    model = GlobalLocal(GlobalLocalConfig(global_width=32)).eval()
+    image1, image2, flow = (torch.rand(1, channels, 51, 71) for channels in (3, 3, 2))
+    whole = model.global_parameters(image1, image2, flow)
+    for x in (image1, image2, flow):
+        x[..., 50:, :] = x[..., 70:] = 9.0
+    torch.testing.assert_close(model.global_parameters(image1, image2, flow), whole)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from depth_ros.engines.range_projection import knots, moved, project_points, resize_hits
+from depth_ros.engines.range_projection import hit_pixels, knots, moved, project_points, resize_hits
 
 SIZE = WIDTH, HEIGHT = 160, 120
 K = np.array([[131.0, 0.0, 79.5], [0.0, 133.0, 59.5], [0.0, 0.0, 1.0]])
@@ -156,3 +156,8 @@ def test_points_of_one_moment_need_one_transform():
     T = turning(np.array([80_000_000]), 2.0, np.ones(3))
     assert len(knots(stamps)) == 1
     np.testing.assert_allclose(moved(points, stamps, knots(stamps), T), points @ T[0, :3, :3].T + T[0, :3, 3])
+
+
+def test_only_positive_finite_ranges_are_hits():
+    rows, columns = hit_pixels(np.array([[0.0, 1.5, np.nan], [-1.0, np.inf, 2.0]], np.float32))
+    assert rows.tolist() == [0, 1] and columns.tolist() == [1, 2]

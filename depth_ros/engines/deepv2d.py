@@ -3,7 +3,7 @@
 Z. Teed, J. Deng, "DeepV2D: Video to Depth with Differentiable Structure from Motion", ICLR 2020.
 
 Motion comes from dense Gauss-Newton on flow (tracker), or on what the learned motion module says (learned_motion). Depth is the sensor's, or that of a recursive
-filter on triangulated flow (depth_filter); now and then that of a plane sweep (sweep) or of the learned depth module (learned_depth), while tracking goes on with the filter's. Without a sensor the first two views with enough parallax start it, and the unit of length is the median depth seen then,
+filter on triangulated flow (depth_filter); now and then that of a plane sweep (sweep) or of the learned depth module (learned_depth), which is fused with the filter's, while tracking goes on with the filter's. Without a sensor the first two views with enough parallax start it, and the unit of length is the median depth seen then,
 until range hits tell the metre.
 """
 from __future__ import annotations
@@ -39,6 +39,7 @@ from depth_ros.settings import setting
 log = logging.getLogger(__name__)
 
 _TRACKED_SIGMA = 0.4            # relative standard deviation up to which depth is tracked against
+_EXACT = 0.01                   # a deviation of learned depth that leaves nothing to fuse it with
 _CARRIED_TRUST = 5.0            # measured on a recorded sequence: less lets the scale drift, more lets noise into the poses
 
 
@@ -47,7 +48,7 @@ class DeepV2DConfig(SlamWindowConfig, DepthFilterConfig, MetricScaleConfig, Swee
     """What moves, what measures, at which size."""
 
     motion: str = setting('flow', 'where motion comes from: dense alignment on optical flow, or on what the learned motion module says', choices=('flow', 'learned'))
-    depth: str = setting('auto', 'where depth comes from: the sensor, a filter on flow, now and then a plane sweep or the learned depth module; '
+    depth: str = setting('auto', 'where depth comes from: the sensor, a filter on flow, now and then a plane sweep, or the learned depth module fused with the filter; '
                          'auto: the sensor as soon as there is one, else flow', choices=('auto', 'sensor', 'flow', 'sweep', 'learned'))
     window: bool = setting(False, 'refine the poses of the last keyframes, and of frames between them, together; needs sensor depth, so it cannot go with depth flow, sweep or learned, '
                            'and with auto waits for the sensor')
@@ -308,8 +309,8 @@ class DeepV2DEngine:
         work = self._keyframe_depth.later(float(np.median(estimate.value)))
         if work is None:
             return None
-        deviation = self.config.learned_deviation if self._source == 'learned' else 0.0
-        self.later = partial(_worked_out, work, estimate, self._filter, deviation, factor, unit)
+        fuse = partial(_fused, self._filter, estimate, self.config.learned_deviation) if self._source == 'learned' and self.config.learned_deviation >= _EXACT else None
+        self.later = partial(_worked_out, work, fuse, factor, unit)
         if self._deferred:
             return None
         depth, self.later = self.later(), None
@@ -317,19 +318,22 @@ class DeepV2DEngine:
         return depth
 
 
-def _worked_out(work: Callable[[], DepthResult | None], estimate: InverseDepth, with_filter: DepthFilter, deviation: float, factor: float, unit: Scale) -> DepthResult | None:
-    """What a sweep or the network gives, times `factor`; where it has a deviation, fused with the filter's estimate of that time, whose errors are others."""
+def _worked_out(work: Callable[[], DepthResult | None], fuse: Callable[[DepthResult], DepthResult] | None, factor: float, unit: Scale) -> DepthResult | None:
+    """What a sweep or the network gives, fused if it is to be, times `factor`."""
     depth = work()
     if depth is None:
         return None
-    return _in_unit(_fused(with_filter, depth, estimate, deviation) if deviation else depth, factor, unit)
+    return _in_unit(depth if fuse is None else fuse(depth), factor, unit)
 
 
-def _fused(with_filter: DepthFilter, depth: DepthResult, estimate: InverseDepth, deviation: float) -> DepthResult:
-    """Depth of that relative standard deviation where it is fully confident, as one more measurement of the filter's estimate."""
+def _fused(with_filter: DepthFilter, estimate: InverseDepth, deviation: float, depth: DepthResult) -> DepthResult:
+    """Depth of that relative standard deviation where it is fully confident, as one more measurement of the filter's estimate.
+
+    Its confidence is the filter's, too: what only the network tells is little sure, and enters no map.
+    """
     value, information = (cv2.resize(a, depth.frame.size) for a in (estimate.value, estimate.information))
-    there = depth.valid & (depth.depth > 0)
-    inverse = np.divide(1.0, depth.depth, out=np.ones_like(value), where=there)
+    there = depth.valid & (depth.depth > 0) & (depth.depth < np.inf)
+    inverse = np.divide(1.0, depth.depth, out=value.copy(), where=there)
     measured = InverseDepth(inverse, np.where(there, depth.confidence / (np.float32(deviation) * inverse) ** 2, np.float32(0.0)))
     fused = with_filter.fused(measured, InverseDepth(value, information))
     return replace(depth, depth=fused.depth, valid=np.ones(value.shape, bool), confidence=with_filter.confidence(fused))

@@ -167,7 +167,8 @@ class DepthFilter:
         distance = (carried.value - measured.value) ** 2 / variance
         new = measured.information / (1 + distance / self.config.filter_gate ** 2)
         total = carried.information + new
-        return InverseDepth((carried.value * carried.information + measured.value * new) / np.maximum(total, _TINY), total)
+        value = (carried.value * carried.information + measured.value * new) / np.maximum(total, _TINY)
+        return InverseDepth(np.where(total > 0, value, carried.value), total)
 
     def _smooth(self, estimate: InverseDepth, image: np.ndarray) -> InverseDepth:
         """Draw each pixel towards what the pixels around it of like colour say, the more the less is known of it."""
@@ -191,6 +192,12 @@ def filled(measured: InverseDepth) -> np.ndarray:
     weight = (measured.information * np.float32((_FILL_SPREAD * middle) ** 2)).astype(np.float32)
     around, known = (cv2.GaussianBlur(a, (0, 0), _FILL_REACH) for a in (weight * measured.value, weight))
     return (weight * measured.value + _FILL_SHARE * around + _UNTOLD * middle) / (weight + _FILL_SHARE * known + _UNTOLD)
+
+
+def halved(estimate: InverseDepth) -> InverseDepth:
+    """At half the size, by the means of what is known."""
+    information, weighed = half(estimate.information), half(estimate.value * estimate.information)
+    return InverseDepth(np.where(information > 0, weighed / np.maximum(information, _TINY), half(estimate.value)), information)
 
 
 def sharpen(estimate: InverseDepth, frame: CameraFrame, reference: Reference) -> InverseDepth:
@@ -253,7 +260,7 @@ def _spread(x: np.ndarray, tie: np.ndarray) -> np.ndarray:
 
 
 def half(a: np.ndarray) -> np.ndarray:
-    """An image or map at half its size."""
+    """An image or map at half its size, rounded down."""
     return cv2.resize(a, (a.shape[1] // 2, a.shape[0] // 2), interpolation=cv2.INTER_AREA)
 
 

@@ -54,7 +54,7 @@ class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
                          choices=('auto', 'hits', 'odometry', 'none'))
     hits_offset: float = setting(0.25, 'longest time between an image and the range hits that tell its scale; where odometry tells the motion, hits that come late are '
                                  'compared with the image of their own time', 's', 0.0, 1.0)
-    guided: bool = setting(True, 'let a pose-aware network begin with what a recursive filter has made of the flow so far, which takes some 11 ms a pair; '
+    guided: bool = setting(True, 'let a pose-aware network begin with what a recursive filter has made of the flow so far, which takes some 10 ms a pair; '
                            'false: with what each pair triangulates by itself')
     min_displacement: float = setting(0.006, 'median displacement, less that of the rotation where it is known, as a share of the width, below which a pair has no depth', '', 0.0, 0.5)
     max_depth: float = setting(20.0, 'depth beyond which a pixel is not valid, once metres are known', 'm', 0.1, 1000.0)
@@ -191,7 +191,8 @@ class GlobalLocalEngine:
         if wanted == 'none':
             self._add_reason('depth is in units of the baseline, as scale: none asks for')
             return depth, Scale.FREE
-        factor = self._by_hits(depth, confidence, hits, T_ref_cur) if self.asks_hits(step_length) else None
+        asked = self.asks_hits(step_length if self.used == self.config.variant else None)       # what stands in speaks of pairs whose motion is not known
+        factor = self._by_hits(depth, confidence, hits, T_ref_cur) if asked else None
         if factor is not None:
             self.scale_from = 'hits'
         elif _is_step(step_length) and wanted in ('auto', 'odometry'):

@@ -17,7 +17,7 @@ from depth_ros.models.deepv2d_motion import MeasuredFlow, measured_flow
 
 TEXTURED = 0.5                      # [grey levels/px] gradient of what can be followed
 _AGREEING, _PASSABLE = 0.7, 0.2     # shares of pixels whose flow comes back: fewer are looked at again, and views with as many may lie between
-_CLEARLY = 0.02                     # more than before has to come back of flow that was told where to begin
+_CLEARLY = 0.02                     # more than before has to come back of flow that was told where to begin, which agrees with itself by its making
 _DETOURS = 3                        # views by way of which another is looked at
 _VIEWS = 16                         # whose features are remembered
 _FEWEST, _BENT = 8, 6.0             # matches that agree in one homography, to so many pixels
@@ -121,7 +121,7 @@ def _homography(size: tuple[int, int], pixels: np.ndarray, others: np.ndarray) -
     if len(pixels) < _FEWEST:
         return None
     H, agree = cv2.findHomography(pixels, others, cv2.RANSAC, _BENT)
-    if H is None or agree.sum() < _FEWEST or not np.linalg.cond(H) < _SINGULAR:
+    if H is None or agree.sum() < _FEWEST or not np.isfinite(H).all() or not np.linalg.cond(H) < _SINGULAR:
         return None
     grid, longest = pixel_grid(*size), _LONGEST * size[0]
     return tuple(np.clip(cv2.perspectiveTransform(grid, way) - grid, -longest, longest) for way in (H, np.linalg.inv(H)))

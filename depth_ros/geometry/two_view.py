@@ -73,7 +73,8 @@ def _epipolar_distance(infinity: Tensor, epipole: Tensor, end: Tensor, at_infini
     squared = normal_x * normal_x + normal_y * normal_y
     is_line = squared > _TINY
     along = (normal_x * end[..., 0] + normal_y * end[..., 1] + rest).abs() / torch.where(is_line, squared, 1.0).sqrt()
-    return torch.where(is_line, along, torch.hypot(*(end - at_infinity).unbind(-1)))
+    apart = (end - at_infinity).square().sum(-1)
+    return torch.where(is_line, along, torch.where(apart > 0, apart, 1.0).sqrt() * (apart > 0))
 
 
 class TwoViewStatus(enum.Enum):

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from depth_ros import settings
-from depth_ros.models.layers import Conv, FilterGenerator, Pairs, centred, conv_leaky, coordinates, inverse_depth_of, local_network, reduced, scaled_flow, start_typical
+from depth_ros.models.layers import Conv, FilterGenerator, Pairs, centred, conv_leaky, coordinates, inverse_depth_of, local_network, scaled_flow, start_typical
 from depth_ros.models.pose_aware import PoseAwareLocal, geometry, looked_at
 from depth_ros.settings import setting
 
@@ -39,7 +40,7 @@ class GlobalLocalConfig:
     global_module: bool = setting(True, 'make the filters from global parameters; else they are the same for every pair')
     flow: bool = setting(True, 'work on the flow; else the global module has the images alone, and the generated filters the images instead of the flow')
 
-    global_width: int = setting(0, 'width that pairs are reduced to before the global module sees them, so that it says the same at every size; 0: as they come, as published',
+    global_width: int = setting(0, 'width that pairs are reduced to before the global module sees them, so that it says the same at every size; 0: as they come, as published, or with prior as models/pose_aware.py reduces them',
                                 'px', low=0, high=1024)
 
     def __post_init__(self) -> None:
@@ -119,4 +120,5 @@ class GlobalLocal(nn.Module):
             return flow.new_zeros(len(flow), PARAMETERS)
         seen = [centred(image1), centred(image2)] if self.config.image_pair else []
         x = torch.cat([*seen, scaled_flow(flow)] if self.config.flow else seen, 1)
-        return self.global_module(reduced(x, self.config.global_width) if self.config.global_width else x)
+        factor = x.shape[-1] // self.config.global_width if self.config.global_width else 1
+        return self.global_module(F.avg_pool2d(x, factor) if factor > 1 else x)

@@ -106,15 +106,18 @@ def resize(x: Tensor, like: Tensor) -> Tensor:
     return x if x.shape[-2:] == like.shape[-2:] else F.interpolate(x, size=like.shape[-2:], mode='bilinear', align_corners=False)
 
 
-def reduction(x: Tensor, width: int) -> int:
-    """How many times larger than about `width` columns x (B, C, H, W) is."""
-    return max(1, round(int(x.shape[-1]) / width))
+def pooled(x: Tensor, step: int) -> Tensor:
+    """Means of x (B, C, H, W) over squares of step x step; its last column and row are repeated to fill the last squares."""
+    if step == 1:
+        return x
+    height, width = (int(n) for n in x.shape[-2:])
+    return F.avg_pool2d(F.pad(x, (0, -width % step, 0, -height % step), mode='replicate'), step)     # ONNX Runtime divides squares that stand out otherwise than torch
 
 
-def reduced(x: Tensor, width: int) -> Tensor:
-    """Means of x (B, C, H, W) over squares, so many that about `width` columns are left."""
-    step = reduction(x, width)
-    return F.avg_pool2d(x, step, ceil_mode=True) if step > 1 else x
+def enlarged(x: Tensor, step: int, like: Tensor) -> Tensor:
+    """x (B, C, h, w) of squares of step x step as `pooled` makes them, bilinearly, at the height and width of `like`."""
+    height, width = (int(n) for n in x.shape[-2:])
+    return F.interpolate(x, size=(step * height, step * width), mode='bilinear', align_corners=False)[..., :like.shape[-2], :like.shape[-1]]
 
 
 def local_network(x: Tensor, banks: list[Tensor], last: nn.Conv2d | None = None) -> Tensor:

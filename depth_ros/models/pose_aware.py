@@ -13,11 +13,10 @@ from torch.nn import functional as F
 
 from depth_ros.frames import resize_intrinsics
 from depth_ros.geometry import two_view, warp
-from depth_ros.models.layers import TYPICAL, Conv, FilterGenerator, Pairs, conv_leaky, leaky, local_network, reduced, reduction, resize
+from depth_ros.models.layers import TYPICAL, Conv, FilterGenerator, Pairs, conv_leaky, enlarged, leaky, local_network, pooled, resize
 
 BANKS = [16, 16, 16]                # output channels of the generated filter banks
 _WIDTH = 64                         # cells across the image in which it computes: what triangulation errs by is smooth, and so is the flow
-_LOOKED_AT = 128                    # [px] width of the pair that is described to it where it begins with depth of full size
 _LEVELS = 5                         # means of the triangulation over 1, 2, 4, 8 and 16 cells
 _CHANNELS = (40, 64, 80, 96)        # of the refiner, at 1, 2, 4 and 8 cells
 _LOWEST, _HIGHEST = -1.8, 2.5       # bounds of the log of triangulated over usual inverse depth
@@ -38,10 +37,16 @@ def geometry(flow: Tensor, K: Tensor, T_2_1: Tensor) -> tuple[Tensor, ...]:
 
 
 def looked_at(batch: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both images, flow and K of a batch with images some _LOOKED_AT pixels wide: finer a network does not look that has its detail from depth known beforehand."""
-    image1, image2, flow = (reduced(x, _LOOKED_AT) for x in (batch.image1, batch.image2, batch.flow))
-    scale = 1 / reduction(batch.flow, _LOOKED_AT)
-    return image1, image2, flow * scale, resize_intrinsics(batch.K, scale, scale)
+    """Both images, flow and K of a batch at the size that they are described at where depth known beforehand has the detail."""
+    step, _ = steps(batch.flow)
+    image1, image2, flow = (pooled(x, step) for x in (batch.image1, batch.image2, batch.flow))
+    return image1, image2, flow / step, resize_intrinsics(batch.K, 1 / step, 1 / step)
+
+
+def steps(x: Tensor) -> tuple[int, int]:
+    """By how much images of the width of x (B, C, H, W) are reduced to be described, and that again to the cells: to twice as many pixels as cells if that can be."""
+    both = max(1, round(int(x.shape[-1]) / _WIDTH))
+    return (both // 2, 2) if both % 2 == 0 else (1, both)
 
 
 def usual(inverse_depth: Tensor) -> Tensor:
@@ -77,14 +82,17 @@ class PoseAwareLocal(nn.Module):
                 derotated_flow: Tensor, triangulated: Tensor, epipolar: Tensor, parallax: Tensor, prior: Tensor | None = None) -> Tensor:
         """Inverse depth (B, 1, H, W) [1/baseline] from the global parameters, what the published local module sees, the pair, geometry(), and models.layers.Pairs.prior.
 
-        The prior may be larger than the rest, by whole factors, and the result is as large.
+        The prior is larger than the rest by the first of `steps`, and the result is as large.
         """
-        begun = fine = triangulated
+        begun, to_cells = triangulated, max(1, round(int(seen.shape[-1]) / _WIDTH))
         if prior is not None:
-            known, confidence = prior[:, :1] > 0, prior[:, 1:]
-            fine = torch.where(known, prior[:, :1], resize(triangulated, prior))
-            begun, coarsely_known, coarse_confidence = reduced(torch.cat([fine, known.to(fine), confidence], 1), int(seen.shape[-1])).split(1, 1)
-            coarsely_known = coarsely_known > 0.5
+            to_pixels, to_cells = steps(prior)
+            z, confidence = prior.split(1, 1)
+            known = (z > 0).to(z)
+            share, coarse, coarse_confidence = pooled(torch.cat([known, known * z, known * confidence], 1), to_pixels).split(1, 1)
+            coarsely_known = share > 0.5
+            begun = torch.where(coarsely_known, coarse / share.clamp(min=0.5), triangulated)
+            coarse_confidence = torch.where(coarsely_known, coarse_confidence / share.clamp(min=0.5), 0.0)
         scale = usual(begun)
         unit = _NOMINAL_WIDTH / seen.shape[-1]
         log_ratio = _log_ratio(begun, scale).clamp(_LOWEST, _HIGHEST)
@@ -97,21 +105,26 @@ class PoseAwareLocal(nn.Module):
             of_pair = torch.where(coarsely_known, _log_ratio(triangulated, scale).clamp(_LOWEST, _HIGHEST) - log_ratio, 0.0)
             seen = torch.cat([seen, coarsely_known.to(seen), coarse_confidence, of_pair, trust], 1)
             trust = torch.where(coarsely_known, coarse_confidence, trust)
-        cells = reduced(torch.cat([log_ratio, log_ratio.square(), shift.log1p() - 2, epipolar.log1p(), 5 * (grey1 - matched).abs(), grey1,
-                                   derotated_flow * (10 / seen.shape[-1]), seen, log_ratio * trust, trust], 1), _WIDTH)
+        cells = pooled(torch.cat([log_ratio, log_ratio.square(), shift.log1p() - 2, epipolar.log1p(), 5 * (grey1 - matched).abs(), grey1,
+                                   derotated_flow * (10 / seen.shape[-1]), seen, log_ratio * trust, trust], 1), to_cells)
         cells, trusted = cells[:, :-2], cells[:, -2:]
         means = _means(trusted)
         filtered = local_network(cells, self.generator(parameters))
         out = self.refiner(torch.cat([filtered, cells, means - cells[:, :1]], 1))
         shares = out[:, 1:]
         change = torch.cat([shares.sum(1, keepdim=True), out[:, :1] + (shares * means).sum(1, keepdim=True)], 1)
-        away, towards = resize(change, fine).split(1, 1)
-        if prior is not None:
-            log_fine = _log_ratio(fine, scale)
-            freely = torch.where(known, 1 / (1 + _SURER * confidence / (1.001 - confidence)), 1.0)
-            away, towards = freely * away, freely * towards
-            log_ratio = torch.where(known, log_fine, log_fine.clamp(_LOWEST, _HIGHEST))
-        return scale * ((1 - away) * log_ratio + towards).clamp(-_REACH, _REACH).exp()
+        if prior is None:
+            return _corrected(scale, log_ratio, enlarged(change, to_cells, triangulated))
+        fine = torch.where(known > 0, z, enlarged(triangulated, to_pixels, z))
+        log_fine = _log_ratio(fine, scale)
+        freely = torch.where(known > 0, 1 / (1 + _SURER * confidence / (1.001 - confidence)), 1.0)
+        return _corrected(scale, torch.where(known > 0, log_fine, log_fine.clamp(_LOWEST, _HIGHEST)), freely * enlarged(change, to_cells * to_pixels, z))
+
+
+def _corrected(scale: Tensor, log_ratio: Tensor, change: Tensor) -> Tensor:
+    """Inverse depth (B, 1, H, W) of its log over a usual one, changed by A and C (B, 2, H, W)."""
+    away, towards = change.split(1, 1)
+    return scale * ((1 - away) * log_ratio + towards).clamp(-_REACH, _REACH).exp()
 
 
 def _log_ratio(inverse_depth: Tensor, scale: Tensor) -> Tensor:
@@ -126,7 +139,7 @@ def _means(trusted: Tensor) -> Tensor:
     """
     pyramid = [trusted]
     for _ in range(_LEVELS - 1):
-        pyramid.append(F.avg_pool2d(pyramid[-1], 2, ceil_mode=True))
+        pyramid.append(pooled(pyramid[-1], 2))
     coarser, means = None, []
     for parts in reversed(pyramid):
         total, weight = parts.split(1, 1)
