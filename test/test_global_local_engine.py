@@ -41,6 +41,20 @@ def test_the_step_of_an_odometry_makes_metres(scene):
     assert depth.valid.all() and depth.depth.dtype == depth.confidence.dtype == np.float32
 
 
+@pytest.mark.parametrize(('variant', 'scale', 'step', 'asked'), [('pose_aware', 'auto', BASELINE, False), ('pose_aware', 'auto', None, True), ('pose_aware', 'auto', 0.0, True),
+                                                                 ('pose_aware', 'hits', BASELINE, True), ('published', 'auto', BASELINE, True),
+                                                                 ('published', 'odometry', None, False), ('published', 'none', None, False)])
+def test_hits_are_asked_for_the_metre_where_nothing_better_tells_it(variant, scale, step, asked):
+    assert made(variant, scale=scale).asks_hits(step) is asked
+
+
+def test_what_stands_in_for_the_pose_aware_network_has_its_metre_from_hits(scene):
+    result, truth = scene
+    engine = made()
+    assert engine.step(result, None, support.hits_on(truth, 2.0), step_length=BASELINE).depth is not None
+    assert engine.used == 'published' and engine.scale_from == 'hits'
+
+
 def test_the_unit_of_the_motion_does_not_matter_but_its_length_does(scene):
     result, _ = scene
     far, near = T_REF_CUR.copy(), T_REF_CUR.copy()
