@@ -65,7 +65,8 @@ def engine_times(args: argparse.Namespace) -> dict[str, float]:
 def live(args: argparse.Namespace) -> dict[str, object]:
     """The launched graph on the recording."""
     rclpy.init()
-    return play(Listener(Image, '/global_local/depth/image'), 'global_local.launch.py', str(args.bag), 0, f'variant:={args.variant}', f'weights:={args.weights}')
+    return play(Listener(Image, '/global_local/depth/image'), 'global_local.launch.py', str(args.bag), 0, f'variant:={args.variant}',
+                *([f'weights:={args.weights}'] if args.weights else []))
 
 
 def main() -> None:
