@@ -3,8 +3,8 @@
 Z. Teed, J. Deng, "DeepV2D: Video to Depth with Differentiable Structure from Motion", ICLR 2020.
 
 Motion comes from dense Gauss-Newton on flow (tracker), or on what the learned motion module says (learned_motion). Depth is the sensor's, or that of a recursive
-filter on triangulated flow (depth_filter); now and then that of a plane sweep (sweep) or of the learned depth module (learned_depth), which is fused with the filter's, while tracking goes on with the filter's. Without a sensor the first two views with enough parallax start it, and the unit of length is the median depth seen then,
-until range hits tell the metre.
+filter on triangulated flow (depth_filter); now and then that of a plane sweep (sweep), or of the learned depth module (learned_depth) fused with the filter's, while tracking goes on with
+the filter's. Without a sensor the first two views with enough parallax start it, and the unit of length is the median depth seen then, until range hits tell the metre.
 """
 from __future__ import annotations
 
@@ -309,7 +309,8 @@ class DeepV2DEngine:
         work = self._keyframe_depth.later(float(np.median(estimate.value)))
         if work is None:
             return None
-        fuse = partial(_fused, self._filter, estimate, self.config.learned_deviation) if self._source == 'learned' and self.config.learned_deviation >= _EXACT else None
+        fuses = self._source == 'learned' and self.config.learned_deviation >= _EXACT
+        fuse = partial(_fused, self._filter, estimate, self.config.learned_deviation) if fuses else None
         self.later = partial(_worked_out, work, fuse, factor, unit)
         if self._deferred:
             return None

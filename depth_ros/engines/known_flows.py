@@ -73,8 +73,8 @@ class KnownFlows:
     def to_views(self, key: CameraFrame, views: Sequence[CameraFrame]) -> list[FlowResult]:
         """The flow from one frame to each of the others, also where the two have turned too far apart for flow to find its way from nothing.
 
-        Where little of it comes back it begins anew: at the homography that most matches of sparse features agree in, for a turning camera makes one, at the flow by way of another view,
-        or at the flow to that view. It is kept if clearly more comes back. As it depends on which views there are, it is not remembered.
+        Where little of it comes back it begins anew: at the homography that most matches of sparse features agree in, for a turning camera makes one, at the flow by way of another
+        view, or at the flow to that view. It is kept if clearly more comes back. As it depends on which views there are, it is not remembered.
         """
         found = [self._by_features(_Looked.at(self.between(key, view))) for view in views]
         for i in sorted((i for i in range(len(views)) if found[i].share < _AGREEING), key=lambda i: -found[i].share):

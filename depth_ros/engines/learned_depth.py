@@ -28,8 +28,8 @@ class LearnedSettings:
     learned_width: int = setting(320, 'image width that learned depth works at, and comes out at', 'px', 64, 1920)
     learned_views: int = setting(5, 'past frames that learned depth compares the newest one with', '', 1, 16)
     learned_reach: float = setting(0.12, 'baseline of the farthest of them, as a share of the usual depth; the others stand evenly between', '', 0.005, 1.0)
-    learned_deviation: float = setting(0.25, 'relative standard deviation of learned depth, by which it is fused with what the recursive filter has made of flow, as is its confidence; below 0.01: learned depth alone',
-                                       '', 0.0, 1.0)
+    learned_deviation: float = setting(0.25, 'relative standard deviation of learned depth, by which it is fused with what the recursive filter has made of flow, '
+                                       'as is its confidence; below 0.01: learned depth alone', '', 0.0, 1.0)
     learned_rounds: int = setting(1, 'rounds of learned depth; from the second on, learned motion refines the poses in between', '', 1, 10)
 
 

@@ -40,8 +40,8 @@ class GlobalLocalConfig:
     global_module: bool = setting(True, 'make the filters from global parameters; else they are the same for every pair')
     flow: bool = setting(True, 'work on the flow; else the global module has the images alone, and the generated filters the images instead of the flow')
 
-    global_width: int = setting(0, 'width that pairs are reduced to before the global module sees them, so that it says the same at every size; 0: as they come, as published, or with prior as models/pose_aware.py reduces them',
-                                'px', low=0, high=1024)
+    global_width: int = setting(0, 'width that pairs are reduced to before the global module sees them, so that it says the same at every size; 0: as they come, as published, '
+                                'or with prior as models/pose_aware.py reduces them', 'px', low=0, high=1024)
 
     def __post_init__(self) -> None:
         settings.check(self)
@@ -93,14 +93,14 @@ class GlobalLocal(nn.Module):
 
     def inputs(self, batch: Pairs) -> tuple[Tensor, ...]:
         """What forward takes of a batch."""
-        pair, K = (batch.image1, batch.image2, batch.flow), batch.K
+        pair = batch.image1, batch.image2, batch.flow
         if not self.config.pose_aware:
             return pair
-        prior: tuple[Tensor, ...] = ()
-        if self.config.prior:
-            *pair, K = looked_at(batch)
-            prior = torch.zeros_like(batch.flow) if batch.prior is None else batch.prior,
-        return (*pair, *geometry(pair[2], K, batch.T_2_1), *prior)
+        if not self.config.prior:
+            return (*pair, *geometry(batch.flow, batch.K, batch.T_2_1))
+        image1, image2, flow, K = looked_at(batch)
+        prior = torch.zeros_like(batch.flow) if batch.prior is None else batch.prior
+        return (image1, image2, flow, *geometry(flow, K, batch.T_2_1), prior)
 
     def forward(self, image1: Tensor, image2: Tensor, flow: Tensor, *triangulation: Tensor) -> Tensor:
         """Inverse depth (B, 1, H, W) [1/baseline] of image1 (B, 3, H, W) in [0, 1] by flow (B, 2, H, W) [px] to image2; the rest as PoseAwareLocal takes it."""
@@ -119,6 +119,9 @@ class GlobalLocal(nn.Module):
         if self.global_module is None:
             return flow.new_zeros(len(flow), PARAMETERS)
         seen = [centred(image1), centred(image2)] if self.config.image_pair else []
-        x = torch.cat([*seen, scaled_flow(flow)] if self.config.flow else seen, 1)
-        factor = x.shape[-1] // self.config.global_width if self.config.global_width else 1
-        return self.global_module(F.avg_pool2d(x, factor) if factor > 1 else x)
+        return self.global_module(self._reduced(torch.cat([*seen, scaled_flow(flow)] if self.config.flow else seen, 1)))
+
+    def _reduced(self, seen: Tensor) -> Tensor:
+        """Means over squares of (B, C, H, W), so many that about global_width columns are left."""
+        factor = seen.shape[-1] // self.config.global_width if self.config.global_width else 1
+        return F.avg_pool2d(seen, factor) if factor > 1 else seen

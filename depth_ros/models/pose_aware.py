@@ -7,6 +7,8 @@ starts at that.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,15 +40,20 @@ def geometry(flow: Tensor, K: Tensor, T_2_1: Tensor) -> tuple[Tensor, ...]:
 
 def looked_at(batch: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Both images, flow and K of a batch at the size that they are described at where depth known beforehand has the detail."""
-    step, _ = steps(batch.flow)
+    step = _to_description(batch.flow)
     image1, image2, flow = (pooled(x, step) for x in (batch.image1, batch.image2, batch.flow))
     return image1, image2, flow / step, resize_intrinsics(batch.K, 1 / step, 1 / step)
 
 
-def steps(x: Tensor) -> tuple[int, int]:
-    """By how much images of the width of x (B, C, H, W) are reduced to be described, and that again to the cells: to twice as many pixels as cells if that can be."""
-    both = max(1, round(int(x.shape[-1]) / _WIDTH))
-    return (both // 2, 2) if both % 2 == 0 else (1, both)
+def _to_cells(x: Tensor) -> int:
+    """Pixels of x (B, C, H, W) across a cell."""
+    return max(1, round(int(x.shape[-1]) / _WIDTH))
+
+
+def _to_description(x: Tensor) -> int:
+    """Pixels of x (B, C, H, W), of full size, across one of the description: of these two make a cell, if that can be."""
+    both = _to_cells(x)
+    return both // 2 if both % 2 == 0 else 1
 
 
 def usual(inverse_depth: Tensor) -> Tensor:
@@ -82,17 +89,10 @@ class PoseAwareLocal(nn.Module):
                 derotated_flow: Tensor, triangulated: Tensor, epipolar: Tensor, parallax: Tensor, prior: Tensor | None = None) -> Tensor:
         """Inverse depth (B, 1, H, W) [1/baseline] from the global parameters, what the published local module sees, the pair, geometry(), and models.layers.Pairs.prior.
 
-        The prior is larger than the rest by the first of `steps`, and the result is as large.
+        The prior is of full size, as the result is; what comes with it is as `looked_at` gives it.
         """
-        begun, to_cells = triangulated, max(1, round(int(seen.shape[-1]) / _WIDTH))
-        if prior is not None:
-            to_pixels, to_cells = steps(prior)
-            z, confidence = prior.split(1, 1)
-            known = (z > 0).to(z)
-            share, coarse, coarse_confidence = pooled(torch.cat([known, known * z, known * confidence], 1), to_pixels).split(1, 1)
-            coarsely_known = share > 0.5
-            begun = torch.where(coarsely_known, coarse / share.clamp(min=0.5), triangulated)
-            coarse_confidence = torch.where(coarsely_known, coarse_confidence / share.clamp(min=0.5), 0.0)
+        known = None if prior is None else _coarse(prior)
+        begun = triangulated if known is None else torch.where(known.there, known.inverse_depth, triangulated)
         scale = usual(begun)
         unit = _NOMINAL_WIDTH / seen.shape[-1]
         log_ratio = _log_ratio(begun, scale).clamp(_LOWEST, _HIGHEST)
@@ -101,12 +101,12 @@ class PoseAwareLocal(nn.Module):
         grey1, grey2 = (grey - grey.mean((2, 3), keepdim=True) for grey in (image1.mean(1, keepdim=True), image2.mean(1, keepdim=True)))
         matched, inside = warp.warp_by_flow(grey2, flow.permute(0, 2, 3, 1))
         trust = (triangulated > 0) * inside[:, None] * shift.square() / ((1 + shift.square()) * (1 + epipolar.square()))
-        if prior is not None:
-            of_pair = torch.where(coarsely_known, _log_ratio(triangulated, scale).clamp(_LOWEST, _HIGHEST) - log_ratio, 0.0)
-            seen = torch.cat([seen, coarsely_known.to(seen), coarse_confidence, of_pair, trust], 1)
-            trust = torch.where(coarsely_known, coarse_confidence, trust)
+        if known is not None:
+            of_pair = torch.where(known.there, _log_ratio(triangulated, scale).clamp(_LOWEST, _HIGHEST) - log_ratio, 0.0)
+            seen = torch.cat([seen, known.there.to(seen), known.confidence, of_pair, trust], 1)
+            trust = torch.where(known.there, known.confidence, trust)
         cells = pooled(torch.cat([log_ratio, log_ratio.square(), shift.log1p() - 2, epipolar.log1p(), 5 * (grey1 - matched).abs(), grey1,
-                                   derotated_flow * (10 / seen.shape[-1]), seen, log_ratio * trust, trust], 1), to_cells)
+                                   derotated_flow * (10 / seen.shape[-1]), seen, log_ratio * trust, trust], 1), _to_cells(seen))
         cells, trusted = cells[:, :-2], cells[:, -2:]
         means = _means(trusted)
         filtered = local_network(cells, self.generator(parameters))
@@ -114,11 +114,34 @@ class PoseAwareLocal(nn.Module):
         shares = out[:, 1:]
         change = torch.cat([shares.sum(1, keepdim=True), out[:, :1] + (shares * means).sum(1, keepdim=True)], 1)
         if prior is None:
-            return _corrected(scale, log_ratio, enlarged(change, to_cells, triangulated))
-        fine = torch.where(known > 0, z, enlarged(triangulated, to_pixels, z))
-        log_fine = _log_ratio(fine, scale)
-        freely = torch.where(known > 0, 1 / (1 + _SURER * confidence / (1.001 - confidence)), 1.0)
-        return _corrected(scale, torch.where(known > 0, log_fine, log_fine.clamp(_LOWEST, _HIGHEST)), freely * enlarged(change, to_cells * to_pixels, z))
+            return _corrected(scale, log_ratio, enlarged(change, _to_cells(seen), triangulated))
+        return _at_full_size(scale, prior, triangulated, change)
+
+
+class _Known(NamedTuple):
+    """Depth known beforehand at the size of the description, (B, 1, h, w) each."""
+
+    there: Tensor               # bool
+    inverse_depth: Tensor       # [1/baseline]
+    confidence: Tensor
+
+
+def _coarse(prior: Tensor) -> _Known:
+    """Means of what is known, where that is more than half of the pixels."""
+    z, confidence = prior.split(1, 1)
+    known = (z > 0).to(z)
+    share, z, confidence = pooled(torch.cat([known, known * z, known * confidence], 1), _to_description(prior)).split(1, 1)
+    there = share > 0.5
+    return _Known(there, z / share.clamp(min=0.5), torch.where(there, confidence / share.clamp(min=0.5), 0.0))
+
+
+def _at_full_size(scale: Tensor, prior: Tensor, triangulated: Tensor, change: Tensor) -> Tensor:
+    """Inverse depth (B, 1, H, W) of a prior of that size, else of the triangulation, changed by A and C (B, 2, h, w); a surer prior is changed less."""
+    z, confidence = prior.split(1, 1)
+    known = z > 0
+    log_ratio = _log_ratio(torch.where(known, z, enlarged(triangulated, _to_description(z), z)), scale)
+    freely = torch.where(known, 1 / (1 + _SURER * confidence / (1.001 - confidence)), 1.0)
+    return _corrected(scale, torch.where(known, log_ratio, log_ratio.clamp(_LOWEST, _HIGHEST)), freely * enlarged(change, _to_cells(triangulated) * _to_description(z), z))
 
 
 def _corrected(scale: Tensor, log_ratio: Tensor, change: Tensor) -> Tensor:
