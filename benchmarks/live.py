@@ -1,4 +1,4 @@
-"""The live graph on a recording: rate and latency of odometry, images lost, memory of each node, and the trajectory's error.
+"""The live graph on a recording: rate and latency of odometry, images lost, memory and processor time of each node, and the trajectory's error.
 
     ./rosenv python benchmarks/live.py BAG [--loops N] [--reference FILE] [--viewer] [--launch NAME:=VALUE] [--out FOLDER]
 
@@ -18,7 +18,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rclpy
@@ -76,18 +76,26 @@ class Listener(Node):
         return found
 
 
-def memory(launch: int) -> dict[str, float]:
-    """MB that each node which a launch, of this process id, has started holds of its own; what it shares with others through Fast DDS is bounded by the segments, and not its own."""
+class Usage(NamedTuple):
+    """Of one node."""
+
+    memory: float       # [MB] of its own; what it shares with others through Fast DDS is bounded by the segments, and not its own
+    processor: float    # [s] on any core, so far
+
+
+def usage(launch: int) -> dict[str, Usage]:
+    """What each node takes that a launch, of this process id, has started."""
     found = {}
     for child in subprocess.run(['ps', '--ppid', str(launch), '-o', 'pid='], capture_output=True, text=True).stdout.split():
         try:
-            command, status = (Path(f'/proc/{child}/{name}').read_text() for name in ('cmdline', 'status'))
+            command, status, times = (Path(f'/proc/{child}/{name}').read_text() for name in ('cmdline', 'status', 'stat'))
         except OSError:     # it has ended
             continue
         own = next((int(line.split()[1]) for line in status.splitlines() if line.startswith('RssAnon:')), None)
+        ticks = sum(int(field) for field in times.rpartition(')')[2].split()[11:13])     # utime and stime
         for name in NODES:
             if own is not None and f'__node:={name}\0' in command:
-                found[name] = own / 1024
+                found[name] = Usage(own / 1024, ticks / os.sysconf('SC_CLK_TCK'))
     return found
 
 
@@ -98,6 +106,7 @@ def play(listener: Listener, launch_file: str, bag: str, loops: int = 0, *argume
     `look` is called with the memory [MB] of each node whenever that is looked at.
     """
     sizes: list[dict[str, float]] = []
+    worked: list[tuple[float, dict[str, float]]] = []
     command = ['ros2', 'launch', 'depth_ros', launch_file, f'bag:={bag}', f'loop:={"true" if loops or minutes else "false"}', 'rviz:=false', *arguments]
     job = subprocess.Popen(command, env=os.environ | {'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID', '0')}, start_new_session=True)
     executor = make_executor()
@@ -107,10 +116,11 @@ def play(listener: Listener, launch_file: str, bag: str, loops: int = 0, *argume
         while job.poll() is None and (not loops or listener.laps < loops) and (not minutes or _played(listener) < 60 * minutes):
             executor.spin_once(timeout_sec=0.05)
             if time.monotonic() > next_look and listener.results:
-                seen = memory(job.pid)
+                seen = usage(job.pid)
                 if seen:        # empty once the nodes have ended
-                    sizes.append(seen)
-                    look(seen)
+                    sizes.append({name: node.memory for name, node in seen.items()})
+                    worked.append((time.monotonic(), {name: node.processor for name, node in seen.items()}))
+                    look(sizes[-1])
                 next_look += LOOK_EVERY
     finally:
         if job.poll() is None:
@@ -122,7 +132,13 @@ def play(listener: Listener, launch_file: str, bag: str, loops: int = 0, *argume
     return {'images': len(listener.images), 'results': len(arrivals), 'dropped': len(listener.images) - len(arrivals),
             'rate_hz': (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]),
             'latency_ms_median': float(np.median(latency)), 'latency_ms_p95': float(np.percentile(latency, 95)), 'wraps': listener.laps, 'exit_status': status,
-            'load': os.getloadavg()[0], 'memory_mb_first': sizes[0], 'memory_mb_last': sizes[-1]}
+            'load': os.getloadavg()[0], 'cores': _cores(worked), 'memory_mb_first': sizes[0], 'memory_mb_last': sizes[-1]}
+
+
+def _cores(worked: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
+    """How many cores each node had in the mean, of the processor's time [s] that it had had by several moments [s]."""
+    (begin, before), (end, after) = worked[0], worked[-1]
+    return {name: round((seconds - before[name]) / (end - begin), 3) for name, seconds in after.items() if name in before and end > begin}
 
 
 def _played(listener: Listener) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import ros_support
@@ -84,12 +86,11 @@ def test_references_change_as_the_image_moves_on(world, camera, start, bundles):
 
 
 def test_images_beyond_the_highest_rate_are_left_out_and_told(world, camera, start, bundles):
-    node = start(width=160, height=120, max_rate=10.0)
-    camera.run(lambda: len(complete(bundles)) >= 4, 'four bundles')
-    gaps = np.diff(complete(bundles))
-    assert (gaps >= 3 * ros_support.STEP - 1).all()
-    values = {v.key: v.value for v in node.diagnostics.status().values}
-    assert int(values['images left out for max_rate']) >= 2 * len(gaps)
+    began = time.monotonic()
+    node = start(width=160, height=120, max_rate=4.0)
+    left_out = lambda: int({v.key: v.value for v in node.diagnostics.status().values}.get('images left out for max_rate', '0'))
+    camera.run(lambda: len(complete(bundles)) >= 2 and left_out() >= 8, 'two bundles, and images that were left out')
+    assert len(complete(bundles)) <= 4.4 * (time.monotonic() - began) + 2      # a camera that arrives unevenly is told to a few per cent
     assert node.set_parameters([Parameter('max_rate', value=0.0)])[0].successful
     camera.run(lambda: ros_support.STEP in np.diff(complete(bundles)), 'every image')
 

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 import depth_ros
 from depth_ros.engines import depth_networks
-from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig, confidence_of, parallax_of, resized
+from depth_ros.engines.global_local import CARRIED, GlobalLocalEngine, GlobalLocalEngineConfig, confidence_of, parallax_of, resized
 from depth_ros.frames import Scale
 
 SIZE, BASELINE, T_REF_CUR = support.SIZE, support.BASELINE, support.T_REF_CUR
@@ -207,6 +207,53 @@ def test_no_motion_no_depth(scene):
     assert engine.step(still, T_REF_CUR, None, BASELINE) == (None, None)
     assert 'min_displacement' in engine.reason
     assert engine.step(result, T_REF_CUR, None, BASELINE).depth is not None and engine.reason == ''
+
+
+def resting(result, after=60_000_000):
+    """The pair's current image once more, as the reference of one `after` so many ns that shows the same."""
+    current = result.pair.current
+    now = replace(current, stamp=current.stamp + after)
+    return support.living(replace(result, pair=replace(result.pair, current=now, reference=current), flow=0.0 * result.flow, backward=0.0 * result.backward))
+
+
+@pytest.mark.parametrize(('variant', 'scale', 'unit'), [('pose_aware', 'auto', 1.0), ('pose_aware', 'hits', 3.0), ('published', 'hits', 3.0), ('published', 'odometry', 1.0)])
+def test_depth_is_carried_along_while_the_camera_rests(scene, variant, scale, unit):
+    """Whatever unit the odometry has, and whether it tells of rest exactly or not."""
+    result, truth = scene
+    engine = made(variant, scale=scale)
+    motion = T_REF_CUR.copy()
+    motion[0, 3] *= unit
+    place = np.eye(4)
+    before, _ = engine.step(result, motion, support.hits_on(truth), BASELINE, place)
+    for rest in (np.eye(4), np.array([[1, 0, 0, 1e-4 * unit], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])):
+        depth, parameters = engine.step(resting(result), rest, None, float(np.linalg.norm(rest[:3, 3])), place @ rest)
+        assert engine.reason == '' and engine.used == engine.scale_from == CARRIED and parameters is None and depth.scale is Scale.METRIC
+        np.testing.assert_allclose(depth.depth, before.depth, rtol=0.01)
+        np.testing.assert_allclose(depth.confidence, before.confidence, atol=0.1)
+
+
+def test_carried_depth_is_nearer_after_a_step_towards_it_in_metres_of_hits(scene):
+    result, truth = scene
+    engine = made(scale='hits')
+    motion, ahead = T_REF_CUR.copy(), np.eye(4)
+    motion[0, 3], ahead[2, 3] = 2 * BASELINE, 0.06       # of an odometry whose unit is half a metre
+    before, _ = engine.step(result, motion, support.hits_on(truth), None, np.eye(4))
+    depth = engine.step(resting(result), np.eye(4), None, None, ahead).depth
+    assert depth.depth[48, 64] == pytest.approx(before.depth[48, 64] - 0.03, abs=0.01)
+
+
+@pytest.mark.parametrize('why', ['place unknown', 'forgotten', 'too old', 'not wanted', 'nothing recognised', 'unit free'])
+def test_depth_is_not_carried_where_it_would_be_of_another_place(scene, why):
+    result, _ = scene
+    engine = made(carry_time=0.0 if why == 'not wanted' else 1.0, scale='none' if why == 'unit free' else 'auto')
+    engine.step(result, T_REF_CUR, None, BASELINE, np.eye(4))
+    if why == 'forgotten':
+        engine.forget_places()
+    still = resting(result, 2 * 10 ** 9 if why == 'too old' else 60_000_000)
+    if why == 'nothing recognised':     # a hand before the lens
+        still = replace(still, backward=still.backward + 30.0)
+    assert engine.step(still, np.eye(4), None, 0.0, None if why == 'place unknown' else np.eye(4)) == (None, None)
+    assert 'min_displacement' in engine.reason
 
 
 @pytest.mark.parametrize('motion', [None, np.eye(4)])

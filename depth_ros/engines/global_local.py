@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from depth_ros import settings
+from depth_ros.engines.carried_depth import CarriedDepth
 from depth_ros.engines.depth_networks import VARIANTS, NetworkPair, Networks
 from depth_ros.engines.flow_guide import FlowGuide, prior_of
 from depth_ros.engines.hanging_image import HangingImage
@@ -35,6 +36,8 @@ _NO_BASELINE = 1e-6     # [m] a shorter step has no direction
 _LONGEST_GAP = 0.5      # [s] between images that the motion of late hits is interpolated over
 _AT_ONCE = 1.0          # a smoothing that takes the newest frame's word
 _FOCAL_SPREAD = 0.2     # relative difference from the focal length of the training from which depth suffers
+_RECOGNISED = 0.5       # share of an image whose flow must be consistent for an earlier image's depth to be that of the same place
+CARRIED = 'carried along'
 _OF_THE_NETWORK = 'variant', 'weights', 'width', 'height', 'backend', 'threads'     # settings that cannot change without loading it again
 
 
@@ -56,7 +59,8 @@ class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
                                  'compared with the image of their own time', 's', 0.0, 1.0)
     guided: bool = setting(True, 'let a pose-aware network begin with what a recursive filter has made of the flow so far, which takes some 10 ms a pair; '
                            'false: with what each pair triangulates by itself')
-    min_displacement: float = setting(0.006, 'median displacement, less that of the rotation where it is known, as a share of the width, below which a pair has no depth', '', 0.0, 0.5)
+    min_displacement: float = setting(0.006, 'median displacement, less that of the rotation where it is known, as a share of the width, below which a pair has no depth of its own', '', 0.0, 0.5)
+    carry_time: float = setting(5.0, 'how long depth is carried along by the odometry where pairs show less displacement than min_displacement; 0: such pairs have no depth', 's', 0.0, 60.0)
     max_depth: float = setting(20.0, 'depth beyond which a pixel is not valid, once metres are known', 'm', 0.1, 1000.0)
 
 
@@ -75,8 +79,8 @@ class _Depth(NamedTuple):
 
 
 class GlobalLocalEngine:
-    """Steps through flow results of one camera. After a step `reason` says what was missing ('' when all is well), `used` which variant gave the depth, and `known` what it
-    began with (None where it takes nothing beforehand).
+    """Steps through flow results of one camera. After a step `reason` says what was missing ('' when all is well), `used` which variant gave the depth (CARRIED: that of an earlier
+    image is carried along), and `known` what it began with (None where it takes nothing beforehand).
 
     `offer` and `rollback` may be called from another thread than `step`.
     """
@@ -93,6 +97,8 @@ class GlobalLocalEngine:
         self._late: LateHits[_Depth] = LateHits(config.hits_offset, _LONGEST_GAP)
         self._still, self._last_hits = HangingImage(), None
         self._guide = FlowGuide()
+        self._carried = CarriedDepth()
+        self._metre = 1.0           # [m] per unit of the odometry, of what is carried along
         self._told_resize: tuple[int, int] | None = None
         self._told_focal = False
 
@@ -117,6 +123,7 @@ class GlobalLocalEngine:
         self._late.clear()
         self._last_hits = None
         self._guide.reset()
+        self._carried.clear()
 
     def put_hits(self, stamp: int, hits: np.ndarray) -> None:
         """Take in range hits (h, w) [m], 0 where none, as the camera saw them at a stamp [ns], be it in the past: steps that know their pose learn the scale from them."""
@@ -145,9 +152,7 @@ class GlobalLocalEngine:
         parallax = parallax_of(result, T_ref_cur)
         moved = float(np.median(parallax[result.valid])) / self.config.width if result.valid.any() else 0.0
         if not moved >= self.config.min_displacement:
-            beyond = '' if T_ref_cur is None else ' beyond what its rotation makes'
-            self.reason = f'the image moved by {moved:.4f} of its width{beyond}, less than min_displacement {self.config.min_displacement}: no parallax, no depth'
-            return GlobalLocalResult(None, None)
+            return GlobalLocalResult(self._without_parallax(result, T_ref_cur, T_odom_cam, moved), None)
         self.used = self._variant_for(T_ref_cur)
         if not self.used:
             return GlobalLocalResult(None, None)
@@ -156,15 +161,36 @@ class GlobalLocalEngine:
             self.known = self._guide.step(result, T_ref_cur, T_odom_cam)
         z, parameters = self.networks.run(self.used, network_pair(result, T_ref_cur, self.known))
         confidence = confidence_of(result, parallax)
-        if T_odom_cam is not None and _length(T_ref_cur) > _NO_BASELINE:
+        length = _length(T_ref_cur)
+        is_placed = T_odom_cam is not None and length > _NO_BASELINE
+        if is_placed:
             if self.asks_hits(step_length):
-                self._compare_late(_Depth(1.0 / z * np.float32(_length(T_ref_cur)), _trusted(confidence)), result.pair.current, T_odom_cam, hits)
+                self._compare_late(_Depth(1.0 / z * np.float32(length), _trusted(confidence)), result.pair.current, T_odom_cam, hits)
             hits = None
-        depth, unit = self._in_metres(1.0 / z, confidence, hits, T_ref_cur, step_length)
-        if depth is None:
+        baseline, unit = self._baseline(1.0 / z, confidence, hits, T_ref_cur, step_length)
+        if baseline is None:
             return GlobalLocalResult(None, parameters)
-        valid = depth <= self.config.max_depth if unit is Scale.METRIC else np.ones(depth.shape, bool)
-        return GlobalLocalResult(DepthResult(result.pair.current, np.where(valid, depth, np.float32(0.0)), valid, confidence, unit), parameters)
+        depth = 1.0 / z * np.float32(baseline)
+        if is_placed and unit is Scale.METRIC:
+            self._metre = baseline / length
+            self._carried.remember(result.pair.current, T_odom_cam, depth / np.float32(self._metre), confidence)
+        return GlobalLocalResult(self._bounded(result.pair.current, depth, confidence, unit), parameters)
+
+    def _without_parallax(self, result: FlowResult, T_ref_cur: np.ndarray | None, T_odom_cam: np.ndarray | None, moved: float) -> DepthResult | None:
+        """Depth of a pair whose image moved too little, by this share of its width, to have any of its own; of one that little is recognised in, none."""
+        frame, is_seen = result.pair.current, result.valid.mean() >= _RECOGNISED
+        carried = self._carried.at(frame, T_odom_cam, self.config.carry_time) if is_seen and T_odom_cam is not None else None
+        if carried is None:
+            beyond = '' if T_ref_cur is None else ' beyond what its rotation makes'
+            self.reason = f'the image moved by {moved:.4f} of its width{beyond}, less than min_displacement {self.config.min_displacement}: no parallax, no depth'
+            return None
+        self.used = self.scale_from = CARRIED
+        return self._bounded(frame, carried.depth * np.float32(self._metre), carried.confidence, Scale.METRIC)
+
+    def _bounded(self, frame: CameraFrame, depth: np.ndarray, confidence: np.ndarray, unit: Scale) -> DepthResult:
+        """Depth (H, W), 0 where not known, as far as it is to be believed."""
+        valid = (depth > 0) & ((depth <= self.config.max_depth) | (unit is not Scale.METRIC))
+        return DepthResult(frame, np.where(valid, depth, np.float32(0.0)), valid, confidence, unit)
 
     def _compare_late(self, depth: _Depth, frame: CameraFrame, T_odom_cam: np.ndarray, hits: np.ndarray | None) -> None:
         """Learn the scale from this image's hits and from those of earlier ones that have come since."""
@@ -184,25 +210,24 @@ class GlobalLocalEngine:
             return 'published'
         return ''
 
-    def _in_metres(self, depth: np.ndarray, confidence: np.ndarray, hits: np.ndarray | None, T_ref_cur: np.ndarray | None,
-                   step_length: float | None) -> tuple[np.ndarray | None, Scale]:
-        """Depth (H, W) [baselines] in metres, or as it is with `scale: none`; None and a reason where nothing tells the scale."""
+    def _baseline(self, depth: np.ndarray, confidence: np.ndarray, hits: np.ndarray | None, T_ref_cur: np.ndarray | None,
+                  step_length: float | None) -> tuple[float | None, Scale]:
+        """Length [m] of the baseline, which depth (H, W) is in units of, or 1 with `scale: none`; None and a reason where nothing tells it."""
         wanted = self.config.scale
         if wanted == 'none':
             self._add_reason('depth is in units of the baseline, as scale: none asks for')
-            return depth, Scale.FREE
+            return 1.0, Scale.FREE
         asked = self.asks_hits(step_length if self.used == self.config.variant else None)       # what stands in speaks of pairs whose motion is not known
-        factor = self._by_hits(depth, confidence, hits, T_ref_cur) if asked else None
-        if factor is not None:
+        length = self._by_hits(depth, confidence, hits, T_ref_cur) if asked else None
+        if length is not None:
             self.scale_from = 'hits'
         elif _is_step(step_length) and wanted in ('auto', 'odometry'):
-            factor, self.scale_from = step_length, 'odometry'
-        if factor is None:
+            length, self.scale_from = step_length, 'odometry'
+        if length is None:
             missing = {'auto': 'neither range hits nor odometry tell', 'hits': 'no range hits tell', 'odometry': 'no odometry tells'}[wanted]
             told = '' if hits is None or wanted == 'odometry' else self._lack_of(int((hits > 0).sum()), T_ref_cur)
             self._add_reason(f'{missing} the scale{told}: no depth (scale: none gives it in units of the baseline)')
-            return None, Scale.FREE
-        return depth * np.float32(factor), Scale.METRIC
+        return length, Scale.METRIC
 
     def _by_hits(self, depth: np.ndarray, confidence: np.ndarray, hits: np.ndarray | None, T_ref_cur: np.ndarray | None) -> float | None:
         """Length of the baseline [m] that range hits tell.

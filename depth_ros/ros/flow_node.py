@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from depth_ros.engines.pairing import Pairing, PairingConfig, observed_motion
 from depth_ros.ros import bundle, codecs, params
 from depth_ros.ros.camera import CameraConfig, CameraInput
 from depth_ros.ros.managed_node import ManagedNode
-from depth_ros.ros.sync import StampPace
+from depth_ros.ros.sync import Pace
 from depth_ros.settings import setting
 
 
@@ -20,7 +21,7 @@ from depth_ros.settings import setting
 class FlowNodeConfig(CameraConfig):
     """Parameters of `flow`."""
 
-    max_rate: float = setting(0.0, 'highest rate, by their stamps, of the images that are looked at; 0: every image. The others are left out evenly, which leaves the CPU to whoever '
+    max_rate: float = setting(0.0, 'highest rate, as they arrive, of the images that are looked at; 0: every image. The others are left out evenly, which leaves the CPU to whoever '
                               'works on the flow', 'Hz', 0.0, 1000.0)
     flow: FlowConfig = params.included(FlowConfig)
     pairing: PairingConfig = params.included(PairingConfig)
@@ -43,7 +44,7 @@ class FlowNode(ManagedNode):
     def start(self) -> None:
         """Begin with the next image as the reference."""
         self._pairing.reset()
-        self._newest, self._pace = self.worker(self._work), StampPace()
+        self._newest, self._pace = self.worker(self._work), Pace()
         # A clock that jumps back needs nothing more: pairing and pace start anew by themselves.
         self._camera = CameraInput(self, self._take_image, on_jump=lambda: None)
 
@@ -56,7 +57,7 @@ class FlowNode(ManagedNode):
         self._engine, self._pairing = FlowEngine(self.config.flow), Pairing(self.config.pairing)
 
     def _take_image(self, image: Image | CompressedImage) -> None:
-        if self._pace.is_due(codecs.stamp_ns(image.header.stamp), self.config.max_rate):
+        if self._pace.is_due(codecs.stamp_ns(image.header.stamp), time.monotonic_ns(), self.config.max_rate):
             self._newest.put(image)
         self.diagnostics.value('images left out for max_rate', self._pace.left_out)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -45,27 +46,46 @@ class StampOrder:
         self.last = None
 
 
-class StampPace:
-    """Chooses from a stream, by its stamps, what comes at most so often, as evenly as it can; a clock that jumps, either way, begins afresh."""
+class Pace:
+    """Chooses from a stream what comes at most so often, as evenly by its stamps as it can; a clock that jumps, either way, begins afresh.
+
+    The rate is by the time of arrival, for that is what costs. Of a recording that is replayed slowly more is taken than of one in real time.
+    """
 
     _SLACK = 0.1        # share of the period by which an item may be early: stamps of a camera are not exact
+    _LOOKS_BACK = 256   # items from which the speed of a replay is told,
+    _AT_LEAST = 500_000_000         # [ns] over which they came,
+    _REAL_TIME = 0.05   # and the difference from 1 that is none
 
     def __init__(self) -> None:
         self._next: int | None = None       # [ns] when the next one is due
+        self._came: deque[tuple[int, int]] = deque(maxlen=self._LOOKS_BACK)     # stamps and arrivals [ns]
+        self._speed = 1.0
         self.left_out = 0
 
-    def is_due(self, stamp: int, rate: float) -> bool:
-        """Whether to take the item of a stamp [ns], for at most `rate` [Hz]; 0 takes every one."""
+    def is_due(self, stamp: int, arrival: int, rate: float) -> bool:
+        """Whether to take the item of a stamp [ns], which came at an arrival [ns] of a steady clock, for at most `rate` [Hz]; 0 takes every one."""
         if rate <= 0.0:
             self._next = None
             return True
-        period = round(1e9 / rate)
+        period = round(1e9 / rate * self._speed_at(stamp, arrival))
         ahead = period if self._next is None else stamp - self._next
-        if -period <= ahead < -self._SLACK * period:
+        if -2 * period <= ahead < -self._SLACK * period:        # farther ahead than that nothing is ever due, unless the clock jumped
             self.left_out += 1
             return False
         self._next = (self._next if abs(ahead) < period else stamp) + period
         return True
+
+    def _speed_at(self, stamp: int, arrival: int) -> float:
+        """How fast stamps go by, 1 in real time; as before while too little has come to tell."""
+        if self._came and not 0 <= stamp - self._came[-1][0] <= JUMP_BACK:
+            self._came.clear()
+        self._came.append((stamp, arrival))
+        stamps, arrivals = (last - first for first, last in zip(self._came[0], self._came[-1]))
+        if stamps > 0 and arrivals >= self._AT_LEAST:
+            speed = stamps / arrivals
+            self._speed = 1.0 if abs(speed - 1.0) < self._REAL_TIME else speed
+        return self._speed
 
 
 class StampBuffer(Generic[Item]):
