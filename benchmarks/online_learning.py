@@ -61,20 +61,26 @@ class LearningListener(Listener):
         self.pairs: list[tuple[int, float]] = []
         self.weights: list[float] = []
         self.figures: dict[str, str] = {}
-        self.worked: list[tuple[float, int, int]] = []      # time, pairs that global_local had taken up and had passed over by then
+        self.worked: dict[str, list[tuple[float, int, int]]] = {}       # of each node: time, what it had taken up and had passed over by then
         self.create_subscription(CameraInfo, '/flow/camera_info', lambda m: self.pairs.append((codecs.stamp_ns(m.header.stamp), time.monotonic())), SENSOR_QOS)
         self.create_subscription(UInt8MultiArray, '/online_learning/weights', lambda _: self.weights.append(time.monotonic()), LATCHED_QOS, raw=True)
         self.create_subscription(DiagnosticArray, '/online_learning/metrics', lambda m: self.figures.update(_values(m)), 10)
         self.create_subscription(DiagnosticArray, '/diagnostics', self._note_work, 10)
 
     def _note_work(self, message: DiagnosticArray) -> None:
-        values = _values(message)
-        if message.status[0].name == 'global_local' and 'processed' in values:
-            self.worked.append((time.monotonic(), int(values['processed']), int(values['dropped'])))
+        name, values = message.status[0].name, _values(message)
+        if 'processed' in values:
+            self.worked.setdefault(name, []).append((time.monotonic(), int(values['processed']), int(values['dropped'])))
+
+    def at_work(self, name: str) -> dict[str, float]:
+        """How many a second of what it works on a node took up, and how many newer ones overtook."""
+        (begin, *before), (end, *after) = self.worked[name][0], self.worked[name][-1]
+        return {what: round((b - a) / max(end - begin, 1.0), 2) for what, a, b in zip(('taken_up_hz', 'overtaken_hz'), before, after)}
 
     def worked_between(self, begin: float, end: float) -> Worked | None:
         """What global_local did in that time, of which it tells every second; None where it did not tell."""
-        told = [w for w in self.worked if w[0] <= begin][-1:] + [w for w in self.worked if begin < w[0] < end] + [w for w in self.worked if w[0] >= end][:1]
+        told = self.worked['global_local']
+        told = [w for w in told if w[0] <= begin][-1:] + [w for w in told if begin < w[0] < end] + [w for w in told if w[0] >= end][:1]
         if len(told) < 2 or told[0][0] > begin or told[-1][0] < end:
             return None
         (first, *before), (last, *after) = told[0], told[-1]
@@ -161,9 +167,10 @@ def main() -> None:
     swaps = [t for t in listener.weights if begin <= t <= end - WINDOW]
     others = [t for t in np.arange(begin, end - WINDOW, WINDOW) if all(abs(t - s) > WINDOW for s in swaps)]
     at_swap, otherwise = ([worked.lost for t in times if (worked := listener.worked_between(t, t + WINDOW))] for times in (swaps, others))
-    whole = listener.worked_between(listener.worked[0][0], listener.worked[-1][0])
+    told = listener.worked['global_local']
+    whole = listener.worked_between(told[0][0], told[-1][0])
     figures |= {'pairs_hz': whole.pairs / whole.seconds, 'taken_up_hz': whole.taken_up / whole.seconds, 'overtaken_hz': whole.overtaken / whole.seconds, 'swaps': len(swaps),
-                'lost_at_swap': at_swap, **{f'lost_{name}_{what}': float(f(lost)) for name, lost in (('at_swap', at_swap), ('otherwise', otherwise)) if lost
+                'at_work': {name: listener.at_work(name) for name in listener.worked}, 'lost_at_swap': at_swap, **{f'lost_{name}_{what}': float(f(lost)) for name, lost in (('at_swap', at_swap), ('otherwise', otherwise)) if lost
                                             for what, f in (('median', np.median), ('mean', np.mean), ('most', np.max))},
                 'learner': listener.figures, **course.close()}
     tell(figures, args.out)

@@ -79,3 +79,15 @@ def test_resizing_an_image_by_areas_moves_a_blob_as_the_intrinsics_say() -> None
     centre = np.array([(small * u).sum(), (small * v).sum()]) / small.sum()
     at = resize_intrinsics(np.array([[1.0, 0, 40.2], [0, 1.0, 21.7], [0, 0, 1]]), 0.25, 0.25)
     np.testing.assert_allclose(centre, at[:2, 2], atol=1e-3)
+
+
+def test_the_inverse_of_intrinsics_is_exact_and_differentiable():
+    K = torch.tensor([[[500.0, 1.5, 320.0], [0.0, 480.0, 250.0], [0.0, 0.0, 1.0]], [[100.0, 0.0, 60.0], [0.0, 110.0, 40.0], [0.0, 0.0, 1.0]]], dtype=torch.float64)
+    torch.testing.assert_close(pinhole.inverse(K), torch.linalg.inv(K), rtol=1e-12, atol=1e-15)
+    focal = torch.tensor([500.0, 480.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda f: pinhole.inverse(torch.cat([f, torch.ones(1, dtype=f.dtype)]).diag()), (focal,))
+
+
+def test_planes_of_a_grid_are_its_components():
+    M = torch.randn(2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.stack(pinhole.planes_of_grid(M, 5, 7), -1), pinhole.apply_to_grid(M, 5, 7))

@@ -29,9 +29,23 @@ def apply_to_grid(M: Tensor, height: int, width: int) -> Tensor:
     return along_row[..., None, :, :] + (v * M[..., None, :, 1])[..., :, None, :]
 
 
+def planes_of_grid(M: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The three components of `apply_to_grid`, (..., H, W) each: what is worked on further component by component takes a third of the time."""
+    u, v = (torch.arange(n, dtype=M.dtype, device=M.device) for n in (width, height))
+    along_row = u * M[..., 0, None] + M[..., 2, None]
+    return (along_row[..., None, :] + (v * M[..., 1, None])[..., None]).unbind(-3)
+
+
+def inverse(K: Tensor) -> Tensor:
+    """Inverse (..., 3, 3) of intrinsics (..., 3, 3) [px], which are upper triangular with a last row of 0, 0, 1. In closed form, which exports to any graph."""
+    fx, skew, cx, fy, cy = K[..., 0, 0], K[..., 0, 1], K[..., 0, 2], K[..., 1, 1], K[..., 1, 2]
+    none, one = torch.zeros_like(fx), torch.ones_like(fx)
+    return torch.stack([1 / fx, -skew / (fx * fy), (skew * cy / fy - cx) / fx, none, 1 / fy, -cy / fy, none, none, one], -1).reshape(K.shape)
+
+
 def rays(height: int, width: int, K: Tensor) -> Tensor:
     """Directions (..., H, W, 3) with z = 1 through every pixel centre, K (..., 3, 3) [px]."""
-    return apply_to_grid(torch.linalg.inv(K), height, width)
+    return apply_to_grid(inverse(K), height, width)
 
 
 def unproject(depth: Tensor, K: Tensor) -> Tensor:

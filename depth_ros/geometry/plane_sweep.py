@@ -151,7 +151,7 @@ def _sample_by_depth(references: Tensor, K: Tensor, T_ref_cur: Tensor, w: Tensor
     The pixel a + w b of two_view for all w at once, written in the sampler's own units, in place: this is most of the memory traffic.
     """
     height, width = references.shape[-2:]
-    a = pinhole.apply_to_grid(K @ T_ref_cur[:, :3, :3] @ torch.linalg.inv(K), height, width)[:, None]     # (V, 1, H, W, 3)
+    a = pinhole.apply_to_grid(K @ T_ref_cur[:, :3, :3] @ pinhole.inverse(K), height, width)[:, None]     # (V, 1, H, W, 3)
     b = (K @ T_ref_cur[:, :3, 3:])[:, None, None, None, :, 0]                                             # (V, 1, 1, 1, 3)
     z = a[..., 2] + w * b[..., 2]
     seen = z > pinhole.MIN_DEPTH

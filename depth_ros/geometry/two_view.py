@@ -40,40 +40,41 @@ def triangulate_inverse_depth(flow: Tensor, K: Tensor, T_ref_cur: Tensor, precis
     xx, xy and yy of the inverse covariance of the flow, by which nearness is then measured; the identity if not given.
     """
     height, width = flow.shape[-3:-1]
-    finite = torch.isfinite(flow).all(-1)
-    flow = torch.where(finite[..., None], flow, 0.0)
-    infinity = pinhole.apply_to_grid(K @ T_ref_cur[..., :3, :3] @ torch.linalg.inv(K), height, width)
-    epipole = (K @ T_ref_cur[..., :3, 3:])[..., 0][..., None, None, :]
-    end = flow + pinhole.pixel_grid(height, width, like=flow)
-    towards = epipole[..., :2] - end * epipole[..., 2:]               # image motion of the end with inverse depth, times depth ratio
-    offset = end * infinity[..., 2:] - infinity[..., :2]
-    weighed = towards if precision is None else _apply_symmetric(precision, towards)
-    power = (weighed * towards).sum(-1)
+    u, v = flow.unbind(-1)
+    finite = torch.isfinite(u) & torch.isfinite(v)
+    ax, ay, az = pinhole.planes_of_grid(K @ T_ref_cur[..., :3, :3] @ pinhole.inverse(K), height, width)
+    bx, by, bz = (K @ T_ref_cur[..., :3, 3:])[..., None].unbind(-3)     # (..., 1, 1) each
+    columns, rows = (torch.arange(n, dtype=flow.dtype, device=flow.device) for n in (width, height))
+    end_x, end_y = torch.where(finite, u, 0.0) + columns, torch.where(finite, v, 0.0) + rows[:, None]
+    towards_x, towards_y = bx - end_x * bz, by - end_y * bz             # image motion of the end with inverse depth, times depth ratio
+    offset_x, offset_y = end_x * az - ax, end_y * az - ay
+    weighed_x, weighed_y = (towards_x, towards_y) if precision is None else _apply_symmetric(precision, towards_x, towards_y)
+    power = weighed_x * towards_x + weighed_y * towards_y
     known = finite & (power > _TINY)
-    inverse_depth = torch.where(known, (weighed * offset).sum(-1) / torch.where(known, power, 1.0), 0.0)
-    ratio = infinity[..., 2] + inverse_depth * epipole[..., 2]
+    inverse_depth = torch.where(known, (weighed_x * offset_x + weighed_y * offset_y) / torch.where(known, power, 1.0), 0.0)
+    ratio = az + inverse_depth * bz
     in_front = ratio > pinhole.MIN_DEPTH
     scale = torch.where(in_front, 1.0 / torch.where(in_front, ratio, 1.0), 0.0)
-    parallax = (towards * towards).sum(-1).clamp(min=_TINY).sqrt() * scale
-    at_infinity, _ = pinhole.dehomogenise(infinity)
-    return Triangulation(inverse_depth, torch.where(known, power * scale * scale, 0.0), parallax, _epipolar_distance(infinity, epipole, end, at_infinity),
-                         end - at_infinity, known & in_front & (inverse_depth > 0))
+    parallax = (towards_x * towards_x + towards_y * towards_y).clamp(min=_TINY).sqrt() * scale
+    z = torch.where(az > pinhole.MIN_DEPTH, az, 1.0)
+    turned_x, turned_y = end_x - ax / z, end_y - ay / z                 # the flow less that of the rotation
+    line = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+    return Triangulation(inverse_depth, torch.where(known, power * scale * scale, 0.0), parallax, _epipolar_distance(line, end_x, end_y, turned_x, turned_y),
+                         torch.stack([turned_x, turned_y], -1), known & in_front & (inverse_depth > 0))
 
 
-def _apply_symmetric(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Product (..., 2) of symmetric matrices (..., 3), given as xx, xy and yy, with vectors (..., 2)."""
-    (xx, xy, yy), (x, y) = matrix.unbind(-1), vector.unbind(-1)
-    return torch.stack([xx * x + xy * y, xy * x + yy * y], dim=-1)
+def _apply_symmetric(matrix: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Products of symmetric matrices (..., 3), given as xx, xy and yy, with vectors of these components (...)."""
+    xx, xy, yy = matrix.unbind(-1)
+    return xx * x + xy * y, xy * x + yy * y
 
 
-def _epipolar_distance(infinity: Tensor, epipole: Tensor, end: Tensor, at_infinity: Tensor) -> Tensor:
-    """Distance (...) [px] of pixels end (..., 2) to the line through two homogeneous pixels; to the first where they coincide."""
-    (x, y, z), (ex, ey, ez) = infinity.unbind(-1), epipole.unbind(-1)
-    normal_x, normal_y, rest = ey * z - ez * y, ez * x - ex * z, ex * y - ey * x
-    squared = normal_x * normal_x + normal_y * normal_y
+def _epipolar_distance(line: tuple[Tensor, Tensor, Tensor], x: Tensor, y: Tensor, turned_x: Tensor, turned_y: Tensor) -> Tensor:
+    """Distance (...) [px] of pixels (x, y) to homogeneous lines; where there is no line, how far they are turned away from where a point at infinity would be."""
+    squared = line[0] * line[0] + line[1] * line[1]
     is_line = squared > _TINY
-    along = (normal_x * end[..., 0] + normal_y * end[..., 1] + rest).abs() / torch.where(is_line, squared, 1.0).sqrt()
-    apart = (end - at_infinity).square().sum(-1)
+    along = (line[0] * x + line[1] * y + line[2]).abs() / torch.where(is_line, squared, 1.0).sqrt()
+    apart = turned_x * turned_x + turned_y * turned_y
     return torch.where(is_line, along, torch.where(apart > 0, apart, 1.0).sqrt() * (apart > 0))
 
 

@@ -31,7 +31,7 @@ def induced_flow(depth: Tensor, K: Tensor, T_ref_cur: Tensor) -> tuple[Tensor, T
     Differentiable in depth, K and T_ref_cur.
     """
     present = torch.isfinite(depth) & (depth > pinhole.MIN_DEPTH)
-    infinity = pinhole.apply_to_grid(K @ T_ref_cur[..., :3, :3] @ torch.linalg.inv(K), *depth.shape[-2:])
+    infinity = pinhole.apply_to_grid(K @ T_ref_cur[..., :3, :3] @ pinhole.inverse(K), *depth.shape[-2:])
     epipole = (K @ T_ref_cur[..., :3, 3:])[..., None, None, :, 0]
     pixels, in_front = pinhole.dehomogenise(torch.where(present, depth, 1.0)[..., None] * infinity + epipole)
     valid = present & in_front

@@ -222,7 +222,7 @@ def swept(features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor) -> tu
     K (B, 3, 3) [px of the maps], T_view_key (B, 4, 4). Equation 3 of the paper.
     """
     height, width = features.shape[-2:]
-    infinity = pinhole.apply_to_grid(K @ T_view_key[:, :3, :3] @ torch.linalg.inv(K), height, width)[:, None]      # (B, 1, h, w, 3)
+    infinity = pinhole.apply_to_grid(K @ T_view_key[:, :3, :3] @ pinhole.inverse(K), height, width)[:, None]      # (B, 1, h, w, 3)
     epipole = (K @ T_view_key[:, :3, 3:])[:, None, None, None, :, 0]
     # Divided by depth, so that far planes keep their digits.
     pixels, in_front = pinhole.dehomogenise(infinity + epipole / planes[:, :, None, None, None])

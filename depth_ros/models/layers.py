@@ -111,7 +111,9 @@ def pooled(x: Tensor, step: int) -> Tensor:
     if step == 1:
         return x
     height, width = (int(n) for n in x.shape[-2:])
-    return F.avg_pool2d(F.pad(x, (0, -width % step, 0, -height % step), mode='replicate'), step)     # ONNX Runtime divides squares that stand out otherwise than torch
+    if height % step or width % step:       # ONNX Runtime divides squares that stand out otherwise than torch
+        x = F.pad(x, (0, -width % step, 0, -height % step), mode='replicate')
+    return F.avg_pool2d(x, step)
 
 
 def enlarged(x: Tensor, step: int, like: Tensor) -> Tensor:
