@@ -173,6 +173,16 @@ def test_save_writes_a_checkpoint_that_can_be_shipped(bench, tmp_path):
     one.world.remove(node)
 
 
+def test_the_first_weights_are_not_saved_as_if_they_were_learned(bench, tmp_path):
+    one = bench(weights_file=str(tmp_path / 'mine.safetensors'))
+    assert not one.trigger('save').success
+    one.drive_until_learned()
+    one.pause()     # what is learned after the reset could be saved
+    assert one.trigger('reset').success
+    answer = one.trigger('save')
+    assert not answer.success and 'nothing has been learned yet' in answer.message and not (tmp_path / 'mine.safetensors').exists()
+
+
 def test_weights_that_were_saved_and_then_did_harm_are_told(bench, tmp_path):
     one = bench(weights_file=str(tmp_path / 'mine.safetensors'))
     one.drive_until_learned()
@@ -185,6 +195,7 @@ def test_weights_that_were_saved_and_then_did_harm_are_told(bench, tmp_path):
 def test_save_where_nothing_can_be_written_says_so(bench, tmp_path):
     (tmp_path / 'file').write_text('no folder')
     one = bench(weights_file=str(tmp_path / 'file' / 'learned.safetensors'))
+    one.drive_until_learned()
     answer = one.trigger('save')
     assert not answer.success and f'cannot write {tmp_path}/file/learned.safetensors' in answer.message
 
@@ -205,7 +216,8 @@ def test_services_of_a_configured_node_that_was_never_active_answer(bench, world
     try:
         assert world.change_state(one.node, Transition.TRANSITION_CONFIGURE).success
         assert one.pause().message == 'paused' and one.pause(False).success
-        assert one.trigger('save').success and (tmp_path / 'mine.safetensors').exists()
+        refused = one.trigger('save')
+        assert not refused.success and 'nothing has been learned yet' in refused.message and not (tmp_path / 'mine.safetensors').exists()
         assert one.trigger('reset').success and one.node.state == 'inactive'
     finally:
         world.remove(one.node)

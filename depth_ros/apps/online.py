@@ -5,7 +5,7 @@ were never measured. Beside the learning network stand: the frozen one with its 
 depth from flow with the same poses; and, with --dense, the network that learns from the whole depth image in place of the hits.
 
 With --live all of it happens in the live graph, as the launch file starts it: the sequence is played, its camera tracked on the way, hits are cut by the player, and what
-the nodes publish is recorded and scored. The frozen network is then a second node beside the learning one. What is seen in a second depends on how busy the machine is.
+the nodes publish is recorded and scored. The frozen network is then a second node, in a pass before learning. What is seen in a second depends on how busy the machine is.
 """
 
 from __future__ import annotations

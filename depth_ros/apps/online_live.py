@@ -1,6 +1,6 @@
 """`evaluate online --live`: the same figures from the live graph, whose published depth is recorded and scored against the sensor depth of its stamp.
 
-Beside it runs the same node with the weights that learning began with, which nobody changes: on the same flow, with its scale from the same hits.
+In one pass before, while the learner is paused, the same node runs beside it with the weights that learning begins with and its scale from the hits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from depth_ros.learning.sequences import Sequence
 from depth_ros.learning.trajectory import Trajectory
 
 _PROGRAM = 'depth_ros.ros.online_recording'     # a process of its own: nothing here knows ROS
-_LINES = 'learned', 'frozen_scaled'
 _NUMBERS = {'updates': 'updates', 'rollbacks': 'rollbacks', 'batches': 'batches', 'observed': 'pairs'}
 _ERRORS = {'withheld_before': 'withheld error before', 'withheld_after': 'withheld error after', 'away_before': 'error away from hits before',
            'away_after': 'error away from hits after'}
@@ -80,7 +79,7 @@ def record(replay: Replay, learner: OnlineLearnerConfig, rehearse: int, out: Pat
 def read(path: Path, passes: int) -> Recorded:
     """What a replay left."""
     with np.load(path) as found:
-        depths = {name: _by_pass(found, name, passes) for name in _LINES}
+        depths = {'learned': _by_pass(found, 'learned', passes), 'frozen_scaled': passes * _by_pass(found, 'frozen_scaled', 1)}
         return Recorded(depths, found['weights'].tobytes(), json.loads(str(found['told'])))
 
 

@@ -1,4 +1,6 @@
-"""A replay of the learning graph, and what it published: the network's depth as it learns, and beside it that of the network as it came, both with all that scales them.
+"""A replay of the learning graph, and what it published: the network's depth as it learns, and that of the network as it came, both with all that scales them.
+
+In one pass more, before the others, the learner is paused and the network as it came runs beside the graph: so it takes no time from the learning that is measured.
 
 A program of its own, for `evaluate online --live`: what it is to do stands in a JSON file, and what came of it in an .npz file.
 """
@@ -24,8 +26,10 @@ import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
+from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import UInt8MultiArray
+from std_srvs.srv import SetBool, Trigger
 
 from depth_ros import files
 from depth_ros.ros import codecs, launching
@@ -77,6 +81,12 @@ class Recorder(Node):
         self.create_subscription(UInt8MultiArray, 'online_learning/weights', self._take_weights, LATCHED_QOS)
         self.create_subscription(DiagnosticArray, '/diagnostics', self._take_diagnostics, 50)
 
+        self.pausing, self.forgetting = self.create_client(SetBool, 'online_learning/pause'), self.create_client(Trigger, 'online_learning/reset')
+
+    def let_learn(self) -> None:
+        """Have the learner forget what it has seen so far, and go on."""
+        self.forgetting.call_async(Trigger.Request()).add_done_callback(lambda _: self.pausing.call_async(SetBool.Request(data=False)))
+
     def _count(self, order: Order) -> None:
         self.passes += order is Order.JUMP
 
@@ -94,7 +104,7 @@ class Recorder(Node):
 
     def _take_metrics(self, message: DiagnosticArray) -> None:
         self.told = {v.key: v.value for v in message.status[0].values}
-        self.states[self.told['state']] += 1
+        self.states[self.told['state']] += self.passes > 0
 
     def _take_weights(self, message: UInt8MultiArray) -> None:
         self.weights = bytes(message.data)
@@ -122,10 +132,11 @@ def main(settings: str) -> int:
     apart = [f'global_local/{topic}:=frozen/{topic}' for topic in ('depth/image', 'depth/camera_info', 'points', 'parameters')] + ['online_learning/weights:=frozen/weights']
     processes: list[subprocess.Popen] = []
     try:
-        for words in ([sys.executable, '-c', _FROZEN, '--ros-args', '-r', '__node:=frozen', '--params-file', str(parameters), *(w for a in apart for w in ('-r', a))],
-                      ['ros2', 'launch', 'depth_ros', _LAUNCH, *arguments]):
-            processes.append(subprocess.Popen(words, process_group=0))
-        used = _listen(recorder, executor, recording.passes, *processes)
+        processes.append(subprocess.Popen(['ros2', 'launch', 'depth_ros', _LAUNCH, *arguments], process_group=0))
+        if _pause(recorder, executor, processes[0]):        # before the player begins, for that waits for the network beside it
+            processes.append(subprocess.Popen([sys.executable, '-c', _FROZEN, '--ros-args', '-r', '__node:=frozen', '--params-file', str(parameters),
+                                               *(w for a in apart for w in ('-r', a))], process_group=0))
+            used = _listen(recorder, executor, recording.passes, *processes)
     except FileNotFoundError as error:
         log.error('the graph cannot be started: %s', error)
         return 1
@@ -134,8 +145,8 @@ def main(settings: str) -> int:
     finally:
         for process in reversed(processes):
             _end(process)
-    if recorder.passes < recording.passes:
-        log.error('the replay ended early: the graph with status %d, the network beside it with %d', *(p.returncode for p in reversed(processes)))
+    if recorder.passes <= recording.passes:
+        log.error('the replay ended early: %s', ', '.join(f'{name} with status {p.returncode}' for name, p in zip(('the graph', 'the network beside it'), processes)))
         return 1
     write(recorder, Path(recording.out) / 'recording.npz', used)
     return 0
@@ -187,20 +198,40 @@ def parameters_of(recording: Recording) -> dict[str, dict[str, object]]:
     return {**given, 'frozen': frozen, 'player': {**given.get('player', {}), 'wait_for_listeners': own['player']['wait_for_listeners'] + 1}}
 
 
-def _listen(recorder: Recorder, executor, passes: int, frozen: subprocess.Popen, job: subprocess.Popen) -> dict[str, object]:
-    """Until so many passes are over, or a process has ended; what the learner's process took."""
-    until, memory, seconds, lap = float('inf'), [], 0.0, 0
-    while time.monotonic() < until and job.poll() is None and frozen.poll() is None:
+def _pause(recorder: Recorder, executor, graph: subprocess.Popen) -> bool:
+    """Have the learner wait until the network beside it has had its pass; False if the graph ended before it did."""
+    answer: Future | None = None
+    while graph.poll() is None:
+        executor.spin_once(timeout_sec=0.05)
+        if answer is None and recorder.pausing.service_is_ready() and recorder.forgetting.service_is_ready():
+            answer = recorder.pausing.call_async(SetBool.Request(data=True))
+        elif answer is not None and answer.done():
+            if answer.result().success:
+                return True
+            answer = None       # it is not configured yet
+    return False
+
+
+def _listen(recorder: Recorder, executor, passes: int, graph: subprocess.Popen, frozen: subprocess.Popen) -> dict[str, object]:
+    """Until so many passes are over after that of the network beside it, or a process has ended; what the learner's process took in them."""
+    until, memory, seconds, begun, lap = float('inf'), [], 0.0, 0.0, 0
+    while time.monotonic() < until and graph.poll() is None and (recorder.passes or frozen.poll() is None):
         executor.spin_once(timeout_sec=0.05)
         if recorder.passes == lap:
             continue
         lap = recorder.passes
-        seconds, resident = _taken(job.pid)
+        seconds, resident = _taken(graph.pid)
+        if lap == 1:
+            recorder.let_learn()
+            frozen.send_signal(signal.SIGINT)
+            begun = seconds
+            log.info('the pass of the network that does not learn is over')
+            continue
         memory.append(resident)
-        log.info('pass %d of %d is over: %s', lap, passes, recorder.told.get('state', 'nothing is learned'))
-        if lap == passes:
+        log.info('pass %d of %d is over: %s', lap - 1, passes, recorder.told.get('state', 'nothing is learned'))
+        if lap > passes:
             until = time.monotonic() + _LINGER
-    return {'learner_seconds': seconds, 'memory_mb': memory}
+    return {'learner_seconds': seconds - begun, 'memory_mb': memory}
 
 
 def _taken(launch: int) -> tuple[float, int]:
@@ -217,9 +248,10 @@ def _taken(launch: int) -> tuple[float, int]:
 
 
 def write(recorder: Recorder, target: Path, used: dict[str, object]) -> None:
-    """All that was taken down, and what it took to make it."""
+    """All that was taken down, by the passes of learning, and what it took to make it. Of the network beside it, its one pass stands for all."""
     arrays: dict[str, np.ndarray] = {}
     for name, found in recorder.depths.items():
+        found = [(number - 1, *rest) for number, *rest in found if number > 0] if name == 'learned' else [one for one in found if one[0] == 0]
         passes, stamps, depths = zip(*found) if found else ((), (), ())
         arrays |= {f'{name}_pass': np.array(passes, int), f'{name}_stamp': np.array(stamps, np.int64), f'{name}_depth': np.array(depths, np.float16)}
     told = {'told': recorder.told, 'states': dict(recorder.states), 'refused_weights': recorder.refused, 'load': os.getloadavg()[0], **used}
