@@ -144,8 +144,8 @@ def test_the_image_that_pairing_begins_with_after_a_jump_goes_on_without_flow():
     before = START + 60 * 10 ** 9
     subject.put_image(before, 'i', 0.0)
     subject.put_flow(before, 'f', 0.02, before - PERIOD)
-    subject.clear()
     first, second, third = stamps(3)
+    subject.rewind(first)
     done += subject.put_image(first, 'i', 0.03)
     assert [m.stamp for m in done] == [first]       # at once: no flow will come for it
     assert subject.put_flow(before + PERIOD, 'f', 0.04, before) == []        # was on its way
@@ -155,6 +155,24 @@ def test_the_image_that_pairing_begins_with_after_a_jump_goes_on_without_flow():
     done += subject.put_flow(third, 'f', 0.11, first)
     assert [m.stamp for m in done] == [first, second, third] and done[-1].flow == 'f'
     assert subject.skipped == 0
+
+
+@pytest.mark.parametrize('early', [True, False], ids=['depth jumps first', 'image jumps first'])
+def test_the_first_image_after_a_jump_gets_its_depth(early):
+    """Without it the flow that starts from it would have no pose to start from."""
+    subject, before = matcher(), START + 60 * 10 ** 9
+    for put in (subject.put_image, subject.put_depth, subject.put_flow):
+        put(before, 'old', 0.0)
+    first, second = stamps(2)
+    if early:
+        assert subject.put_depth(first, 'd', 0.03) == []
+    subject.rewind(first)
+    done = subject.put_image(first, 'i', 0.03)
+    if not early:
+        done += subject.put_depth(first, 'd', 0.04)
+    assert [(m.stamp, m.image, m.depth) for m in done] == [(first, 'i', 'd')]
+    subject.put_depth(second, 'd', 0.06)
+    assert [m.stamp for m in subject.put_image(second, 'i', 0.06)] == [second]
 
 
 def test_the_image_that_pairing_begins_with_after_a_gap_goes_on_without_flow():

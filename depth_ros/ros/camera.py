@@ -28,12 +28,12 @@ class CameraConfig(NodeConfig):
 
 
 class CameraInput:
-    """Subscribes `image` and `camera_info` of a node; images with newer stamps go to `on_image`, a clock that jumps back to `on_jump` first.
+    """Subscribes `image` and `camera_info` of a node; images with newer stamps go to `on_image`; the stamp of one after the clock jumped back goes to `on_jump` first.
 
     An image that comes before the first camera_info waits for it. Calibration is taken as it comes: it says nothing new with every image.
     """
 
-    def __init__(self, node: ManagedNode, on_image: Callable[[Image | CompressedImage], None], on_jump: Callable[[], None]) -> None:
+    def __init__(self, node: ManagedNode, on_image: Callable[[Image | CompressedImage], None], on_jump: Callable[[int], None]) -> None:
         self._node, self._on_image, self._on_jump = node, on_image, on_jump
         self._order = StampOrder()
         self._info: CameraInfo | None = None
@@ -92,7 +92,7 @@ class CameraInput:
             return
         if order is Order.JUMP:
             self._node.get_logger().info(f'{self.images.topic}: the clock jumped back by {(last - stamp) * 1e-9:.1f} s; starting afresh')
-            self._on_jump()
+            self._on_jump(stamp)
         if self._info is not None:
             self._on_image(image)
             return

@@ -216,8 +216,8 @@ class DeepV2DNode(ManagedNode):
             topic = self._bundle.inputs['flow'].topic
             self.diagnostics.hold('flow', diagnostics.WARN, f'no flow on {topic} for {self.config.flow_patience:.1f} s: it is computed here, at a higher cost')
 
-    def _on_jump(self) -> None:
-        self._matcher.clear()
+    def _on_jump(self, stamp: int) -> None:
+        self._matcher.rewind(stamp)
         self._bundle.parts.clear()
         self._lap += 1
 

@@ -46,7 +46,7 @@ class FlowNode(ManagedNode):
         self._pairing.reset()
         self._newest, self._pace = self.worker(self._work), Pace()
         # A clock that jumps back needs nothing more: pairing and pace start anew by themselves.
-        self._camera = CameraInput(self, self._take_image, on_jump=lambda: None)
+        self._camera = CameraInput(self, self._take_image, on_jump=lambda _stamp: None)
 
     def reconfigured(self, before: FlowNodeConfig) -> None:
         """Begin anew with the new settings."""

@@ -229,10 +229,15 @@ class FrameMatcher:
         """Whether no flow came for a while, so that images do not wait for it."""
         return self._flow_heard is None or now - self._flow_heard > self._patience
 
-    def clear(self) -> None:
-        """Forget everything that waits, and that flow came: pairing begins anew, with an image that gets none."""
-        for buffer in (self._images, self._depths, self._flows, self._references):
-            buffer.clear()
+    def rewind(self, stamp: int) -> None:
+        """The clock jumped back to an image's stamp: forget what waits from before, and that flow came, for pairing begins anew, with an image that gets none.
+
+        Depth may have jumped before the image did: what came since stays, or that first image would never be complete.
+        """
+        self._images.clear()
+        for buffer in (self._depths, self._flows, self._references):
+            if buffer.newest is not None and buffer.newest > stamp + JUMP_BACK:
+                buffer.clear()
         self._flow_heard = None
 
     def _give_up(self, count: int) -> None:
