@@ -58,6 +58,18 @@ def test_turning_views_tell_the_focal_length_and_the_motion(factor, sigma, wrong
     assert np.array_equal(found.T_cam_world[0], T[0]) and found.focal_deviation < 0.05
 
 
+@pytest.mark.parametrize('twists', [TURNING, SLIDING], ids=['turning', 'sliding'])
+def test_a_calibrated_camera_keeps_its_focal_length_and_one_wrong_view_is_put_right_by_the_others(twists):
+    T = poses(twists)
+    start = T.copy()
+    start[3] = poses(np.array([[0.0, 0.1, 0.0, 0.0, -0.14, 0.0]]))[0] @ T[3]        # some that turns by 8 degrees more
+    found = bundle.adjust(tracks(T, 0.3), start, K, None)
+    assert np.array_equal(found.K, K) and not found.readout.any()
+    np.testing.assert_allclose(found.T_cam_world[:, :3, :3], T[:, :3, :3], atol=3e-3)
+    unit = np.linalg.norm(T[1, :3, 3]) / np.linalg.norm(found.T_cam_world[1, :3, 3])
+    np.testing.assert_allclose(unit * found.T_cam_world[:, :3, 3], T[:, :3, 3], atol=5e-3)
+
+
 def test_pixels_that_are_not_square_stay_as_they_are():
     T = poses(TURNING)
     squeezed, half = tracks(T), np.array([1.0, 0.5])

@@ -254,6 +254,18 @@ def test_pairs_with_one_view_come_to_one_scale() -> None:
     np.testing.assert_allclose(kept, 1.0 / scene().numpy().reshape(inverse_depth.shape))
 
 
+def test_a_pose_known_from_elsewhere_is_judged_as_one_that_was_found() -> None:
+    T = se3.exp(SIDEWAYS)
+    flow = warp.induced_flow(scene(), K, T)[0].numpy() + noise(HEIGHT, WIDTH, 2, sigma=0.1).numpy()
+    valid, longer = np.ones(flow.shape[:2], bool), T.numpy().copy()
+    longer[:3, 3] *= 5.0
+    found, told = relative_pose(torch.from_numpy(flow)), two_view.pair_at(longer, flow, K.numpy(), valid)
+    assert told.status is TwoViewStatus.OK and np.linalg.norm(told.T_ref_cur[:3, 3]) == pytest.approx(1.0)
+    assert (told.inliers & found.inliers).sum() > 0.95 * found.inliers.sum() and told.parallax > 1.0
+    for wrong in (np.eye(4), se3.exp(-3.0 * SIDEWAYS.flip(0)).numpy()):
+        assert two_view.pair_at(wrong, flow, K.numpy(), valid).status is TwoViewStatus.DEGENERATE
+
+
 def test_without_parallax_no_pair_has_a_scale() -> None:
     flow = np.zeros((HEIGHT, WIDTH, 2), np.float32)
     poses, inverse_depth = two_view.at_one_scale([relative_pose(torch.from_numpy(flow))], [flow], K.numpy())

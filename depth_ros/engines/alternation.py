@@ -17,21 +17,22 @@ from torch import Tensor
 
 from depth_ros import settings
 from depth_ros.engines.flow import FAR_APART, FlowConfig, FlowEngine
-from depth_ros.engines.focal import FocalEngine
+from depth_ros.engines.focal import FocalEngine, tracks_of
 from depth_ros.engines.images import image_tensor
 from depth_ros.engines.keyframes import DepthMap, View
 from depth_ros.engines.known_flows import TEXTURED, KnownFlows, agreeing, along, reverse
 from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, FlowResult, nearest_indices, resize_intrinsics, unusable
-from depth_ros.geometry import gauss_newton, pinhole, se3
+from depth_ros.geometry import bundle, gauss_newton, pinhole, se3
 from depth_ros.geometry.gauss_newton import Damping, Edges
-from depth_ros.geometry.two_view import at_one_scale, essential_from_flow
+from depth_ros.geometry.two_view import RelativePose, at_one_scale, essential_from_flow, pair_at
 from depth_ros.models.deepv2d import TYPICAL_DEPTH, DeepV2D
 from depth_ros.models.deepv2d_motion import STRIDE, MeasuredFlow, MotionEstimate, align, damping_for, edges_of
 from depth_ros.settings import setting
 
 _LEAST_TEXTURE = 0.02               # share of an image that must have some
 _BELIEVABLE = 1e-4, 1e4             # median depths, whatever the unit
+_TRACKS = 1000                      # points of the keyframe that are followed into all views
 _FARTHEST = 20.0                    # usual depths beyond which what is triangulated says nothing
 
 
@@ -233,6 +234,8 @@ class Alternation:
         depth = scene.depth[0, 0].double().cpu().numpy()
         given = bool((scene.confidence > 0).any())
         inverse = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0) if given else None
+        if len(pairs) > 1:
+            pairs = _adjusted(pairs, scene.flows, K)
         poses, usual = at_one_scale(pairs, flows, K, inverse, 1.0 / TYPICAL_DEPTH)
         scene.T[0, 1:] = torch.from_numpy(poses).to(scene.T)
         if usual is not None and not given:
@@ -353,6 +356,14 @@ def at_maps(depth: Tensor, size: tuple[int, int]) -> Tensor:
     """Depth (1, N, H, W) at the nearest pixels of maps of a size (h, w): nothing is mixed with what is not known."""
     rows, columns = (torch.from_numpy(nearest_indices(before, after)).to(depth.device) for before, after in zip(depth.shape[-2:], size, strict=True))
     return depth.index_select(-2, rows).index_select(-1, columns)
+
+
+def _adjusted(pairs: Sequence[RelativePose], flows: Sequence[FlowResult], K: np.ndarray) -> list[RelativePose]:
+    """Poses that explain the flows of all pairs together: one pair may be taken for another that turns more and moves less, all of them hardly."""
+    tracks = tracks_of({(0, 1 + view): flow for view, flow in enumerate(flows)}, 1 + len(flows), _TRACKS)
+    start = at_one_scale(pairs, [flow.flow for flow in flows], K)[0]
+    T = bundle.adjust(tracks, np.concatenate([np.eye(4)[None], start]), K, None).T_cam_world[1:]
+    return [pair_at(pose, flow.flow, K, agreeing(flow)) for pose, flow in zip(T, flows, strict=True)]
 
 
 def _result(scene: _Scene, status: AlternationStatus, reason: str) -> AlternationResult:

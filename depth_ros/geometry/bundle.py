@@ -1,4 +1,4 @@
-"""Bundle adjustment of a few views of one camera whose focal length is not known.
+"""Bundle adjustment of a few views of one camera whose focal length may not be known.
 
 Poses, the focal length, and one inverse depth a point are solved for together, the points by elimination (Triggs et al., "Bundle Adjustment - A Modern Synthesis",
 2000), with Levenberg-Marquardt steps and the robust error of Geman and McClure. Essential matrices see two views at a time and leave a point's depth free in each pair;
@@ -57,10 +57,11 @@ class Bundle:
         return float((self.information / max(self.noise, _LEAST_NOISE) + GIVEN ** -2) ** -0.5)
 
 
-def adjust(tracks: Tracks, T_cam_world: np.ndarray, K: np.ndarray, given: float) -> Bundle:
+def adjust(tracks: Tracks, T_cam_world: np.ndarray, K: np.ndarray, given: float | None) -> Bundle:
     """The poses, inverse depths and focal length nearest to T_cam_world (V, 4, 4) and K (3, 3) [px] that explain the tracks best.
 
-    The focal length is pulled towards the `given` one [px, along x] as weakly as a guess deserves, which decides only where the tracks tell nothing.
+    The focal length is pulled towards the `given` one [px, along x] as weakly as a guess deserves, which decides only where the tracks tell nothing. None: the camera is calibrated, so that
+    its focal length stays, and it reads all rows at once.
     """
     state = Bundle(np.array(T_cam_world, np.float64), np.ones(len(tracks.pixels)), np.array(K, np.float64), np.zeros((len(T_cam_world), 2)))
     if not tracks.seen.any():
@@ -179,12 +180,13 @@ def _triangulated(linear: _Linear, inverse_depth: np.ndarray, scale: float) -> n
     return np.clip(inverse_depth + np.clip(gradient / (information + 1e-3), -1.0, 1.0), _NEAREST_ZERO, 20.0)
 
 
-def _descend(tracks: Tracks, state: Bundle, given: float, scale: float, steps: int, free: bool) -> Bundle:
+def _descend(tracks: Tracks, state: Bundle, given: float | None, scale: float, steps: int, free: bool) -> Bundle:
     """Levenberg-Marquardt steps until they gain nothing. The first pose stays; its unknowns, and the focal length unless it is free, are left out."""
     views, count = len(state.T_cam_world), int(tracks.seen.sum())
+    chosen = np.arange(6, 6 * views if given is None else 8 * views + free)
+    given = given or state.K[0, 0]
     noise = max(0.5 * _cost(tracks, state, _Pull(given, count, 0.0), _STAGES[-1][0]) / count, _LEAST_NOISE)
     pull, damping = _Pull(given, count, noise), 1e-3
-    chosen = np.arange(6, 8 * views + free)
     cost = _cost(tracks, state, pull, scale)
     for _ in range(steps):
         linear = _linearise(tracks, state)

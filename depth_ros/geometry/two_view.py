@@ -136,6 +136,24 @@ def essential_from_flow(flow: np.ndarray, K: np.ndarray, valid: np.ndarray, conf
     return RelativePose(T, inliers, parallax, status)
 
 
+def pair_at(T_ref_cur: np.ndarray, flow: np.ndarray, K: np.ndarray, valid: np.ndarray, config: TwoViewConfig = TwoViewConfig()) -> RelativePose:
+    """What flow (H, W, 2) [px] current -> reference, where valid (H, W), says of a pose (4, 4) that is known from elsewhere; its translation brought to length 1."""
+    T = np.array(T_ref_cur, np.float64)
+    length = np.linalg.norm(T[:3, 3])
+    if length > 0:
+        T[:3, 3] /= length
+    focal = 0.5 * (K[0, 0] + K[1, 1])
+    grid = pinhole.pixel_grid(*valid.shape).numpy().reshape(-1, 2)
+    x_cur, x_ref = _bearings(grid, K), _bearings(grid + np.nan_to_num(flow, posinf=0.0, neginf=0.0).reshape(-1, 2), K)
+    error = (np.abs(_sampson(T[:3, :3], T[:3, 3], x_cur, x_ref)[0]) * focal).reshape(valid.shape)
+    inliers = valid & np.isfinite(flow).all(-1) & (error < config.threshold)
+    if length <= 0 or inliers.sum() < max(config.min_matches, config.min_inlier_ratio * valid.sum()):
+        return RelativePose(T, inliers, 0.0, TwoViewStatus.DEGENERATE)
+    parallax = float(np.median(_rotation_residual(T[:3, :3], x_cur, x_ref).reshape(valid.shape)[inliers])) * focal
+    enough = parallax > max(config.min_parallax, config.min_parallax_to_noise * float(np.median(error[inliers])))
+    return RelativePose(T, inliers, parallax, TwoViewStatus.OK if enough else TwoViewStatus.DEGENERATE)
+
+
 def at_one_scale(pairs: Sequence[RelativePose], flows: Sequence[np.ndarray], K: np.ndarray, inverse_depth: np.ndarray | None = None,
                  usual: float = 1.0) -> tuple[np.ndarray, np.ndarray | None]:
     """Poses (V, 4, 4) of pairs with one current view, whose flows (H, W, 2) [px] triangulate the same inverse depths, and those (H, W), 0 where not known.
