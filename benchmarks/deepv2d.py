@@ -102,7 +102,7 @@ class Features(nn.Module):
 
 
 class Matching(nn.Module):
-    """What of the 3D network comes after the views have met, as a module, to export; the volume before it needs an inverse, which graphs do not have."""
+    """What of the 3D network comes after the views have met, as a module, to export; the volume before it stays torch's."""
 
     def __init__(self, network: DeepV2D) -> None:
         super().__init__()

@@ -242,7 +242,7 @@ def test_carried_depth_is_nearer_after_a_step_towards_it_in_metres_of_hits(scene
     assert depth.depth[48, 64] == pytest.approx(before.depth[48, 64] - 0.03, abs=0.01)
 
 
-@pytest.mark.parametrize('why', ['place unknown', 'forgotten', 'too old', 'not wanted', 'nothing recognised', 'unit free'])
+@pytest.mark.parametrize('why', ['place unknown', 'forgotten', 'too old', 'not wanted', 'nothing recognised', 'unit free', 'unit changed'])
 def test_depth_is_not_carried_where_it_would_be_of_another_place(scene, why):
     result, _ = scene
     engine = made(carry_time=0.0 if why == 'not wanted' else 1.0, scale='none' if why == 'unit free' else 'auto')
@@ -252,6 +252,8 @@ def test_depth_is_not_carried_where_it_would_be_of_another_place(scene, why):
     still = resting(result, 2 * 10 ** 9 if why == 'too old' else 60_000_000)
     if why == 'nothing recognised':     # a hand before the lens
         still = replace(still, backward=still.backward + 30.0)
+    if why == 'unit changed':
+        assert engine.change(replace(engine.config, scale='none'))
     assert engine.step(still, np.eye(4), None, 0.0, None if why == 'place unknown' else np.eye(4)) == (None, None)
     assert 'min_displacement' in engine.reason
 

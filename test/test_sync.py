@@ -59,6 +59,13 @@ def test_a_pace_begins_afresh_when_the_clock_jumps(jump):
     assert [pace.is_due(s + jump, s + PERIOD, 10.0) for s in stamps(20)] == before
 
 
+def test_a_pace_does_not_make_up_for_a_pause():
+    """Of a player that was paused: its stamps go on as if nothing had been."""
+    pace, pause = Pace(), 20 * 10 ** 9
+    taken = [pace.is_due(s, s - START + pause * (i > 100), 10.0) for i, s in enumerate(stamps(400))]
+    assert sum(taken[:100]) == pytest.approx(33, abs=2) and sum(taken[150:]) == pytest.approx(83, abs=3)
+
+
 def test_buffer_finds_the_nearest_within_tolerance_and_stays_bounded():
     buffer = StampBuffer(capacity=8)
     for stamp in stamps(100):
@@ -157,22 +164,37 @@ def test_the_image_that_pairing_begins_with_after_a_jump_goes_on_without_flow():
     assert subject.skipped == 0
 
 
-@pytest.mark.parametrize('early', [True, False], ids=['depth jumps first', 'image jumps first'])
-def test_the_first_image_after_a_jump_gets_its_depth(early):
+@pytest.mark.parametrize('back', [60.0, 1.1])
+@pytest.mark.parametrize('order', ['depth jumps first', 'image jumps first', 'old depth comes late'])
+def test_the_first_image_after_a_jump_gets_its_depth(order, back):
     """Without it the flow that starts from it would have no pose to start from."""
-    subject, before = matcher(), START + 60 * 10 ** 9
+    subject, before = matcher(), START + round(back * 1e9)
     for put in (subject.put_image, subject.put_depth, subject.put_flow):
         put(before, 'old', 0.0)
     first, second = stamps(2)
-    if early:
+    if order == 'depth jumps first':
         assert subject.put_depth(first, 'd', 0.03) == []
     subject.rewind(first)
     done = subject.put_image(first, 'i', 0.03)
-    if not early:
+    if order == 'old depth comes late':
+        assert subject.put_depth(before + PERIOD, 'old', 0.035) == []
+    if order != 'depth jumps first':
         done += subject.put_depth(first, 'd', 0.04)
+    assert subject.unmatched == 0
     assert [(m.stamp, m.image, m.depth) for m in done] == [(first, 'i', 'd')]
     subject.put_depth(second, 'd', 0.06)
     assert [m.stamp for m in subject.put_image(second, 'i', 0.06)] == [second]
+
+
+def test_depth_of_a_slow_camera_may_come_before_its_image():
+    subject, done = matcher(flow=False), []
+    for lap in range(2):
+        for i in range(5):
+            done += subject.put_depth(START + i * 1500 * MS, 'd', 1.5 * i)
+            if lap and not i:
+                subject.rewind(START)
+            done += subject.put_image(START + i * 1500 * MS, 'i', 1.5 * i)
+    assert len(done) == 10 and subject.unmatched == 0
 
 
 def test_the_image_that_pairing_begins_with_after_a_gap_goes_on_without_flow():

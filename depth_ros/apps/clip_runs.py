@@ -11,11 +11,10 @@ import torch
 
 from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationResult, AlternationStatus
 from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine
-from depth_ros.engines.images import image_tensor
 from depth_ros.engines.keyframes import DepthMap
-from depth_ros.engines.sweep import SWEPT, Sweeper, SweepSettings
+from depth_ros.engines.sweep import Sweeper, SweepSettings
 from depth_ros.frames import CameraFrame, TrackStatus
-from depth_ros.geometry import plane_sweep, se3
+from depth_ros.geometry import se3
 from depth_ros.learning import clip_augmentation, metrics, pose_metrics
 from depth_ros.learning.clips import ClipBatch, ClipStore, clip_batch, middle_first
 from depth_ros.learning.sequence_clips import SequenceClipData, sequence_clips
@@ -154,16 +153,6 @@ def swept(trial: Trial, T_view_key: np.ndarray, usual_depth: float) -> Found:
     sweeper.remember(trial.frames[0], np.eye(4))
     result = sweeper.step(1.0 / usual_depth)
     return Found(result.depth, T_view_key, result.confidence)
-
-
-def matched(trial: Trial, T_view_key: np.ndarray, usual_depth: float) -> Found:
-    """Depth by matching windows alone (ZNCC), each pixel for itself, against all views on the planes of the sweep, which smooths, fills and refines what this finds."""
-    images = [image_tensor(frame.image) for frame in trial.frames]
-    low, high = SWEPT
-    config = plane_sweep.SweepConfig(planes=SweepSettings().sweep_planes, min_inverse_depth=low / usual_depth, max_inverse_depth=high / usual_depth,
-                                     small_step=0.0, large_step=0.0, fill_radius=0)
-    found = plane_sweep.sweep(images[0], torch.stack(images[1:]), torch.from_numpy(trial.frames[0].K).float(), torch.from_numpy(T_view_key).float(), config)
-    return Found((1.0 / found.inverse_depth).numpy(), T_view_key, found.confidence.numpy())
 
 
 def tracked(trial: Trial) -> Found:

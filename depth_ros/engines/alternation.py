@@ -25,7 +25,7 @@ from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, FlowResult, nearest_indices, resize_intrinsics, unusable
 from depth_ros.geometry import bundle, gauss_newton, pinhole, se3
 from depth_ros.geometry.gauss_newton import Damping, Edges
-from depth_ros.geometry.two_view import RelativePose, at_one_scale, essential_from_flow, pair_at
+from depth_ros.geometry.two_view import RelativePose, TwoViewStatus, at_one_scale, essential_from_flow, pair_at
 from depth_ros.models.deepv2d import TYPICAL_DEPTH, DeepV2D
 from depth_ros.models.deepv2d_motion import STRIDE, MeasuredFlow, MotionEstimate, align, damping_for, edges_of
 from depth_ros.settings import setting
@@ -363,7 +363,8 @@ def _adjusted(pairs: Sequence[RelativePose], flows: Sequence[FlowResult], K: np.
     tracks = tracks_of({(0, 1 + view): flow for view, flow in enumerate(flows)}, 1 + len(flows), _TRACKS)
     start = at_one_scale(pairs, [flow.flow for flow in flows], K)[0]
     T = bundle.adjust(tracks, np.concatenate([np.eye(4)[None], start]), K, None).T_cam_world[1:]
-    return [pair_at(pose, flow.flow, K, agreeing(flow)) for pose, flow in zip(T, flows, strict=True)]
+    told = [pair_at(pose, flow.flow, K, agreeing(flow)) for pose, flow in zip(T, flows, strict=True)]
+    return [now if now.status is TwoViewStatus.OK else before for now, before in zip(told, pairs, strict=True)]
 
 
 def _result(scene: _Scene, status: AlternationStatus, reason: str) -> AlternationResult:

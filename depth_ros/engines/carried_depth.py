@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import torch
 
-from depth_ros.frames import CameraFrame, pixel_grid
+from depth_ros.frames import CameraFrame, FlowResult, pixel_grid
 from depth_ros.geometry.reprojection import fill_holes, reproject_depth
 from depth_ros.geometry.warp import induced_flow
 
 _REACH = 4              # [px] by which depth grows into what comes into view
+_OTHER = 3.0            # [px] from the flow that is expected, beyond which something else moves there
 _LEAST_SEEN = 0.75      # share of the image whose depth must be known
 
 
@@ -44,16 +45,26 @@ class CarriedDepth:
         """Keep a frame's pose (4, 4) and its depth (H, W), both in the odometry's unit, and the confidence (H, W) in that."""
         self._last = _Seen(frame, T_odom_cam, depth, confidence)
 
-    def at(self, frame: CameraFrame, T_odom_cam: np.ndarray, longest: float) -> Carried | None:
-        """Depth of a frame at a pose (4, 4), at most `longest` [s] after the one that is remembered; None where there is none or too little of it is in view."""
-        last = self._last
+    def at(self, result: FlowResult, T_ref_cur: np.ndarray, T_odom_cam: np.ndarray, longest: float) -> Carried | None:
+        """Depth of a pair's current image at a pose (4, 4), at most `longest` [s] after the one that is remembered; None where there is none or too little of it is in view.
+
+        Where the flow to the reference is not what this depth makes of the motion T_ref_cur (4, 4) something else is there now, such as a passer-by, of which nothing is known.
+        """
+        last, frame = self._last, result.pair.current
         if last is None or last.frame.size != frame.size or not np.allclose(last.frame.K, frame.K) or not 0 <= frame.stamp - last.frame.stamp <= longest * 1e9:
             return None
         T_last_cur = np.linalg.inv(last.T_odom_cam) @ T_odom_cam
-        before, K, T, T_back = (torch.from_numpy(np.asarray(a, np.float32)) for a in (last.depth, frame.K, T_last_cur, np.linalg.inv(T_last_cur)))
+        before, K, T, T_back, T_ref = (torch.from_numpy(np.asarray(a, np.float32)) for a in (last.depth, frame.K, T_last_cur, np.linalg.inv(T_last_cur), T_ref_cur))
         depth = fill_holes(reproject_depth(before[None], K, T_back), _REACH)[0]
         flow, known = (a.numpy() for a in induced_flow(depth, K, T))
         if known.mean() < _LEAST_SEEN:
             return None
+        known = known & ~_is_other(result, induced_flow(depth, K, T_ref)[0].numpy())
         confidence = cv2.remap(last.confidence, flow + pixel_grid(*frame.size), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        return Carried(depth.numpy(), np.where(known, confidence, np.float32(0.0)))
+        return Carried(*(np.where(known, a, np.float32(0.0)) for a in (depth.numpy(), confidence)))
+
+
+def _is_other(result: FlowResult, expected: np.ndarray) -> np.ndarray:
+    """Where the image (H, W) shows something else than flow (H, W, 2) [px] that is expected; what has left the view of the reference tells nothing."""
+    moved = cv2.magnitude(*cv2.split(cv2.subtract(result.flow, expected))) > _OTHER
+    return cv2.dilate((moved & np.isfinite(result.error)).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0

@@ -73,7 +73,7 @@ def _share(flow: FlowResult) -> float:
 
 
 def tracks_of(flows: dict[tuple[int, int], FlowResult], views: int, count: int, seed: int = 0) -> Tracks:
-    """Tracks of so many pixels of every view that there is flow from to all others, spread evenly over those that flow leads from to another view and back."""
+    """Tracks of so many pixels of each view that `flows` has as a source, to all others; spread evenly over those that flow leads from to another view and back."""
     rng = np.random.default_rng(seed)
     sources, pixels, ends, seen = [], [], [], []
     for source in sorted({source for source, _ in flows}):

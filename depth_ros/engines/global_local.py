@@ -60,7 +60,7 @@ class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
     guided: bool = setting(True, 'let a pose-aware network begin with what a recursive filter has made of the flow so far, which takes some 10 ms a pair; '
                            'false: with what each pair triangulates by itself')
     min_displacement: float = setting(0.006, 'median displacement, less that of the rotation where it is known, as a share of the width, below which a pair has no depth of its own', '', 0.0, 0.5)
-    carry_time: float = setting(5.0, 'how long depth is carried along by the odometry where pairs show less displacement than min_displacement; 0: such pairs have no depth', 's', 0.0, 60.0)
+    carry_time: float = setting(5.0, 'how long depth is carried along by the odometry where pairs show less displacement than min_displacement; 0: such pairs have no depth', 's', 0.0, 9.0)
     max_depth: float = setting(20.0, 'depth beyond which a pixel is not valid, once metres are known', 'm', 0.1, 1000.0)
 
 
@@ -98,7 +98,7 @@ class GlobalLocalEngine:
         self._still, self._last_hits = HangingImage(), None
         self._guide = FlowGuide()
         self._carried = CarriedDepth()
-        self._metre = 1.0           # [m] per unit of the odometry, of what is carried along
+        self._metre, self._carried_scale = 1.0, ''        # of what is carried along: [m] per unit of the odometry, and the setting that told it
         self._told_resize: tuple[int, int] | None = None
         self._told_focal = False
 
@@ -172,20 +172,21 @@ class GlobalLocalEngine:
             return GlobalLocalResult(None, parameters)
         depth = 1.0 / z * np.float32(baseline)
         if is_placed and unit is Scale.METRIC:
-            self._metre = baseline / length
+            self._metre, self._carried_scale = baseline / length, self.config.scale
             self._carried.remember(result.pair.current, T_odom_cam, depth / np.float32(self._metre), confidence)
         return GlobalLocalResult(self._bounded(result.pair.current, depth, confidence, unit), parameters)
 
     def _without_parallax(self, result: FlowResult, T_ref_cur: np.ndarray | None, T_odom_cam: np.ndarray | None, moved: float) -> DepthResult | None:
         """Depth of a pair whose image moved too little, by this share of its width, to have any of its own; of one that little is recognised in, none."""
-        frame, is_seen = result.pair.current, result.valid.mean() >= _RECOGNISED
-        carried = self._carried.at(frame, T_odom_cam, self.config.carry_time) if is_seen and T_odom_cam is not None else None
+        carried = None
+        if self.config.scale == self._carried_scale and T_ref_cur is not None and T_odom_cam is not None and result.valid.mean() >= _RECOGNISED:
+            carried = self._carried.at(result, T_ref_cur, T_odom_cam, self.config.carry_time)
         if carried is None:
             beyond = '' if T_ref_cur is None else ' beyond what its rotation makes'
             self.reason = f'the image moved by {moved:.4f} of its width{beyond}, less than min_displacement {self.config.min_displacement}: no parallax, no depth'
             return None
         self.used = self.scale_from = CARRIED
-        return self._bounded(frame, carried.depth * np.float32(self._metre), carried.confidence, Scale.METRIC)
+        return self._bounded(result.pair.current, carried.depth * np.float32(self._metre), carried.confidence, Scale.METRIC)
 
     def _bounded(self, frame: CameraFrame, depth: np.ndarray, confidence: np.ndarray, unit: Scale) -> DepthResult:
         """Depth (H, W), 0 where not known, as far as it is to be believed."""

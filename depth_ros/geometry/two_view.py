@@ -137,21 +137,21 @@ def essential_from_flow(flow: np.ndarray, K: np.ndarray, valid: np.ndarray, conf
 
 
 def pair_at(T_ref_cur: np.ndarray, flow: np.ndarray, K: np.ndarray, valid: np.ndarray, config: TwoViewConfig = TwoViewConfig()) -> RelativePose:
-    """What flow (H, W, 2) [px] current -> reference, where valid (H, W), says of a pose (4, 4) that is known from elsewhere; its translation brought to length 1."""
-    T = np.array(T_ref_cur, np.float64)
-    length = np.linalg.norm(T[:3, 3])
-    if length > 0:
-        T[:3, 3] /= length
+    """What flow (H, W, 2) [px] current -> reference, where valid (H, W), says of a pose (4, 4) that is known from elsewhere; its translation brought to length 1, or to none where it is not seen."""
+    R, t = (np.asarray(part, np.float64) for part in (T_ref_cur[:3, :3], T_ref_cur[:3, 3]))
+    length = float(np.linalg.norm(t))
+    t = t / max(length, _TINY)
     focal = 0.5 * (K[0, 0] + K[1, 1])
     grid = pinhole.pixel_grid(*valid.shape).numpy().reshape(-1, 2)
     x_cur, x_ref = _bearings(grid, K), _bearings(grid + np.nan_to_num(flow, posinf=0.0, neginf=0.0).reshape(-1, 2), K)
-    error = (np.abs(_sampson(T[:3, :3], T[:3, 3], x_cur, x_ref)[0]) * focal).reshape(valid.shape)
-    inliers = valid & np.isfinite(flow).all(-1) & (error < config.threshold)
-    if length <= 0 or inliers.sum() < max(config.min_matches, config.min_inlier_ratio * valid.sum()):
-        return RelativePose(T, inliers, 0.0, TwoViewStatus.DEGENERATE)
-    parallax = float(np.median(_rotation_residual(T[:3, :3], x_cur, x_ref).reshape(valid.shape)[inliers])) * focal
-    enough = parallax > max(config.min_parallax, config.min_parallax_to_noise * float(np.median(error[inliers])))
-    return RelativePose(T, inliers, parallax, TwoViewStatus.OK if enough else TwoViewStatus.DEGENERATE)
+    error = (np.abs(_sampson(R, t, x_cur, x_ref)[0]) * focal).reshape(valid.shape)
+    turned = (_rotation_residual(R, x_cur, x_ref) * focal).reshape(valid.shape)
+    valid = valid & np.isfinite(flow).all(-1)
+    inliers = valid & (error < config.threshold)
+    parallax = float(np.median(turned[inliers])) if length > 0 and inliers.sum() >= max(config.min_matches, config.min_inlier_ratio * valid.sum()) else 0.0
+    if parallax > 0 and parallax > max(config.min_parallax, config.min_parallax_to_noise * float(np.median(error[inliers]))):
+        return RelativePose(_pose(R, t), inliers, parallax, TwoViewStatus.OK)
+    return RelativePose(_pose(R, np.zeros(3)), valid & (turned < config.threshold), parallax, TwoViewStatus.DEGENERATE)
 
 
 def at_one_scale(pairs: Sequence[RelativePose], flows: Sequence[np.ndarray], K: np.ndarray, inverse_depth: np.ndarray | None = None,

@@ -56,6 +56,7 @@ class Pace:
     _LOOKS_BACK = 256   # items from which the speed of a replay is told,
     _AT_LEAST = 500_000_000         # [ns] over which they came,
     _REAL_TIME = 0.05   # and the difference from 1 that is none
+    _PAUSE = 1_000_000_000          # [ns] between two arrivals, which tells nothing of the speed
 
     def __init__(self) -> None:
         self._next: int | None = None       # [ns] when the next one is due
@@ -78,7 +79,7 @@ class Pace:
 
     def _speed_at(self, stamp: int, arrival: int) -> float:
         """How fast stamps go by, 1 in real time; as before while too little has come to tell."""
-        if self._came and not 0 <= stamp - self._came[-1][0] <= JUMP_BACK:
+        if self._came and not (0 <= stamp - self._came[-1][0] <= JUMP_BACK and arrival - self._came[-1][1] <= self._PAUSE):
             self._came.clear()
         self._came.append((stamp, arrival))
         stamps, arrivals = (last - first for first, last in zip(self._came[0], self._came[-1]))
@@ -201,26 +202,30 @@ class FrameMatcher:
         self._references: StampBuffer[None] = StampBuffer()     # stamps that flows start from
         self._flow_heard: float | None = None
         self._last_image: int | None = None
+        self._jumped: set[int] = set()      # buffers, by id, whose stamps have jumped back before the images' did
+        self._left: int | None = None       # stamp of the last image before the clock jumped back, until the second image after that
         self.unmatched = 0      # images given up for want of depth
         self.skipped = 0        # images that the flow did not look at
 
     def put_image(self, stamp: int, image: Any, now: float) -> list[Matched]:
         """Add an image; now is a steady time [s]. Returns what became complete."""
+        if self._last_image is not None and stamp > self._last_image:
+            self._left = None
         self._last_image = stamp
         self._give_up(self._images.put(stamp, image))
         return self._complete(now)
 
     def put_depth(self, stamp: int, depth: Any, now: float) -> list[Matched]:
         """Add a depth image."""
-        self._depths.put(stamp, depth)
+        if not self._put(self._depths, stamp, depth):
+            return []
         return self._complete(now)
 
     def put_flow(self, stamp: int, flow: Any, now: float, reference: int | None = None) -> list[Matched]:
         """Add the flow of the image of the same stamp, to the image of the reference's."""
-        if self._last_image is not None and stamp > self._last_image + JUMP_BACK:
-            return []       # on its way when the clock jumped back
+        if not self._put(self._flows, stamp, flow):
+            return []
         self._flow_heard = now
-        self._flows.put(stamp, flow)
         if reference is not None:
             self._references.put(reference, None)
         return self._complete(now)
@@ -235,10 +240,21 @@ class FrameMatcher:
         Depth may have jumped before the image did: what came since stays, or that first image would never be complete.
         """
         self._images.clear()
-        for buffer in (self._depths, self._flows, self._references):
-            if buffer.newest is not None and buffer.newest > stamp + JUMP_BACK:
+        for buffer in (self._depths, self._flows):
+            if id(buffer) not in self._jumped:
                 buffer.clear()
-        self._flow_heard = None
+        self._references.clear()
+        self._jumped.clear()
+        self._flow_heard, self._left, self._last_image = None, self._last_image, stamp
+
+    def _put(self, buffer: StampBuffer[Any], stamp: int, item: Any) -> bool:
+        """Keep what belongs to an image, unless it was on its way when the clock jumped back."""
+        if self._left is not None and abs(stamp - self._left) <= JUMP_BACK and stamp > self._last_image + JUMP_BACK:
+            return False
+        if buffer.newest is not None and stamp < buffer.newest - JUMP_BACK:
+            self._jumped.add(id(buffer))
+        buffer.put(stamp, item)
+        return True
 
     def _give_up(self, count: int) -> None:
         if self.wants_depth:
