@@ -64,6 +64,21 @@ def test_the_frozen_network_is_handed_out_where_learning_does_harm_and_the_learn
     assert [checkpoint.from_bytes(blob).record['number'] for blob in offers] == list(range(1, len(offers) + 1))
 
 
+def test_weights_that_had_to_go_do_not_come_back_on_the_word_of_what_was_seen_before(start):
+    """Pairs of the place where they were good do not outweigh the few that sent them away, or they would come and go with every pair."""
+    learner = OnlineLearner(start, WATCHING)
+    feed(learner, range(12), batches=3)
+    show(learner, range(20, 26), SHARE)         # good, so far
+    assert not learner.progress.serves_frozen
+    show(learner, range(26, 29), 1 / SHARE)     # turned away
+    assert learner.progress.serves_frozen
+    rollbacks = learner.progress.rollbacks
+    show(learner, range(30, 34), SHARE)
+    assert learner.progress.serves_frozen       # with the last of the other place one less than twice `watched`
+    show(learner, range(34, 38), SHARE)
+    assert not learner.progress.serves_frozen and learner.progress.rollbacks == rollbacks
+
+
 def test_an_image_is_judged_by_its_hits_though_it_was_looked_at_without_them(start):
     result, depth, guide = scene(0)
     whole = observation(result, T, hits_on(depth, SHARE), guide=guide)

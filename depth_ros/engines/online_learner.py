@@ -69,6 +69,7 @@ class OnlineLearner:
         """Begin anew with the shipped weights and nothing remembered."""
         with self._handing_out, self._learning:
             self._new, self._not_taken, self._why_back = None, '', ''
+            self._left_at = -1      # serial number of the newest observation when the frozen weights came back: those before it speak for no return
             self.progress, self._lineage = Progress(rate=self.config.rate), lineage.begun(self._fingerprint)
             self._intake = Intake(self.config, self.progress)
             self._take(copy.deepcopy(self._start.model))
@@ -155,12 +156,13 @@ class OnlineLearner:
         newest, distrusts = self._intake.glance()
         if self.progress.updates == 0:
             return
-        about = self._good, self._frozen, newest, self.config.watched, self.config.harm
+        networks, count, share = (self._good, self._frozen), self.config.watched, self.config.harm
         if not self.progress.serves_frozen:
-            why = 'what the hits taught is not trusted' if distrusts else does_harm(*about)
+            why = 'what the hits taught is not trusted' if distrusts else does_harm(*networks, newest, count, share)
             if why:
+                self._left_at = newest[-1].serial if newest else -1
                 self._serve_frozen(f'{why}: the frozen one is back')
-        elif not distrusts and helps(*about):
+        elif not distrusts and helps(*networks, [one for one in newest if one.serial > self._left_at], count, share):
             self.progress.serves_frozen = self._was_rolled_back = False
             self._hand_out()
 
