@@ -70,12 +70,12 @@ def test_weights_that_had_to_go_do_not_come_back_on_the_word_of_what_was_seen_be
     feed(learner, range(12), batches=3)
     show(learner, range(20, 26), SHARE)         # good, so far
     assert not learner.progress.serves_frozen
-    show(learner, range(26, 29), 1 / SHARE)     # turned away
+    show(learner, range(26, 28), 1 / SHARE)     # turned away
     assert learner.progress.serves_frozen
     rollbacks = learner.progress.rollbacks
-    show(learner, range(30, 34), SHARE)
-    assert learner.progress.serves_frozen       # with the last of the other place one less than twice `watched`
-    show(learner, range(34, 38), SHARE)
+    show(learner, range(30, 32), SHARE)
+    assert learner.progress.serves_frozen       # one less than `watched`
+    show(learner, range(32, 40), SHARE)
     assert not learner.progress.serves_frozen and learner.progress.rollbacks == rollbacks
 
 

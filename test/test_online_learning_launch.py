@@ -105,7 +105,7 @@ def test_every_argument_is_described(file, own):
 
 def test_a_replay_saves_what_it_learned_where_asked_to(world, beginning, quick, tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    given = [f'bag:={beginning}', 'rviz:=false', f'params_file:={quick}', f'out:={tmp_path}/out']
+    given = [f'bag:={beginning}', 'rate:=0.25', 'rviz:=false', f'params_file:={quick}', f'out:={tmp_path}/out']
     done = subprocess.run(ros2_launch(FILES[0], *given), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
     assert done.returncode == 0 and f'saved {tmp_path}/out/learned.safetensors' in done.stdout, done.stdout
     assert 'Traceback' not in done.stdout and 'process has died' not in done.stdout

@@ -49,7 +49,7 @@ class Recorded:
     """What came of it."""
 
     depths: dict[str, list[dict[int, np.ndarray]]]      # of each line, in every pass, by stamp [ns]: (H, W) float16 [m], 0 where not valid
-    weights: bytes                                      # the last ones handed out; empty if none were
+    weights: bytes                                      # the last ones handed out, be it the first ones; empty if none came
     told: dict[str, object]
 
 

@@ -69,7 +69,7 @@ class OnlineLearner:
         """Begin anew with the shipped weights and nothing remembered."""
         with self._handing_out, self._learning:
             self._new, self._not_taken, self._why_back = None, '', ''
-            self._left_at = -1      # serial number of the newest observation when the frozen weights came back: those before it speak for no return
+            self._left_at = -1      # serial number of the newest observation when the frozen weights came back
             self.progress, self._lineage = Progress(rate=self.config.rate), lineage.begun(self._fingerprint)
             self._intake = Intake(self.config, self.progress)
             self._take(copy.deepcopy(self._start.model))
@@ -162,9 +162,14 @@ class OnlineLearner:
             if why:
                 self._left_at = newest[-1].serial if newest else -1
                 self._serve_frozen(f'{why}: the frozen one is back')
-        elif not distrusts and helps(*networks, [one for one in newest if one.serial > self._left_at], count, share):
+        elif not distrusts and helps(*networks, newest, count, share) and self._helps_since(newest):
             self.progress.serves_frozen = self._was_rolled_back = False
             self._hand_out()
+
+    def _helps_since(self, newest: list[Observation]) -> bool:
+        """Whether the learned weights do no harm on what came since they had to go, and enough did: what was seen before speaks for another place."""
+        since = [one for one in newest if one.serial > self._left_at]
+        return len(since) >= self.config.watched and not does_harm(self._good, self._frozen, since, self.config.watched, 0.0)
 
     def _serve_frozen(self, why: str) -> None:
         self.progress.serves_frozen = self._was_rolled_back = True

@@ -137,7 +137,7 @@ def does_harm(learned: Checked, frozen: Checked, newest: Sequence[Observation], 
 
 
 def helps(learned: Checked, frozen: Checked, newest: Sequence[Observation], count: int, share: float) -> bool:
-    """Whether weights that had to go may come back: it takes twice as many observations since, on which they are better by `share`, or as near to depth from flow as that tells anything.
+    """Whether weights that had to go may come back: it takes twice as many observations, on which they are better by `share`, or as near to depth from flow as that tells anything.
 
     To leave late costs more than to come back late.
     """

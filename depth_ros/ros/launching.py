@@ -293,13 +293,14 @@ def _save(context: LaunchContext, results: list[Result], began: float) -> list:
     result, rest = results[0], results[1:]
     path = output_folder(context) / result.file
     service = '/'.join(['', *filter(None, (value(context, 'namespace').strip('/'), result.service))])
-    call = ExecuteProcess(cmd=['ros2', 'service', 'call', service, 'std_srvs/srv/Trigger'], output='log')
+    call = ExecuteProcess(cmd=['ros2', 'service', 'call', service, 'std_srvs/srv/Trigger'], output='log', cached_output=True)
 
     def on_exit(event: ProcessExited, context: LaunchContext) -> list | None:
         if context.is_shutdown:
             return None
         if not path.exists() or path.stat().st_mtime < began:
-            raise RuntimeError(f'{service} did not write {path}; what it answered is in the log of this launch')
+            answer = call.get_stdout().rpartition('response:')[2].strip()
+            raise RuntimeError(f'{service} did not write {path}: {answer or "no answer; the log of this launch tells more"}')
         return [LogInfo(msg=f'saved {path}'), *(_save(context, rest, began) if rest else _shut_down(event, context))]
 
     return [RegisterEventHandler(OnProcessExit(target_action=call, on_exit=on_exit)), call]

@@ -32,6 +32,7 @@ from std_msgs.msg import UInt8MultiArray
 from std_srvs.srv import SetBool, Trigger
 
 from depth_ros import files
+from depth_ros.engines.online_settings import State
 from depth_ros.ros import codecs, launching
 from depth_ros.ros.executables import make_executor
 from depth_ros.ros.managed_node import LATCHED_QOS, SENSOR_QOS
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 LINES = {'learned': 'global_local', 'frozen_scaled': 'frozen'}      # what is recorded, and the node that publishes it
 _LINGER = 1.5           # [s] that the last images of a pass are given
+_ASK_AGAIN = 3.0        # [s] after which a service that has not answered, or not done it, is called again
 _LAUNCH = 'online_learning.launch.py'
 _FROZEN = 'from depth_ros.ros import executables; executables.global_local()'
 _AHEAD = 200_000_000    # [ns] by which an image may be ahead of the camera's last message that was not lost
@@ -201,36 +203,42 @@ def parameters_of(recording: Recording) -> dict[str, dict[str, object]]:
 def _pause(recorder: Recorder, executor, graph: subprocess.Popen) -> bool:
     """Have the learner wait until the network beside it has had its pass; False if the graph ended before it did."""
     answer: Future | None = None
+    asked = 0.0
     while graph.poll() is None:
         executor.spin_once(timeout_sec=0.05)
-        if answer is None and recorder.pausing.service_is_ready() and recorder.forgetting.service_is_ready():
-            answer = recorder.pausing.call_async(SetBool.Request(data=True))
-        elif answer is not None and answer.done():
-            if answer.result().success:
-                return True
-            answer = None       # it is not configured yet
+        if answer is not None and answer.done() and answer.result().success:
+            return True
+        # Asked again where it is not configured yet, and where the answer was lost.
+        if time.monotonic() - asked > _ASK_AGAIN and recorder.pausing.service_is_ready() and recorder.forgetting.service_is_ready():
+            answer, asked = recorder.pausing.call_async(SetBool.Request(data=True)), time.monotonic()
     return False
 
 
 def _listen(recorder: Recorder, executor, passes: int, graph: subprocess.Popen, frozen: subprocess.Popen) -> dict[str, object]:
     """Until so many passes are over after that of the network beside it, or a process has ended; what the learner's process took in them."""
-    until, memory, seconds, begun, lap = float('inf'), [], 0.0, 0.0, 0
+    until = frozen_until = float('inf')
+    memory, seconds, begun, lap, asked = [], 0.0, 0.0, 0, 0.0
     while time.monotonic() < until and graph.poll() is None and (recorder.passes or frozen.poll() is None):
         executor.spin_once(timeout_sec=0.05)
+        now = time.monotonic()
+        if now > frozen_until:      # its last images have come
+            frozen.send_signal(signal.SIGINT)
+            frozen_until = float('inf')
+        if lap and recorder.told.get('state') == State.PAUSED.value and now - asked > _ASK_AGAIN:
+            recorder.let_learn()
+            asked = now
         if recorder.passes == lap:
             continue
         lap = recorder.passes
         seconds, resident = _taken(graph.pid)
         if lap == 1:
-            recorder.let_learn()
-            frozen.send_signal(signal.SIGINT)
-            begun = seconds
+            frozen_until, begun = now + _LINGER, seconds
             log.info('the pass of the network that does not learn is over')
             continue
         memory.append(resident)
         log.info('pass %d of %d is over: %s', lap - 1, passes, recorder.told.get('state', 'nothing is learned'))
         if lap > passes:
-            until = time.monotonic() + _LINGER
+            until = now + _LINGER
     return {'learner_seconds': seconds - begun, 'memory_mb': memory}
 
 
