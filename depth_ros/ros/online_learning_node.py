@@ -402,7 +402,7 @@ class OnlineLearningNode(ManagedNode):
             return False, f'the node is {self.state}'
         progress, reason = self._learner.progress, self._learner.reason
         if not progress.number:
-            return False, f'nothing has been learned yet: {reason or self._learner.state.value}'
+            return False, f'nothing has been learned yet, from {progress.observed} pairs since learning began; now: {reason or self._learner.state.value}'
         if progress.serves_frozen:
             return False, f'nothing worth keeping: {reason or "the frozen weights are handed out"}'
         path = Path(self.config.weights_file).expanduser().absolute()
