@@ -34,6 +34,7 @@ from depth_ros.ros import codecs, poses
 from depth_ros.ros.executables import make_executor
 from depth_ros.ros.managed_node import LATCHED_QOS, SENSOR_QOS
 from depth_ros.ros.odometry_outputs import UNKNOWN_VARIANCE
+from depth_ros.ros.online_recording import processor_time
 
 NODES = ('player', 'flow', 'sparse_depth', 'deepv2d', 'global_local', 'online_learning')
 LOOK_EVERY = 2.0    # [s]
@@ -88,14 +89,14 @@ def usage(launch: int) -> dict[str, Usage]:
     found = {}
     for child in subprocess.run(['ps', '--ppid', str(launch), '-o', 'pid='], capture_output=True, text=True).stdout.split():
         try:
-            command, status, times = (Path(f'/proc/{child}/{name}').read_text() for name in ('cmdline', 'status', 'stat'))
+            command, status = (Path(f'/proc/{child}/{name}').read_text() for name in ('cmdline', 'status'))
+            seconds = processor_time(child)
         except OSError:     # it has ended
             continue
         own = next((int(line.split()[1]) for line in status.splitlines() if line.startswith('RssAnon:')), None)
-        ticks = sum(int(field) for field in times.rpartition(')')[2].split()[11:13])     # utime and stime
         for name in NODES:
             if own is not None and f'__node:={name}\0' in command:
-                found[name] = Usage(own / 1024, ticks / os.sysconf('SC_CLK_TCK'))
+                found[name] = Usage(own / 1024, seconds)
     return found
 
 

@@ -170,7 +170,8 @@ def main() -> None:
     told = listener.worked['global_local']
     whole = listener.worked_between(told[0][0], told[-1][0])
     figures |= {'pairs_hz': whole.pairs / whole.seconds, 'taken_up_hz': whole.taken_up / whole.seconds, 'overtaken_hz': whole.overtaken / whole.seconds, 'swaps': len(swaps),
-                'at_work': {name: listener.at_work(name) for name in listener.worked}, 'lost_at_swap': at_swap, **{f'lost_{name}_{what}': float(f(lost)) for name, lost in (('at_swap', at_swap), ('otherwise', otherwise)) if lost
+                'at_work': {name: listener.at_work(name) for name in listener.worked},
+                'lost_at_swap': at_swap, **{f'lost_{name}_{what}': float(f(lost)) for name, lost in (('at_swap', at_swap), ('otherwise', otherwise)) if lost
                                             for what, f in (('median', np.median), ('mean', np.mean), ('most', np.max))},
                 'learner': listener.figures, **course.close()}
     tell(figures, args.out)

@@ -54,7 +54,7 @@ class _Running:
 
 
 class _OfPair(nn.Module):
-    """The network from a pair to both things that it has to say. What prepares the pair is part of the graph, which does that in a third of torch's time."""
+    """The network from a pair to both things that it has to say. What prepares the pair is part of the graph, which does it in about half of torch's time."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

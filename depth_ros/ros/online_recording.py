@@ -82,7 +82,6 @@ class Recorder(Node):
         self.create_subscription(DiagnosticArray, 'online_learning/metrics', self._take_metrics, 50)
         self.create_subscription(UInt8MultiArray, 'online_learning/weights', self._take_weights, LATCHED_QOS)
         self.create_subscription(DiagnosticArray, '/diagnostics', self._take_diagnostics, 50)
-
         self.pausing, self.forgetting = self.create_client(SetBool, 'online_learning/pause'), self.create_client(Trigger, 'online_learning/reset')
 
     def let_learn(self) -> None:
@@ -242,14 +241,19 @@ def _listen(recorder: Recorder, executor, passes: int, graph: subprocess.Popen, 
     return {'learner_seconds': seconds - begun, 'memory_mb': memory}
 
 
+def processor_time(process: str) -> float:
+    """[s] that a process, of this id, has had on any core so far. Raises OSError if it has ended."""
+    fields = Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')      # in user and in system mode
+
+
 def _taken(launch: int) -> tuple[float, int]:
     """Processor time [s] and resident memory [MB] of the learner's process, which a launch has started; zeros where the system does not tell."""
     try:
         for child in Path(f'/proc/{launch}/task/{launch}/children').read_text().split():
             if '__node:=online_learning' in Path(f'/proc/{child}/cmdline').read_text():
-                ticks = Path(f'/proc/{child}/stat').read_text().rpartition(')')[2].split()
                 pages = int(Path(f'/proc/{child}/statm').read_text().split()[1])
-                return (int(ticks[11]) + int(ticks[12])) / os.sysconf('SC_CLK_TCK'), pages * os.sysconf('SC_PAGE_SIZE') >> 20
+                return processor_time(child), pages * os.sysconf('SC_PAGE_SIZE') >> 20
     except OSError:
         pass
     return 0.0, 0
