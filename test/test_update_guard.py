@@ -28,6 +28,11 @@ def test_the_log_error_is_that_of_depth_and_nothing_where_nothing_is_known():
     torch.testing.assert_close(log_error(z, observed, torch.full((1, 1, 1, 1), 0.2))[0, 0, 0], torch.tensor([2.0, 1.0, 1.0]).log())
 
 
+def errors(withheld, away, rehearsed, count: int = 5) -> Errors:
+    """The same of each observation."""
+    return Errors((withheld,) * count, (away,) * count, rehearsed)
+
+
 @pytest.mark.parametrize('new, verdict', [
     ((0.08, 0.09, 0.10), Verdict.BETTER),
     ((0.08, 0.15, 0.10), Verdict.WORSE),        # better on the hits, worse elsewhere
@@ -38,13 +43,25 @@ def test_the_log_error_is_that_of_depth_and_nothing_where_nothing_is_known():
     ((0.08, None, None), Verdict.BETTER),
 ])
 def test_both_the_hits_and_the_rest_of_the_image_must_agree(new, verdict):
-    old = Errors(*(0.1 if error is not None else None for error in new))
-    assert judge(Errors(*new), old, old, tolerance=0.03, forgetting=0.1).verdict is verdict
+    old = errors(*(0.1 if error is not None else None for error in new))
+    assert judge(errors(*new), old, old, tolerance=0.03, forgetting=0.1).verdict is verdict
 
 
 def test_better_than_before_is_not_enough_if_the_frozen_network_is_better_still():
-    verdict = judge(Errors(0.15, 0.1, None), Errors(0.2, 0.1, None), Errors(0.1, 0.1, None), 0.03, 0.1)
+    verdict = judge(errors(0.15, 0.1, None), errors(0.2, 0.1, None), errors(0.1, 0.1, None), 0.03, 0.1)
     assert verdict.verdict is Verdict.WORSE and 'frozen' in verdict.reason
+
+
+@pytest.mark.parametrize('rise, verdict', [
+    ((0.1, 0.1, 0.1, 0.1, 0.1), Verdict.WORSE),             # each a little worse
+    ((0.5, 0.0, 0.0, 0.0, 0.0), Verdict.TOLERATED),         # the same mean from a single one: chance
+    ((0.5, -0.4, 0.4, -0.3, 0.3), Verdict.TOLERATED),       # and from some up, some down
+    ((0.5, None, None, None, None), Verdict.WORSE),         # one alone does not tell how it varies
+])
+def test_a_rise_that_may_be_chance_is_no_harm(rise, verdict):
+    old = Errors((0.2,) * 5, (0.1,) * 5, None)
+    new = Errors(tuple(None if r is None else 0.2 + r for r in rise), (0.1,) * 5, None)
+    assert new.withheld > 0.29 and judge(new, old, old, tolerance=0.1, forgetting=0.1).verdict is verdict
 
 
 def watched(sure: float, unsure: float, count: int = 12) -> list:

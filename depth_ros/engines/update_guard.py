@@ -6,6 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,15 +36,25 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class Errors:
-    """Mean error of the log of depth, cut at a factor of two; None where there is nothing to compare with."""
+    """Mean errors of the log of depth, cut at a factor of two, of each observation; None where there is nothing to compare with."""
 
-    withheld: float | None      # at hits that were never learned from
-    away: float | None          # where flow and motion tell depth with confidence, anywhere in the image
-    rehearsed: float | None     # on synthetic pairs
+    at_hits: tuple[float | None, ...]       # that were never learned from
+    at_guide: tuple[float | None, ...]      # where flow and motion tell depth with confidence, anywhere in the image
+    rehearsed: float | None     # of all synthetic pairs
+
+    @property
+    def withheld(self) -> float | None:
+        """Mean at hits."""
+        return _mean(self.at_hits)
+
+    @property
+    def away(self) -> float | None:
+        """Mean away from them."""
+        return _mean(self.at_guide)
 
     @property
     def total(self) -> float:
-        """Sum of the first two, which are of the robot's own surroundings."""
+        """Sum of both, which are of the robot's own surroundings."""
         return (self.withheld or 0.0) + (self.away or 0.0)
 
 
@@ -75,7 +86,7 @@ class Checked:
             with torch.no_grad():
                 self._rehearsed = _mean(_each(*rehearsed_error(self.network, rehearsal)))
         hits, guide = zip(*(self._known[_key(o)] for o in checks)) if checks else ((), ())
-        return Errors(_mean(hits), _mean(guide), self._rehearsed)
+        return Errors(hits, guide, self._rehearsed)
 
     @torch.no_grad()
     def _look(self, some: Sequence[Observation]) -> list[tuple[float | None, float | None]]:
@@ -105,16 +116,22 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(there) / len(there) if there else None
 
 
+def _is_chance(new: Sequence[float | None], old: Sequence[float | None]) -> bool:
+    """Whether the errors of the same observations differ by no more than the standard error of their difference, as a few single hits soon do; not told by one alone."""
+    differences = np.array([after - before for after, before in zip(new, old) if after is not None and before is not None])
+    return len(differences) > 1 and differences.mean() <= differences.std(ddof=1) / np.sqrt(len(differences))
+
+
 def judge(new: Errors, good: Errors, frozen: Errors, tolerance: float, forgetting: float) -> Judgement:
     """Compare changed weights with the last good ones and with those that learning began with, all on the same observations.
 
-    `tolerance`: share by which an error may exceed that of the good and of the frozen weights before the change is dropped. `forgetting`: the same on synthetic pairs.
+    `tolerance`: share by which an error may exceed that of the good and of the frozen weights before the change is dropped, unless that may be chance. `forgetting`: the same
+    on synthetic pairs.
     """
-    names = {'withheld': 'at withheld hits', 'away': 'away from the hits'}
-    for name, where in names.items():
-        error = getattr(new, name)
-        for than, old in (('before', getattr(good, name)), ('the frozen network\'s', getattr(frozen, name))):
-            if error is not None and error > (1 + tolerance) * old + _NOISE:
+    for name, where in (('at_hits', 'at withheld hits'), ('at_guide', 'away from the hits')):
+        for than, other in (('before', good), ('the frozen network\'s', frozen)):
+            error, old = _mean(getattr(new, name)), _mean(getattr(other, name))
+            if error is not None and error > (1 + tolerance) * old + _NOISE and not _is_chance(getattr(new, name), getattr(other, name)):
                 return Judgement(Verdict.WORSE, f'the error {where} rose to {error:.4f}, more than {tolerance:.0%} above {than} {old:.4f}')
     if new.rehearsed is not None and new.rehearsed > (1 + forgetting) * frozen.rehearsed:
         return Judgement(Verdict.WORSE, f'the error on synthetic pairs rose to {new.rehearsed:.4f} from the {frozen.rehearsed:.4f} of the frozen network')
