@@ -16,7 +16,7 @@ from depth_ros.models import checkpoint
 
 T = support.T_REF_CUR
 SIZE = 64, 48       # [px]
-QUICK = OnlineLearnerConfig(averaged=1.0, rate=1e-3, batch=2, round=3, withheld_run=2, checks=3, recent=12, reservoir=6)
+QUICK = OnlineLearnerConfig(averaged=1.0, rate=1e-3, batch=2, round=3, withheld_run=2, checks=3, recent=12, reservoir=6, trusted_after=1)
 SHARE = 1.15        # of the depth that flow tells, at which the hits lie: a lesson that there is to learn
 
 

@@ -32,7 +32,7 @@ BEGIN = 10 ** 18
 AGAIN = 3.0             # [s] after which a pair that nobody heard is sent again: less than the node waits for hits
 # Three batches from each pair and few to a check, at a size at which that takes a moment.
 QUICK: dict[str, Any] = {'rehearse': 0, 'batches_per_pair': 3, 'rate': 1e-3, 'batch': 2, 'round': 3, 'withheld_run': 2, 'checks': 3, 'recent': 12,
-                         'reservoir': 6, 'hits_patience': 5.0, 'odometry_patience': 5.0, 'max_batch_seconds': 60.0, 'stale_after': 600.0}
+                         'reservoir': 6, 'trusted_after': 1, 'hits_patience': 5.0, 'odometry_patience': 5.0, 'max_batch_seconds': 60.0, 'stale_after': 600.0}
 
 
 def biased(folder: Path) -> Path:

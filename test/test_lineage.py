@@ -90,7 +90,8 @@ def test_after_a_full_disk_and_a_restart_what_is_handed_out_is_taken_though_its_
     taken = []
     feed(again, range(6), batches=3)
     assert taken and taken[0].accepted and again.progress.number < learner.progress.number
-    again._serve_frozen('they do harm here')
+    again.progress.serves_frozen = True         # as where they do harm
+    again._hand_out()
     again._deliver()
     assert all(offer.accepted for offer in taken) and networks.record('pose_aware')['number'] == again.progress.number < learner.progress.number
     assert networks.record('pose_aware')['online']['serves_frozen']

@@ -15,11 +15,12 @@ import pytest
 import torch
 from learner_support import QUICK, SHARE, T, feed, hits_on, parameters, same, scene, withheld_error
 
-from depth_ros.engines import online_loss, update_guard
+from depth_ros.engines import online_learner, online_loss, update_guard
 from depth_ros.engines.online_learner import OnlineLearner
 from depth_ros.engines.online_settings import OnlineLearnerConfig, State
 from depth_ros.engines.rehearsal import Rehearsal
 from depth_ros.engines.replay_buffer import observation, pair_batch
+from depth_ros.engines.update_guard import Judgement, Verdict
 from depth_ros.models import checkpoint
 
 
@@ -201,6 +202,44 @@ def test_a_bad_update_brings_back_the_last_good_weights_bit_for_bit_and_halves_t
     assert all(torch.isfinite(value).all() for value in parameters(learner.weights()).values())
 
 
+def test_the_slowest_rate_is_left_when_nothing_is_gained_by_it(start, monkeypatch):
+    learner = OnlineLearner(start, replace(QUICK, patience=1))
+    feed(learner, range(8), batches=3)
+    monkeypatch.setattr(online_learner, 'judge', lambda *given: Judgement(Verdict.TOLERATED, 'no gain'))
+    rates = []
+    while len(rates) < 6:
+        rollbacks = learner.progress.rollbacks
+        while learner.progress.rollbacks == rollbacks:
+            learner.learn(1)
+        rates.append(learner.progress.rate)
+    assert rates == pytest.approx([QUICK.rate / slower for slower in (2, 4, 8, 16, 1, 2)])
+
+
+def test_harm_keeps_the_slowest_rate(start, monkeypatch):
+    learner = OnlineLearner(start, QUICK)
+    feed(learner, range(8), batches=3)
+    monkeypatch.setattr(online_learner, 'judge', lambda *given: Judgement(Verdict.WORSE, 'harm'))
+    for _ in range(6):
+        learner.learn(QUICK.round)
+    assert learner.progress.rate == pytest.approx(QUICK.rate / 16)
+
+
+def test_what_few_observations_taught_is_handed_out_in_part(start):
+    """Weights lie between the first and the learned ones by the share of trusted_after that was observed, and reach them without another update."""
+    learner = OnlineLearner(start, replace(QUICK, trusted_after=20))
+    offers = []
+    learner.offer_to(offers.append)
+    feed(learner, range(10), batches=3)
+    share, number, first = learner.progress.trusted, learner.progress.number, start.model.state_dict()
+    assert 0 < share <= 0.5 and learner.progress.updates > 0
+    for name, learned in learner._good.network.state_dict().items():
+        torch.testing.assert_close(parameters(offers[-1])[name], first[name].lerp(learned, share))
+    feed(learner, range(10, 20))
+    learner.learn(0)
+    assert learner.progress.trusted == 1 and learner.progress.number > number
+    assert same(parameters(offers[-1]), learner._good.network.state_dict())
+
+
 def test_rehearsal_holds_what_it_would_forget(start):
     """The lesson of the hits, that all is farther than flow tells, is wrong on the synthetic pairs: with them it keeps to what flow tells there, without it does not."""
     random = torch.Generator().manual_seed(0)
@@ -270,6 +309,7 @@ import os, signal, sys
 sys.path[:0] = {paths!r}
 import global_local_support as support
 from depth_ros.engines.online_learner import OnlineLearner
+from depth_ros.engines.update_guard import Judgement, Verdict
 from depth_ros.models import checkpoint
 learner = OnlineLearner(checkpoint.from_bytes(support.blob('pose_aware')))
 learner.save({target!r})

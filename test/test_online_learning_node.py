@@ -187,7 +187,8 @@ def test_weights_that_were_saved_and_then_did_harm_are_told(bench, tmp_path):
     one = bench(weights_file=str(tmp_path / 'mine.safetensors'))
     one.drive_until_learned()
     assert one.trigger('save').success and 'mine.safetensors' not in one.message()
-    one.node._learner._serve_frozen('they do harm here')
+    learner = one.node._learner
+    learner.progress.serves_frozen, learner._why_back = True, 'they do harm here'
     one.tells('mine.safetensors holds weights')
     assert 'they do harm here' in one.message()
 

@@ -32,7 +32,8 @@ from depth_ros.engines.online_loss import observed_loss, rehearsed_error, robust
 from depth_ros.engines.online_settings import OnlineLearnerConfig, Progress, State
 from depth_ros.engines.rehearsal import Rehearsal
 from depth_ros.engines.replay_buffer import Observation
-from depth_ros.engines.update_guard import Checked, Errors, Verdict, does_harm, helps, judge
+from depth_ros.engines.served_weights import ServedWeights
+from depth_ros.engines.update_guard import Checked, Errors, Verdict, judge
 from depth_ros.frames import DepthResult, FlowResult
 from depth_ros.learning.pairs import PairBatch
 from depth_ros.models import checkpoint
@@ -69,7 +70,6 @@ class OnlineLearner:
         """Begin anew with the shipped weights and nothing remembered."""
         with self._handing_out, self._learning:
             self._new, self._not_taken, self._why_back = None, '', ''
-            self._left_at = -1      # serial number of the newest observation when the frozen weights came back
             self.progress, self._lineage = Progress(rate=self.config.rate), lineage.begun(self._fingerprint)
             self._intake = Intake(self.config, self.progress)
             self._take(copy.deepcopy(self._start.model))
@@ -77,6 +77,7 @@ class OnlineLearner:
     def _take(self, good: DepthModel) -> None:
         """Learn on from these weights."""
         self._good = Checked(good)
+        self._served = ServedWeights(self._frozen, self._good, self.config, self.progress)
         self._begin_at_good()
         self._batch_size = self.config.batch
 
@@ -156,26 +157,16 @@ class OnlineLearner:
         newest, distrusts = self._intake.glance()
         if self.progress.updates == 0:
             return
-        networks, count, share = (self._good, self._frozen), self.config.watched, self.config.harm
-        if not self.progress.serves_frozen:
-            why = 'what the hits taught is not trusted' if distrusts else does_harm(*networks, newest, count, share)
-            if why:
-                self._left_at = newest[-1].serial if newest else -1
-                self._serve_frozen(f'{why}: the frozen one is back')
-        elif not distrusts and helps(*networks, newest, count, share) and self._helps_since(newest):
-            self.progress.serves_frozen = self._was_rolled_back = False
-            self._hand_out()
-
-    def _helps_since(self, newest: list[Observation]) -> bool:
-        """Whether the learned weights do no harm on what came since they had to go, and enough did: what was seen before speaks for another place."""
-        since = [one for one in newest if one.serial > self._left_at]
-        return len(since) >= self.config.watched and not does_harm(self._good, self._frozen, since, self.config.watched, 0.0)
-
-    def _serve_frozen(self, why: str) -> None:
-        self.progress.serves_frozen = self._was_rolled_back = True
-        self.progress.rollbacks += 1
-        self._why_back = why
-        log.info('rolled back: %s', why)
+        is_new = self._served.is_ripe()
+        why = self._served.leave(newest, distrusts)
+        if why:
+            self._was_rolled_back, self._why_back = True, f'{why}: the frozen one is back'
+            self.progress.rollbacks += 1
+            log.info('rolled back: %s', self._why_back)
+        elif self._served.come_back(newest, distrusts):
+            self._was_rolled_back = False
+        elif not is_new:
+            return
         self._hand_out()
 
     def _hand_out(self) -> None:
@@ -183,7 +174,7 @@ class OnlineLearner:
         progress = self.progress
         progress.number += 1
         log.info('weights %d: %s; error at withheld hits %s, at first %s; away from hits %s, at first %s', progress.number,
-                 'the frozen ones' if progress.serves_frozen else f'learned from {progress.batches} batches',
+                 'the frozen ones' if progress.serves_frozen else f'{progress.trusted:.0%} of what was learned from {progress.batches} batches',
                  *map(_shown, (progress.withheld_after, progress.withheld_before, progress.away_after, progress.away_before)))
         self._new = self.weights()
 
@@ -198,11 +189,6 @@ class OnlineLearner:
             except Exception as error:      # of whoever takes them: what was learned is good all the same
                 self._not_taken = f'weights could not be handed out: {type(error).__name__}: {error}'
                 log.exception('weights could not be handed out')
-
-    @property
-    def _served(self) -> DepthModel:
-        """What others are to have: the last good network, or the frozen one while that does better or hits are not trusted."""
-        return (self._frozen if self.progress.serves_frozen else self._good).network
 
     def learn(self, batches: int) -> State:
         """Learn from so many batches now, checking the weights after every round of them, or from none if the state is not one to learn in."""
@@ -271,8 +257,9 @@ class OnlineLearner:
             self._accept(new)
             return
         self._without_gain += 1
-        if judgement.verdict is Verdict.WORSE or self._without_gain >= self.config.patience:
-            self._roll_back(judgement.reason)
+        is_idle = self._without_gain >= self.config.patience
+        if judgement.verdict is Verdict.WORSE or is_idle:
+            self._roll_back(judgement.reason, is_idle)
 
     def _note(self, frozen: Errors, good: Errors) -> None:
         progress = self.progress
@@ -282,17 +269,18 @@ class OnlineLearner:
     def _accept(self, new: Checked) -> None:
         progress = self.progress
         self._good, self._without_gain = new, 0
+        self._served.take(new)
         progress.updates += 1
         self._set_rate(min(self.config.rate, _RECOVERY * progress.rate))
         if not self.progress.serves_frozen:
             self._was_rolled_back = False
             self._hand_out()
 
-    def _roll_back(self, reason: str) -> None:
-        """Bring back the last good weights, bit for bit, and learn more slowly."""
-        progress = self.progress
+    def _roll_back(self, reason: str, is_idle: bool = False) -> None:
+        """Bring back the last good weights, bit for bit, and learn more slowly; as fast as at first, if the slowest rate has been idle: no gain would bring it back."""
+        progress, slowest = self.progress, _LEAST_SHARE * self.config.rate
         progress.rollbacks += 1
-        progress.rate = max(_LEAST_SHARE * self.config.rate, progress.rate / 2)
+        progress.rate = self.config.rate if is_idle and progress.rate <= slowest else max(slowest, progress.rate / 2)
         self._begin_at_good()
         self._was_rolled_back, self._why_back = True, f'{reason}; back at weights {progress.number} with a rate of {progress.rate:.1e}'
         log.info('rolled back: %s', self._why_back)
@@ -305,18 +293,21 @@ class OnlineLearner:
     def weights(self) -> bytes:
         """The weights that are handed out as a checkpoint, with their number and the learner's figures in the record."""
         with self._learning:
-            return self._blob(self._served)
+            return self._blob(self._served.network)
 
     def _blob(self, network: DepthModel) -> bytes:
         figures = {**asdict(self.progress), 'buffer': self.buffered}
         return checkpoint.to_bytes(self._start.name, network, self._lineage.noted({**self._start.record, 'online': figures}, self.progress.number))
 
+    def export(self, path: str | Path) -> None:
+        """Write what is handed out, whole or not at all: a checkpoint like any other."""
+        _write(path, self.weights())
+
     def save(self, path: str | Path) -> None:
-        """Write the last good weights and the figures, whole or not at all; a checkpoint like any other, though while `progress.serves_frozen` not one to use."""
+        """Write the last good weights and the figures, from which restore goes on, whole or not at all; whatever is handed out instead of them."""
         with self._learning:
             blob = self._blob(self._good.network)
-        with files.whole(path, durable=True) as partial:        # which takes its time, and learning goes on
-            partial.write_bytes(blob)
+        _write(path, blob)      # which takes its time, and learning goes on
 
     def restore(self, path: str | Path) -> None:
         """Go on from the weights and figures that save wrote. Raises ValueError, naming the file, for what was learned from other weights, and then changes nothing."""
@@ -353,7 +344,7 @@ class OnlineLearner:
         length = np.float32(np.linalg.norm(T_2_1[:3, 3]))
         pair = network_pair(result, T_2_1, guide)
         with torch.no_grad():
-            before, after = (length / network(*network.inputs(pair))[0, 0].numpy() for network in (self._frozen.network, self._served))
+            before, after = (length / network(*network.inputs(pair))[0, 0].numpy() for network in (self._frozen.network, self._served.network))
         return before, after
 
     def change(self, config: OnlineLearnerConfig) -> None:
@@ -364,7 +355,7 @@ class OnlineLearner:
                 self._set_rate(config.rate)
             if config.batch != self.config.batch:
                 self._batch_size = config.batch
-            self.config = self._intake.config = config
+            self.config = self._intake.config = self._served.config = config
             self.budget.share, self._intake_budget.share = config.share, _TAKING_IN * config.share
 
     def forget_places(self) -> None:
@@ -395,6 +386,11 @@ class OnlineLearner:
     def _fail(self, error: Exception) -> None:
         with self._learning:
             self._roll_back(f'a batch failed: {type(error).__name__}: {error}')
+
+
+def _write(path: str | Path, blob: bytes) -> None:
+    with files.whole(path, durable=True) as partial:
+        partial.write_bytes(blob)
 
 
 def _shown(error: float | None) -> str:

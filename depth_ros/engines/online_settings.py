@@ -50,6 +50,8 @@ class OnlineLearnerConfig:
     tolerance: float = setting(0.1, 'share by which a withheld error may grow before the weights are rolled back', '', 0.0, 1.0)
     forgetting: float = setting(0.05, 'the same of the error on synthetic pairs', '', 0.0, 1.0)
     patience: int = setting(8, 'checks in a row without gain after which the weights are rolled back', '', 1, 1000)
+    trusted_after: int = setting(200, 'observations taken in after which the learned weights are handed out as they are; before, a mixture with the first ones in that proportion', '',
+                                 1, 100000)
     watch_every: int = setting(1, 'moving pairs, with hits or without, of which one is watched for harm before it is learned from', '', 1, 1000)
     watched: int = setting(6, 'newest ones of those on which the learned and the frozen network are compared; on twice as many, before learned weights come back', '', 1, 100, while_active=False)
     harm: float = setting(0.05, 'share by which the learned error on them may exceed the frozen one before the frozen weights are handed out again, twice that on the two newest; '
@@ -72,6 +74,7 @@ class Progress:
     hits: int = 0
     withheld: int = 0           # hits that judged only
     rate: float = 0.0
+    trusted: float = 0.0        # share of the way from the first to the last good weights at which those lie that are handed out
     withheld_before: float | None = None    # error of the log of depth at withheld hits, with the weights that learning began with
     withheld_after: float | None = None     # and with the last good ones
     away_before: float | None = None        # the same away from the hits

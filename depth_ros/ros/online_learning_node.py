@@ -407,7 +407,7 @@ class OnlineLearningNode(ManagedNode):
             return False, f'nothing worth keeping: {reason or "the frozen weights are handed out"}'
         path = Path(self.config.weights_file).expanduser().absolute()
         try:
-            self._learner.save(path)
+            self._learner.export(path)
         except OSError as error:
             return False, f'cannot write {path}: {error}'
         self._saved = path, progress.number
