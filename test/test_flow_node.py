@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import numpy as np
@@ -94,8 +95,21 @@ def test_images_beyond_the_highest_rate_are_left_out_and_told(world, camera, sta
     camera.run(lambda: len(complete(bundles)) >= first + 12, 'twelve more')
     taken, seconds, sent = len(complete(bundles)) - first, time.monotonic() - began, camera.index - index
     by_stamps = 4.0 * sent * ros_support.STEP * 1e-9
-    assert 1.2 * by_stamps < taken <= 4.6 * seconds + 2 and int(values()['images left out for max_rate']) > 0
+    assert 1.2 * by_stamps < taken <= 4.6 * seconds + 2 and int(values()['images left out']) > 0
     assert node.set_parameters([Parameter('max_rate', value=0.0)])[0].successful
+    camera.run(lambda: ros_support.STEP in np.diff(complete(bundles)), 'every image')
+
+
+def test_no_more_images_are_looked_at_than_the_share_of_the_cores_allows(world, camera, start, bundles):
+    share = 0.01
+    node = start(width=160, height=120, max_share=share)
+    values = lambda: {v.key: v.value for v in node.diagnostics.status().values}
+    camera.run(lambda: int(values().get('images left out', 0)) > 0, 'an image that is left out')
+    first, began = len(complete(bundles)), time.monotonic()
+    camera.run(lambda: len(complete(bundles)) >= first + 4, 'four more')
+    rate = share * os.cpu_count() / (1e-3 * float(values()['processor time a pair [ms]']))
+    assert len(complete(bundles)) - first <= 2 * rate * (time.monotonic() - began) + 2
+    assert node.set_parameters([Parameter('max_share', value=0.0)])[0].successful
     camera.run(lambda: ros_support.STEP in np.diff(complete(bundles)), 'every image')
 
 

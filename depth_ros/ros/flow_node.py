@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,14 @@ class FlowNodeConfig(CameraConfig):
 
     max_rate: float = setting(0.0, 'highest rate, as they arrive, of the images that are looked at; 0: every image. The others are left out evenly, which leaves the CPU to whoever '
                               'works on the flow', 'Hz', 0.0, 1000.0)
+    max_share: float = setting(0.0, 'largest share of all CPU cores that the work on them may take, in processor time: a slow machine looks at fewer than max_rate, for whoever works on '
+                               'the flow is slow, too; 0: any', '', 0.0, 1.0)
     flow: FlowConfig = params.included(FlowConfig)
     pairing: PairingConfig = params.included(PairingConfig)
+
+
+_FOLLOWS = 0.1          # share by which the usual cost of a pair follows the newest one
+_CORES = len(os.sched_getaffinity(0))       # that this process may use
 
 
 class FlowNode(ManagedNode):
@@ -45,6 +52,7 @@ class FlowNode(ManagedNode):
         """Begin with the next image as the reference."""
         self._pairing.reset()
         self._newest, self._pace = self.worker(self._work), Pace()
+        self._cost = 0.0        # [s] of processor time that a pair usually takes
         # A clock that jumps back needs nothing more: pairing and pace start anew by themselves.
         self._camera = CameraInput(self, self._take_image, on_jump=lambda _stamp: None)
 
@@ -57,19 +65,33 @@ class FlowNode(ManagedNode):
         self._engine, self._pairing = FlowEngine(self.config.flow), Pairing(self.config.pairing)
 
     def _take_image(self, image: Image | CompressedImage) -> None:
-        if self._pace.is_due(codecs.stamp_ns(image.header.stamp), time.monotonic_ns(), self.config.max_rate):
+        if self._pace.is_due(codecs.stamp_ns(image.header.stamp), time.monotonic_ns(), self._rate()):
             self._newest.put(image)
-        self.diagnostics.value('images left out for max_rate', self._pace.left_out)
+        self.diagnostics.value('images left out', self._pace.left_out)
+
+    def _rate(self) -> float:
+        """Of the images to look at [Hz], 0 for all."""
+        share, cost = self.config.max_share, self._cost
+        limits = [limit for limit in (self.config.max_rate, share * _CORES / cost if cost else 0.0) if limit > 0]
+        return min(limits, default=0.0)
 
     def _work(self, image: Image | CompressedImage) -> None:
+        started = time.thread_time()
+        if self._look(image):
+            spent = time.thread_time() - started
+            self._cost += (spent - self._cost) * (_FOLLOWS if self._cost else 1.0)
+            self.diagnostics.value('processor time a pair [ms]', f'{1e3 * self._cost:.1f}')
+
+    def _look(self, image: Image | CompressedImage) -> bool:
+        """Publish the flow of an image; False if it has none."""
         engine, pairing = self._engine, self._pairing       # a parameter may change meanwhile
         frame = self._camera.frame(image)
         if frame is None:
-            return
+            return False
         pair = pairing.pair(frame.resized(engine.config.width, engine.config.height))
         if pair is None:
             self.diagnostics.value('pairing restarted', pairing.restarted.value)
-            return
+            return False
         result = engine.step(pair)
         # Read before `update`: the pair is what is published, not what follows it.
         moved, overlap = observed_motion(result)
@@ -77,3 +99,4 @@ class FlowNode(ManagedNode):
         self.diagnostics.value('consistent pixels [share]', f'{overlap:.2f}')
         pairing.update(result)
         bundle.publish(self, self._bundle, result)
+        return True
