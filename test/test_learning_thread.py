@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 from learner_support import QUICK
 
+from depth_ros.engines import learning_thread
 from depth_ros.engines.cpu_budget import CpuBudget
 from depth_ros.engines.learning_thread import LearningThread
 from depth_ros.engines.online_learner import OnlineLearner
@@ -37,6 +39,27 @@ def test_a_failure_that_cannot_even_be_told_does_not_end_it(caplog):
     finally:
         assert thread.stop(PATIENCE)
     assert not thread.has_died and 'for the roll-back' in caplog.text
+
+
+def test_a_thread_that_gets_next_to_nothing_of_a_core_says_so(start, monkeypatch):
+    wall, processor, turns = 0.0, 0.0, threading.Semaphore(0)
+    learner = OnlineLearner(start, QUICK)
+    monkeypatch.setattr(learning_thread, 'time', SimpleNamespace(monotonic=lambda: wall, thread_time=lambda: processor))
+
+    def work():
+        nonlocal wall, processor
+        wall, processor = wall + 1.0, processor + got
+        turns.release()
+
+    monkeypatch.setattr(learner._thread, '_work', work)
+    assert not learner.concern
+    for got, count in ((0.05, 2), (0.5, 10)):
+        learner._thread.start()
+        for _ in range(count):
+            learner._thread.grant(1, 1)
+            assert turns.acquire(timeout=PATIENCE)
+        assert learner._thread.stop(PATIENCE)
+        assert ('max_share' in learner.concern) == (got < 0.1)
 
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')

@@ -206,17 +206,18 @@ def test_the_slowest_rate_is_left_when_nothing_is_gained_by_it(start, monkeypatc
     learner = OnlineLearner(start, replace(QUICK, patience=1))
     feed(learner, range(8), batches=3)
     monkeypatch.setattr(online_learner, 'judge', lambda *given: Judgement(Verdict.TOLERATED, 'no gain'))
+    learner.progress.rate = QUICK.rate
     rates = []
-    while len(rates) < 6:
+    for _ in range(6):
         rollbacks = learner.progress.rollbacks
-        while learner.progress.rollbacks == rollbacks:
-            learner.learn(1)
+        learner.learn(QUICK.round)
+        assert learner.progress.rollbacks == rollbacks + 1
         rates.append(learner.progress.rate)
     assert rates == pytest.approx([QUICK.rate / slower for slower in (2, 4, 8, 16, 1, 2)])
 
 
 def test_harm_keeps_the_slowest_rate(start, monkeypatch):
-    learner = OnlineLearner(start, QUICK)
+    learner = OnlineLearner(start, replace(QUICK, patience=1))
     feed(learner, range(8), batches=3)
     monkeypatch.setattr(online_learner, 'judge', lambda *given: Judgement(Verdict.WORSE, 'harm'))
     for _ in range(6):
@@ -224,19 +225,28 @@ def test_harm_keeps_the_slowest_rate(start, monkeypatch):
     assert learner.progress.rate == pytest.approx(QUICK.rate / 16)
 
 
-def test_what_few_observations_taught_is_handed_out_in_part(start):
-    """Weights lie between the first and the learned ones by the share of trusted_after that was observed, and reach them without another update."""
+def test_what_few_observations_taught_is_handed_out_in_part(start, tmp_path):
+    """Weights lie between the first and the learned ones by the share of trusted_after that was observed, and come to them without another update; a restart changes nothing of it."""
     learner = OnlineLearner(start, replace(QUICK, trusted_after=20))
     offers = []
     learner.offer_to(offers.append)
     feed(learner, range(10), batches=3)
-    share, number, first = learner.progress.trusted, learner.progress.number, start.model.state_dict()
+    share, number_then, first = learner.progress.trusted, learner.progress.number, start.model.state_dict()
     assert 0 < share <= 0.5 and learner.progress.updates > 0
+    record = checkpoint.from_bytes(offers[-1]).record['online']
+    assert share == record['trusted'] and record['observed'] / 20 - share < 0.1
     for name, learned in learner._good.network.state_dict().items():
         torch.testing.assert_close(parameters(offers[-1])[name], first[name].lerp(learned, share))
-    feed(learner, range(10, 20))
-    learner.learn(0)
-    assert learner.progress.trusted == 1 and learner.progress.number > number
+    learner.save(tmp_path / 'state.safetensors')
+    learner.export(tmp_path / 'shipped.safetensors')
+    again = OnlineLearner(start, learner.config)
+    again.restore(tmp_path / 'state.safetensors')
+    assert same(parameters(again.weights()), parameters(offers[-1])) and same(parameters((tmp_path / 'shipped.safetensors').read_bytes()), parameters(offers[-1]))
+    assert same(parameters((tmp_path / 'state.safetensors').read_bytes()), learner._good.network.state_dict())
+    for number in range(10, 20):
+        feed(learner, [number])
+        learner.learn(0)
+    assert learner.progress.number >= number_then + 2 and learner.progress.trusted == 1
     assert same(parameters(offers[-1]), learner._good.network.state_dict())
 
 
@@ -309,7 +319,6 @@ import os, signal, sys
 sys.path[:0] = {paths!r}
 import global_local_support as support
 from depth_ros.engines.online_learner import OnlineLearner
-from depth_ros.engines.update_guard import Judgement, Verdict
 from depth_ros.models import checkpoint
 learner = OnlineLearner(checkpoint.from_bytes(support.blob('pose_aware')))
 learner.save({target!r})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,7 @@ from depth_ros.engines.threads import give_way
 log = logging.getLogger(__name__)
 
 NAME = 'online_learner'
+_FADES = 0.9            # share of what earlier turns tell that is left after each new one
 
 
 class LearningThread:
@@ -27,6 +29,12 @@ class LearningThread:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self.has_died = False       # it ended though nobody told it to
+        self._worked, self._spent = 0.0, 0.0    # [s] that the last turns took, and of processor time
+
+    @property
+    def got(self) -> float:
+        """Of a core, in the last turns while it worked: all of one, unless others took it."""
+        return self._spent / self._worked if self._worked else 1.0
 
     @property
     def is_here(self) -> bool:
@@ -84,12 +92,15 @@ class LearningThread:
         give_way(self._niceness)
         torch.set_num_threads(1)
         while self._granted():
+            started, used = time.monotonic(), time.thread_time()
             try:
                 with self._budget.spending():
                     self._work()
             except Exception as error:      # such as no memory left: told, and tried again
                 log.exception('a batch failed')
                 self._tell(error)
+            self._worked = _FADES * self._worked + time.monotonic() - started
+            self._spent = _FADES * self._spent + time.thread_time() - used
             self._stopping.wait(self._budget.pause())
 
     def _tell(self, error: Exception) -> None:

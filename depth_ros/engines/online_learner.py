@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 _LEAST_SHARE = 1 / 16       # of the configured rate, below which rolling back does not bring it
 _RECOVERY = 1.3             # by which the rate recovers with every good round
 _RUNAWAY = 4.0              # times the usual loss, at which a round is broken off
+_STARVED = 0.2              # of the share, below which learning hardly gets on
 _TAKING_IN = 0.5            # of the share, that taking pairs in may have: on a slow machine the rest must be left to learn
 
 
@@ -115,8 +116,14 @@ class OnlineLearner:
 
     @property
     def concern(self) -> str:
-        """What is odd though it learns: weights that could not be handed out, or many hits that are wild; '' if nothing is."""
-        return self._not_taken or self._intake.concern
+        """What is odd though it learns: weights that could not be handed out, many hits that are wild, cores that others fill; '' if nothing is."""
+        return self._not_taken or self._intake.concern or self._want
+
+    @property
+    def _want(self) -> str:
+        if self._thread.got >= _STARVED * self.config.share:
+            return ''
+        return f'the cores are full, and learning gets less than {_STARVED * self.config.share:g} of one: let flow look at fewer images (max_share), or learn on another machine'
 
     @property
     def buffered(self) -> dict[str, int]:
@@ -157,7 +164,7 @@ class OnlineLearner:
         newest, distrusts = self._intake.glance()
         if self.progress.updates == 0:
             return
-        is_new = self._served.is_ripe()
+        is_new = self._served.ripen()
         why = self._served.leave(newest, distrusts)
         if why:
             self._was_rolled_back, self._why_back = True, f'{why}: the frozen one is back'
@@ -257,9 +264,9 @@ class OnlineLearner:
             self._accept(new)
             return
         self._without_gain += 1
-        is_idle = self._without_gain >= self.config.patience
-        if judgement.verdict is Verdict.WORSE or is_idle:
-            self._roll_back(judgement.reason, is_idle)
+        does_harm = judgement.verdict is Verdict.WORSE
+        if does_harm or self._without_gain >= self.config.patience:
+            self._roll_back(judgement.reason, is_idle=not does_harm)
 
     def _note(self, frozen: Errors, good: Errors) -> None:
         progress = self.progress
@@ -300,8 +307,15 @@ class OnlineLearner:
         return checkpoint.to_bytes(self._start.name, network, self._lineage.noted({**self._start.record, 'online': figures}, self.progress.number))
 
     def export(self, path: str | Path) -> None:
-        """Write what is handed out, whole or not at all: a checkpoint like any other."""
-        _write(path, self.weights())
+        """Write what is handed out, whole or not at all: a checkpoint like any other. Raises ValueError while those are the first weights."""
+        with self._learning:
+            progress, reason = self.progress, self.reason
+            if not progress.number:
+                raise ValueError(f'nothing has been learned yet, from {progress.observed} pairs since learning began; now: {reason or self.state.value}')
+            if progress.serves_frozen:
+                raise ValueError(f'nothing worth keeping: {reason or "the frozen weights are handed out"}')
+            blob = self._blob(self._served.network)
+        _write(path, blob)
 
     def save(self, path: str | Path) -> None:
         """Write the last good weights and the figures, from which restore goes on, whole or not at all; whatever is handed out instead of them."""
@@ -322,6 +336,7 @@ class OnlineLearner:
             raise ValueError(f'{path}: it was learned from other weights ({descent.start}) than those given ({self._fingerprint})')
         with self._learning:
             self._lineage = lineage.resumed(descent)
+            figures.setdefault('trusted', min(1.0, figures.get('observed', 0) / self.config.trusted_after))
             self.progress = self._intake.progress = Progress(**{**figures, 'rate': min(figures.get('rate', self.config.rate), self.config.rate)})
             self._take(saved.model)
             self._why_back = 'what was learned before the restart did harm: the frozen network is back'

@@ -24,7 +24,7 @@ class State(enum.Enum):
 class OnlineLearnerConfig:
     """What is remembered, how it is learned from, and who watches."""
 
-    rate: float = setting(3.0e-4, "Adam's learning rate; every roll-back halves it, and success brings it back", '', 1e-7, 1e-2)
+    rate: float = setting(3.0e-4, "Adam's learning rate; every roll-back halves it, and success, or no gain at the slowest, brings it back", '', 1e-7, 1e-2)
     batch: int = setting(8, 'observations a batch', '', 1, 64)
     eagerness: int = setting(8, 'batches that the thread may learn from for each observation that comes, as far as its share of the core goes', '', 1, 1000)
     round: int = setting(8, 'batches between two checks of the weights', '', 1, 1000)
@@ -50,8 +50,8 @@ class OnlineLearnerConfig:
     tolerance: float = setting(0.1, 'share by which a withheld error may grow before the weights are rolled back', '', 0.0, 1.0)
     forgetting: float = setting(0.05, 'the same of the error on synthetic pairs', '', 0.0, 1.0)
     patience: int = setting(8, 'checks in a row without gain after which the weights are rolled back', '', 1, 1000)
-    trusted_after: int = setting(200, 'observations taken in after which the learned weights are handed out as they are; before, a mixture with the first ones in that proportion', '',
-                                 1, 100000)
+    trusted_after: int = setting(200, 'observations, of all that were taken in since learning began, after which the learned weights are handed out as they are; before, a mixture '
+                                 'with the first ones in that proportion', '', 1, 100000)
     watch_every: int = setting(1, 'moving pairs, with hits or without, of which one is watched for harm before it is learned from', '', 1, 1000)
     watched: int = setting(6, 'newest ones of those on which the learned and the frozen network are compared; on twice as many, before learned weights come back', '', 1, 100, while_active=False)
     harm: float = setting(0.05, 'share by which the learned error on them may exceed the frozen one before the frozen weights are handed out again, twice that on the two newest; '

@@ -9,6 +9,9 @@ from depth_ros.engines.update_guard import Checked, does_harm, helps
 from depth_ros.models.depth_model import DepthModel
 
 
+_STEP = 0.1             # by which weights are trusted more without having learned more
+
+
 class ServedWeights:
     """What is handed out of a frozen network and of what was learned from it. `progress.trusted` and `progress.serves_frozen` tell, and survive a restart."""
 
@@ -26,16 +29,20 @@ class ServedWeights:
     def take(self, learned: Checked) -> None:
         """Serve these from now on, as far as enough places were seen: what a few taught may not hold at the next one."""
         self._learned = learned
-        self.progress.trusted = min(1.0, self.progress.observed / self.config.trusted_after)
+        self.progress.trusted = max(self.progress.trusted, self._share())
         self._mix()
+
+    def _share(self) -> float:
+        return min(1.0, self.progress.observed / self.config.trusted_after)
 
     def _mix(self) -> None:
         share = self.progress.trusted
         self._offered = self._learned if share == 1 else Checked(online_weights.between(self._frozen.network, self._learned.network, share))
 
-    def is_ripe(self) -> bool:
-        """Whether the learned weights are now trusted whole, and were not before."""
-        if self.progress.trusted == 1 or self.progress.observed < self.config.trusted_after:
+    def ripen(self) -> bool:
+        """Trust the learned weights more, if enough came since; whether that is to be handed out."""
+        share = self._share()
+        if share < min(1.0, self.progress.trusted + _STEP) or self.progress.trusted == 1:
             return False
         self.take(self._learned)
         return not self.progress.serves_frozen

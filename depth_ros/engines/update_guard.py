@@ -24,6 +24,7 @@ _GAIN = 1e-4            # of the error that is worth new weights
 _OF_FLOW = 0.06         # mean error of the log of depth from flow where it is sure, on a real camera: to be nearer to it is no better, as those are that begin with it
 _ANYWHERE = 0.03        # more than that over the whole image: there, too, who begins with depth from flow may not stray far
 _AT_LEAST = 2           # observations that tell of harm
+_SURE = 2.0             # standard errors by which a rise is none of chance
 
 
 class Verdict(enum.Enum):
@@ -117,24 +118,31 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _is_chance(new: Sequence[float | None], old: Sequence[float | None]) -> bool:
-    """Whether the errors of the same observations differ by no more than the standard error of their difference, as a few single hits soon do; not told by one alone."""
+    """Whether the errors of the same observations rise by no more than twice the standard error of the rise, as those of a few single hits soon do; not told by one alone."""
     differences = np.array([after - before for after, before in zip(new, old) if after is not None and before is not None])
-    return len(differences) > 1 and differences.mean() <= differences.std(ddof=1) / np.sqrt(len(differences))
+    return len(differences) > 1 and differences.mean() <= _SURE * differences.std(ddof=1) / np.sqrt(len(differences))
 
 
 def judge(new: Errors, good: Errors, frozen: Errors, tolerance: float, forgetting: float) -> Judgement:
     """Compare changed weights with the last good ones and with those that learning began with, all on the same observations.
 
-    `tolerance`: share by which an error may exceed that of the good and of the frozen weights before the change is dropped, unless that may be chance. `forgetting`: the same
-    on synthetic pairs.
+    `tolerance`: share by which an error may exceed that of the good and of the frozen weights before the change is dropped, or not handed out if that may be chance.
+    `forgetting`: the same on synthetic pairs.
     """
+    doubt = None
     for name, where in (('at_hits', 'at withheld hits'), ('at_guide', 'away from the hits')):
         for than, other in (('before', good), ('the frozen network\'s', frozen)):
             error, old = _mean(getattr(new, name)), _mean(getattr(other, name))
-            if error is not None and error > (1 + tolerance) * old + _NOISE and not _is_chance(getattr(new, name), getattr(other, name)):
-                return Judgement(Verdict.WORSE, f'the error {where} rose to {error:.4f}, more than {tolerance:.0%} above {than} {old:.4f}')
+            if error is None or error <= (1 + tolerance) * old + _NOISE:
+                continue
+            reason = f'the error {where} rose to {error:.4f}, more than {tolerance:.0%} above {than} {old:.4f}'
+            if not _is_chance(getattr(new, name), getattr(other, name)):
+                return Judgement(Verdict.WORSE, reason)
+            doubt = Judgement(Verdict.TOLERATED, f'{reason}, which may be chance')
     if new.rehearsed is not None and new.rehearsed > (1 + forgetting) * frozen.rehearsed:
         return Judgement(Verdict.WORSE, f'the error on synthetic pairs rose to {new.rehearsed:.4f} from the {frozen.rehearsed:.4f} of the frozen network')
+    if doubt is not None:
+        return doubt
     if not new.total <= min(good.total, frozen.total) - _GAIN:
         return Judgement(Verdict.TOLERATED, f'the error of {new.total:.4f} is not below the {min(good.total, frozen.total):.4f} that is offered')
     return Judgement(Verdict.BETTER, f'the error fell to {new.total:.4f} from {good.total:.4f}')

@@ -25,13 +25,14 @@ class FlowNodeConfig(CameraConfig):
     max_rate: float = setting(0.0, 'highest rate, as they arrive, of the images that are looked at; 0: every image. The others are left out evenly, which leaves the CPU to whoever '
                               'works on the flow', 'Hz', 0.0, 1000.0)
     max_share: float = setting(0.0, 'largest share of all CPU cores that the work on them may take, in processor time: a slow machine looks at fewer than max_rate, for whoever works on '
-                               'the flow is slow, too; 0: any', '', 0.0, 1.0)
+                               'the flow is slow, too, though at two in the max_gap of pairing; 0: any', '', 0.0, 1.0)
     flow: FlowConfig = params.included(FlowConfig)
     pairing: PairingConfig = params.included(PairingConfig)
 
 
+_IN_A_GAP = 2           # images that are looked at in the longest silence that pairing bears, at the least
 _FOLLOWS = 0.1          # share by which the usual cost of a pair follows the newest one
-_CORES = len(os.sched_getaffinity(0))       # that this process may use
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1     # that this process may use
 
 
 class FlowNode(ManagedNode):
@@ -52,7 +53,6 @@ class FlowNode(ManagedNode):
         """Begin with the next image as the reference."""
         self._pairing.reset()
         self._newest, self._pace = self.worker(self._work), Pace()
-        self._cost = 0.0        # [s] of processor time that a pair usually takes
         # A clock that jumps back needs nothing more: pairing and pace start anew by themselves.
         self._camera = CameraInput(self, self._take_image, on_jump=lambda _stamp: None)
 
@@ -63,6 +63,7 @@ class FlowNode(ManagedNode):
 
     def _make_engine(self) -> None:
         self._engine, self._pairing = FlowEngine(self.config.flow), Pairing(self.config.pairing)
+        self._cost: float | None = None     # [s] of processor time that a pair usually takes; unknown before the first one, which takes longer than others
 
     def _take_image(self, image: Image | CompressedImage) -> None:
         if self._pace.is_due(codecs.stamp_ns(image.header.stamp), time.monotonic_ns(), self._rate()):
@@ -71,16 +72,19 @@ class FlowNode(ManagedNode):
 
     def _rate(self) -> float:
         """Of the images to look at [Hz], 0 for all."""
-        share, cost = self.config.max_share, self._cost
-        limits = [limit for limit in (self.config.max_rate, share * _CORES / cost if cost else 0.0) if limit > 0]
-        return min(limits, default=0.0)
+        config = self.config
+        affordable = max(config.max_share * _CORES / self._cost, _IN_A_GAP / config.pairing.max_gap) if config.max_share and self._cost else 0.0
+        rate = min(filter(None, (config.max_rate, affordable)), default=0.0)
+        self.diagnostics.value('highest rate [Hz]', f'{rate:.1f}' if rate else 'any')
+        return rate
 
     def _work(self, image: Image | CompressedImage) -> None:
-        started = time.thread_time()
-        if self._look(image):
-            spent = time.thread_time() - started
-            self._cost += (spent - self._cost) * (_FOLLOWS if self._cost else 1.0)
-            self.diagnostics.value('processor time a pair [ms]', f'{1e3 * self._cost:.1f}')
+        started = time.process_time()       # of all threads, as the backward flow has one of its own
+        if not self._look(image):
+            return
+        spent = time.process_time() - started
+        self._cost = 0.0 if self._cost is None else self._cost + (spent - self._cost) * (_FOLLOWS if self._cost else 1.0)
+        self.diagnostics.value('processor time a pair [ms]', f'{1e3 * self._cost:.1f}')
 
     def _look(self, image: Image | CompressedImage) -> bool:
         """Publish the flow of an image; False if it has none."""

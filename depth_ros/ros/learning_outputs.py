@@ -39,7 +39,8 @@ class LearningMetrics:
         return {'state': learner.state.value, 'reason': learner.reason, 'weights': progress.number, 'updates': progress.updates, 'updates a second [Hz]': updates,
                 'rollbacks': progress.rollbacks, 'batches': progress.batches, 'batches a second [Hz]': batches, 'pairs': progress.observed, 'hits': progress.hits,
                 'withheld hits': progress.withheld, 'buffer size': sum(buffered.values()), **{f'buffer {part}': count for part, count in buffered.items()},
-                'share of a core': share, 'learning rate': progress.rate, 'withheld error before': progress.withheld_before, 'withheld error after': progress.withheld_after,
+                'share of a core': share, 'learning rate': progress.rate, 'trusted share': progress.trusted,
+                'withheld error before': progress.withheld_before, 'withheld error after': progress.withheld_after,
                 'error away from hits before': progress.away_before, 'error away from hits after': progress.away_after}
 
     def _rates(self, updates: int, batches: int, spent: float) -> list[float]:

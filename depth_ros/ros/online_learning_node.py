@@ -400,17 +400,14 @@ class OnlineLearningNode(ManagedNode):
     def _on_save(self, _request: Trigger.Request) -> tuple[bool, str]:
         if self._learner is None:
             return False, f'the node is {self.state}'
-        progress, reason = self._learner.progress, self._learner.reason
-        if not progress.number:
-            return False, f'nothing has been learned yet, from {progress.observed} pairs since learning began; now: {reason or self._learner.state.value}'
-        if progress.serves_frozen:
-            return False, f'nothing worth keeping: {reason or "the frozen weights are handed out"}'
         path = Path(self.config.weights_file).expanduser().absolute()
         try:
             self._learner.export(path)
+        except ValueError as error:
+            return False, str(error)
         except OSError as error:
             return False, f'cannot write {path}: {error}'
-        self._saved = path, progress.number
+        self._saved = path, self._learner.progress.number
         if self.state == 'active':
             self._keeper.put(None)      # which takes its time, and messages come meanwhile
         else:
