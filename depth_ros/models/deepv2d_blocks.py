@@ -66,11 +66,13 @@ class Residual(nn.Module):
         with torch.no_grad():
             self.branch[1][2].weight.mul_(_BRANCH)
         same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else plain_conv(inputs, outputs, 1, stride, dimensions)
+        self.shortcut = nn.Identity() if same else plain_conv(inputs, outputs, 1, 1, dimensions)
+        # The stride of the shortcut, taken before it: on processors without AVX-512, oneDNN's gradient of a strided 1 x 1 convolution of fewer than 8 channels writes beyond its memory.
+        self._seen = (..., *[slice(None, None, stride)] * dimensions)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, outputs, h, w) or (B, outputs, d, h, w) of x."""
-        return self.shortcut(x) + self.branch(x)
+        return self.shortcut(x[self._seen]) + self.branch(x)
 
 
 class Trunk(nn.Sequential):
