@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, Range
 from tf2_ros import StaticTransformBroadcaster
 
+from depth_ros.frames import resize_intrinsics
 from depth_ros.ros import cloud, codecs, poses
 from depth_ros.ros.sparse_depth_node import SparseDepthNode
 
@@ -105,6 +106,23 @@ def test_hits_on_a_wall_have_its_depth_and_lie_where_the_camera_sees_them(bench)
     one.world.until(lambda: one.out_infos, 'the calibration')
     np.testing.assert_array_equal(codecs.camera_matrix(one.out_infos[0], SIZE, ''), K)
     assert one.out_infos[0].header == one.images[0].header
+
+
+def test_hits_come_at_the_width_asked_for_with_the_calibration_of_that_size(bench):
+    one = bench(width=80)
+    depth, valid = one.until_hits(wall(2.1))
+    assert valid.shape == (60, 80)
+    np.testing.assert_allclose(depth[valid], 2.0, atol=1e-5)
+    one.world.until(lambda: one.out_infos, 'the calibration')
+    half = codecs.camera_matrix(one.out_infos[0], (80, 60), '')
+    np.testing.assert_allclose(half, resize_intrinsics(K, 0.5, 0.5))
+    assert abs(np.nonzero(valid)[0].mean() - (half[1, 2] + half[1, 1] * 0.2 / 2.0)) <= 1.0
+
+
+@pytest.mark.parametrize('width', [0, 1000])
+def test_hits_come_at_the_size_of_the_camera_where_no_narrower_one_is_asked_for(bench, width):
+    _, valid = bench(width=width).until_hits(wall(2.1))
+    assert valid.shape == SIZE[::-1]
 
 
 def test_what_is_no_hit_leaves_no_trace(bench):

@@ -105,6 +105,14 @@ def test_rendered_motion_comes_back():
     assert sum(r.is_keyframe for r in results) > 3
 
 
+def test_one_keyframe_will_do_with_a_sensor_and_flow_is_found_to_no_other():
+    frames, truth = rendered(arc, 45)
+    tracker = Tracker(TrackerConfig(sensor_keyframes=1))
+    results = track(frames, tracker)
+    assert states(results) == {TrackStatus.OK} and len(tracker.keyframes) > 3 and len(tracker.flows) == 1
+    assert np.sqrt((errors(results, truth, 30) ** 2).mean()) < 0.01
+
+
 def test_missing_bundles_are_computed():
     frames, truth = rendered(arc, 45)
     results = track(frames, paired=False)

@@ -122,7 +122,8 @@ class DepthFilter:
             return None
         height, width = self.estimate.value.shape
         at = flow + pixel_grid(width, height)
-        value, information = (cv2.remap(a, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT) for a in (self.estimate.value, self.estimate.information))
+        both = cv2.merge([self.estimate.value, self.estimate.information])
+        value, information = cv2.split(cv2.remap(both, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
         T_cur_prev = np.linalg.inv(T_prev_cur)
         # z of the ray at each fetched pixel in the current frame, for a point at unit depth; inverse depth w there becomes w / (z + w t_z)
         to_z = (T_cur_prev[2, :3] @ np.linalg.inv(K)).astype(np.float32)
@@ -130,7 +131,7 @@ class DepthFilter:
         ratio = z + value * np.float32(T_cur_prev[2, 3])
         information = np.where((ratio > 0.1) & (value > 0), information * ratio ** 2, 0)
         value = np.maximum(value, _TINY) / np.maximum(ratio, 0.1)
-        moved = min(1.0, float(np.median(np.abs(flow[2::4, 2::4]))))      # nothing is lost to warping while the camera rests
+        moved = min(1.0, float(upper_median(np.abs(flow[2::4, 2::4]))))      # nothing is lost to warping while the camera rests
         forgetting = (moved * self.config.filter_forgetting * _median(value, information)) ** 2
         return InverseDepth(value, (information / (1 + forgetting * information)).astype(np.float32))
 
@@ -219,11 +220,11 @@ def sharpen(estimate: InverseDepth, frame: CameraFrame, reference: Reference) ->
 
 def _photometric_costs(candidates: Sequence[np.ndarray], frame: CameraFrame, reference: Reference) -> list[np.ndarray]:
     """Difference (H, W) [grey levels] that each inverse depth (H, W) leaves between a frame and its reference, capped, mean over a window."""
-    u, v = cv2.split(pixel_grid(*frame.size))
+    u, v = (np.arange(extent, dtype=np.float32) for extent in frame.size)
     guide, image = grey(frame.image), grey(reference.flow.pair.reference.image)
     turn = (frame.K @ reference.T_ref_cur[:3, :3] @ np.linalg.inv(frame.K)).astype(np.float32)
     shift = (frame.K @ reference.T_ref_cur[:3, 3]).astype(np.float32)
-    at_infinity = [row[0] * u + row[1] * v + row[2] for row in turn]
+    at_infinity = [row[0] * u + (row[1] * v + row[2])[:, None] for row in turn]
     costs = []
     for candidate in candidates:
         x, y, z = (a + b * candidate for a, b in zip(at_infinity, shift))
@@ -240,14 +241,19 @@ def smooth_along_colour(x: np.ndarray, weight: np.ndarray, image: np.ndarray, re
     `edge` is the difference of colour, of 255, that cuts a tie to a third. Weights are spread alike, and divided by, as in that paper's section IV-B.
     """
     ties = np.exp(-np.arange(256) / edge).astype(np.float32)
-    image = image.astype(np.int16)
-    across, down = (ties[np.abs(np.diff(image, axis=axis)).max(-1)] for axis in (1, 0))
+    across, down = (ties[_largest(cv2.absdiff(after, before))] for after, before in ((image[:, 1:], image[:, :-1]), (image[1:], image[:-1])))
     across, down = np.pad(across, ((0, 0), (0, 1))), np.pad(down.T, ((0, 0), (0, 1)))
     both = np.stack([x * weight, weight])
     for sweep in range(_SWEEPS):
         strength = np.float32(1.5 * 4 ** (_SWEEPS - 1 - sweep) / (4 ** _SWEEPS - 1) * reach ** 2)
         both = _spread(_spread(both, strength * across).transpose(0, 2, 1), strength * down).transpose(0, 2, 1)
     return both[0] / both[1]
+
+
+def _largest(image: np.ndarray) -> np.ndarray:
+    """The largest of its three channels (H, W)."""
+    first, second, third = cv2.split(image)
+    return cv2.max(cv2.max(first, second), third)
 
 
 def _spread(x: np.ndarray, tie: np.ndarray) -> np.ndarray:
@@ -296,7 +302,13 @@ def _median(value: np.ndarray, information: np.ndarray) -> np.float32:
     known = information > 0
     if not known.any():
         return np.float32(1)
-    return np.float32(np.clip(np.median(value[known & (information >= np.median(information[known]))]), *_BELIEVABLE))
+    return np.float32(np.clip(upper_median(value[known & (information >= upper_median(information[known]))]), *_BELIEVABLE))
+
+
+def upper_median(values: np.ndarray) -> float:
+    """The median, of an even number the upper one: of some thousand in a fifth of the time of np.median."""
+    values = values.ravel()
+    return np.partition(values, len(values) // 2)[len(values) // 2]
 
 
 def _bounded(value: np.ndarray, information: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference, filled, half, halved
+from depth_ros.engines.depth_filter import DepthFilter, DepthFilterConfig, InverseDepth, Reference, filled, half, halved, upper_median
 from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, Scale, resize_intrinsics
 from depth_ros.geometry.warp import induced_flow
@@ -67,7 +67,8 @@ class FlowGuide:
             return None
         before, T_odom_before, _ = self._previous
         T_before_cur = np.linalg.inv(T_odom_before) @ T_odom_cam
-        if before.size != frame.size or not 0 < frame.stamp - before.stamp <= _LONGEST or np.linalg.norm(T_before_cur[:3, 3]) * np.median(self._filter.estimate.value) > _FARTHEST:
+        moved = np.linalg.norm(T_before_cur[:3, 3]) * upper_median(self._filter.estimate.value[2::4, 2::4])
+        if before.size != frame.size or not 0 < frame.stamp - before.stamp <= _LONGEST or moved > _FARTHEST:
             return None
         value = half(self._filter.estimate.value) if measured is None else filled(halved(measured))
         scale = np.array(value.shape[::-1]) / frame.size

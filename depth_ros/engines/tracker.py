@@ -1,4 +1,4 @@
-"""Visual odometry on dense flow: every frame is aligned with two keyframes, and finds its way back when it was lost.
+"""Visual odometry on dense flow: every frame is aligned with two keyframes (with a depth sensor, one can do), and finds its way back when it was lost.
 
 The tracking of DeepV2D (Z. Teed, J. Deng, "DeepV2D: Video to Depth with Differentiable Structure from Motion", ICLR 2020, section 3.2) without its
 networks: flow and its consistency stand for the residual flow and confidence, sensor depth or an estimate for the depth. A keyframe is what the pairing
@@ -47,6 +47,7 @@ class TrackerConfig(AlignmentConfig):
     max_turn_rate: float = setting(12.0, 'camera turn rate that is not believed', 'rad/s', 0.1, 100.0)
     keyframe_displacement: float = setting(PairingConfig.displacement, 'median displacement that makes a keyframe when no pair comes from outside, as a share of the width', '', 0.005, 0.5)
     max_gap: float = setting(PairingConfig.max_gap, 'silence after which no motion is extrapolated', 's', 0.01, 60.0)
+    sensor_keyframes: int = setting(2, 'keyframes that a frame with sensor depth is aligned with; one takes two thirds of the time and raises the relative pose error by 2 to 4 %', '', 1, 2)
     max_keyframes: int = setting(30, 'keyframes remembered to find the way back by', '', 3, 1000)
     max_recent: int = setting(45, 'recent frames remembered', '', 2, 1000)
 
@@ -164,12 +165,12 @@ class Tracker:
         return self._result(view, np.zeros((6, 6)), 1.0, is_keyframe=True)
 
     def _references(self, view: View, bundle: FlowResult | None) -> list[View]:
-        """The two keyframes to align with, newest first; the bundle's reference becomes one as soon as it is used."""
+        """The keyframes to align with, newest first; the bundle's reference becomes one as soon as it is used."""
         if bundle is not None and self._usable(view, bundle):
             reference = self.keyframes.find(bundle.pair.reference.stamp)
             if not self.keyframes.is_key(reference.stamp):
                 self.keyframes.promote(reference)
-        return self.keyframes.newest(2)
+        return self.keyframes.newest(2 if view.depth is None else self.config.sensor_keyframes)
 
     def _usable(self, view: View, bundle: FlowResult) -> bool:
         """Whether a bundle belongs to this frame and a reference that has a pose, at this size."""

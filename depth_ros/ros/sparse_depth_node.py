@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 from tf2_ros import Buffer, TransformException, TransformListener
 
 from depth_ros.engines import range_projection
+from depth_ros.frames import resize_intrinsics
 from depth_ros.ros import cloud, codecs, diagnostics, poses
 from depth_ros.ros.cloud import Hits
 from depth_ros.ros.codecs import BadMessage
@@ -40,7 +41,8 @@ class SparseDepthConfig(NodeConfig):
     tf_timeout: float = setting(0.1, 'longest wait for the transform from the sensor to the camera', 's', low=0.0, high=5.0)
     fixed_frame: str = setting('odom', 'frame that stands still while the robot moves: through it each beam is placed by where the sensor was at the time of the beam. '
                                'Where it is empty or TF does not have it, hits are placed as if nothing moved')
-    occlusion_radius: int = setting(8, 'a hit is dropped if another within so many pixels lies at less than 0.8 of its depth: what a sensor beside the camera sees '
+    width: int = setting(0, 'width of the published image, whose height follows from the camera\'s; 0, or wider than the camera\'s image: that of the camera', 'px', low=0, high=10000)
+    occlusion_radius: int = setting(8, 'a hit is dropped if another within so many pixels of the camera lies at less than 0.8 of its depth: what a sensor beside the camera sees '
                                     'past an edge, the camera does not; 0: none is', 'px', low=0, high=100)
     max_cone: float = setting(0.5, 'widest field of view of a rangefinder whose hits are used: of a wider one nobody knows which pixel it measured', 'rad', low=0.0, high=3.1)
     gather: float = setting(0.1, 'longest wait for the hits of other sensors in the same image', 's', low=0.0, high=1.0)
@@ -236,7 +238,9 @@ class SparseDepthNode(ManagedNode):
             self.diagnostics.hold('camera_info', diagnostics.ERROR, str(error))
             return
         self.diagnostics.clear('camera_info')
-        depth, valid = range_projection.project_points(points, K, size, self.config.occlusion_radius, np.concatenate(gathered.spreads))
+        shrink = min(1.0, (self.config.width or size[0]) / size[0])
+        radius, (K, size) = math.ceil(shrink * self.config.occlusion_radius), _shrunk(K, size, shrink)
+        depth, valid = range_projection.project_points(points, K, size, radius, np.concatenate(gathered.spreads))
         self.diagnostics.value('pixels hit', f'{int(valid.sum())} by {len(points)} hits')
         self.tell(self._info, codecs.camera_info(K, size, info.header))
         self.tell(self._image, codecs.depth_image(depth, valid, info.header))
@@ -245,3 +249,9 @@ class SparseDepthNode(ManagedNode):
 def _image_size(info: CameraInfo) -> tuple[int, int]:
     """(width, height) [px] of the image that a calibration is for, after its window and binning."""
     return (info.roi.width or info.width) // max(info.binning_x, 1), (info.roi.height or info.height) // max(info.binning_y, 1)
+
+
+def _shrunk(K: np.ndarray, size: tuple[int, int], shrink: float) -> tuple[np.ndarray, tuple[int, int]]:
+    """Intrinsics (3, 3) [px] and (width, height) of an image at a share of its size."""
+    width, height = (max(1, round(shrink * extent)) for extent in size)
+    return resize_intrinsics(K, width / size[0], height / size[1]), (width, height)
