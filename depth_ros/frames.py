@@ -143,6 +143,19 @@ class FlowResult:
         """(H, W) bool, consistent pixels of the current frame."""
         return self.error < self.consistency
 
+    def resized(self, width: int, height: int) -> FlowResult:
+        """The same at another size; flow that is not finite becomes zero and not valid."""
+        size, before = (width, height), self.pair.current.size
+        if before == size and np.isfinite(self.flow).all():
+            return self
+        factors = np.array([width / before[0], height / before[1]], np.float32)
+        finite = np.isfinite(self.flow).all(-1, keepdims=True)
+        # NaN on the way back from a flow of zero: such a pixel is consistent with nothing.
+        flow, backward = (cv2.resize(np.where(finite, f, filling), size, interpolation=cv2.INTER_AREA) * factors
+                          for f, filling in ((self.flow, np.float32(0.0)), (self.backward, np.float32(np.nan))))
+        pair = ImagePair(self.pair.current.resized(width, height), self.pair.reference.resized(width, height))
+        return FlowResult(pair, flow, backward, self.consistency * float(factors.mean()))
+
 
 @dataclass(frozen=True)
 class TrackResult:

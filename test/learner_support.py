@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from depth_ros.engines import update_guard
-from depth_ros.engines.global_local import resized
 from depth_ros.engines.online_settings import OnlineLearnerConfig
 from depth_ros.engines.replay_buffer import observation
 from depth_ros.frames import DepthResult, Scale
@@ -24,7 +23,7 @@ def scene(number):
     """The same wall at another time, of half the size, with the noise of a living sensor."""
     result, depth = support.wall(current=(number + 2) * 10 ** 8, reference=10 ** 8)
     result = support.living(result)
-    result, depth = resized(result, SIZE), cv2.resize(depth, SIZE, interpolation=cv2.INTER_AREA)
+    result, depth = result.resized(*SIZE), cv2.resize(depth, SIZE, interpolation=cv2.INTER_AREA)
     guide = DepthResult(result.pair.current, depth * np.float32(SHARE), depth > 0, np.ones_like(depth), Scale.METRIC)
     return result, depth, guide
 

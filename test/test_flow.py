@@ -141,7 +141,8 @@ def test_a_network_gives_flow_both_ways_with_its_consistency(trained: Path):
     inner = np.s_[12:-12, 12:-12]
     assert np.abs(np.median(result.flow[inner] - [5, -3], axis=(0, 1))).max() < 1.5
     assert np.abs(np.median(result.backward[inner] - [-5, 3], axis=(0, 1))).max() < 1.5
-    assert np.array_equal(result.error, consistency_error(result.flow, result.backward)) and (result.error[inner] < 3.0).mean() > 0.5
+    np.testing.assert_allclose(result.error, consistency_error(result.flow, result.backward), rtol=1e-5)     # OpenCV rounds its last row now so, now so
+    assert (result.error[inner] < 3.0).mean() > 0.5
 
 
 def test_published_weights_serve_the_engine(tmp_path: Path):

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 import depth_ros
 from depth_ros.engines import depth_networks
-from depth_ros.engines.global_local import CARRIED, GlobalLocalEngine, GlobalLocalEngineConfig, confidence_of, parallax_of, resized
+from depth_ros.engines.global_local import CARRIED, GlobalLocalEngine, GlobalLocalEngineConfig, confidence_of, parallax_of
 from depth_ros.frames import Scale
 
 SIZE, BASELINE, T_REF_CUR = support.SIZE, support.BASELINE, support.T_REF_CUR
@@ -279,7 +279,7 @@ def test_without_a_pose_and_without_a_stand_in_there_is_no_depth(scene, untraine
 
 def test_flow_of_another_size_is_resized_and_told_once(scene, caplog):
     result, truth = scene
-    double = resized(result, (256, 192))
+    double = result.resized(256, 192)
     assert double.pair.current.K[0, 0] == 220.0
     np.testing.assert_allclose(np.median(double.flow[..., 0] / result.flow.repeat(2, 0).repeat(2, 1)[..., 0]), 2.0, rtol=0.01)
     engine = made()

@@ -17,7 +17,6 @@ from lifecycle_msgs.msg import Transition
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
-from depth_ros.engines.global_local import resized
 from depth_ros.ros import codecs
 from depth_ros.ros.global_local_node import GlobalLocalNode
 from depth_ros.ros.latest_worker import LatestWorker
@@ -330,7 +329,7 @@ def test_a_camera_that_changes_its_size_while_it_learns(bench):
     one = bench()
     one.drive_until_learned()
     for size in ((96, 72), (160, 96)):
-        one.drive(result=resized(one.result(), size))
+        one.drive(result=one.result().resized(*size))
         assert one.told() == 'learning: '
     one.drive_until_learned()
 

@@ -11,7 +11,6 @@ from depth_ros.apps import runs
 from depth_ros.apps.depth_scores import SCORED_RANGE
 from depth_ros.engines.deepv2d import DeepV2DConfig
 from depth_ros.engines.flow import FlowConfig, FlowEngine
-from depth_ros.engines.global_local import resized
 from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair
 from depth_ros.learning import metrics
 from depth_ros.learning.tum import Sequence
@@ -80,7 +79,7 @@ def moments(sequence: Sequence, poses: Trajectory, named: str, course: CourseCon
         if step.index < len(sequence) - course.hold_out_last:
             hits = cut_hits(step.frame, course.hits, course.fault, np.random.default_rng([course.seed, step.index]), first)
         whole = flow.step(ImagePair(frames[step.index][0], reference))
-        found.append(Moment(step.index, resized(whole, size), resized(whole, learned_size), np.linalg.inv(T_world_ref) @ pose, pose, hits, step.depth,
+        found.append(Moment(step.index, whole.resized(*size), whole.resized(*learned_size), np.linalg.inv(T_world_ref) @ pose, pose, hits, step.depth,
                             score(step.depth, step.frame)))
     if not found:
         raise ValueError(f'{sequence.name}: no frame has depth, a pose and another frame {course.gap} before it')

@@ -25,7 +25,7 @@ from depth_ros.engines.late_hits import LateHits
 from depth_ros.engines.range_projection import resize_hits
 from depth_ros.engines.scale import MetricScale, MetricScaleConfig
 from depth_ros.engines.threads import single_threaded
-from depth_ros.frames import CameraFrame, DepthResult, FlowResult, ImagePair, Scale, pixel_grid
+from depth_ros.frames import CameraFrame, DepthResult, FlowResult, Scale, pixel_grid
 from depth_ros.settings import setting
 
 log = logging.getLogger(__name__)
@@ -268,7 +268,7 @@ class GlobalLocalEngine:
         if result.pair.current.size not in (size, self._told_resize):
             self._told_resize = result.pair.current.size
             log.warning('flow of %d x %d pixels is resized to the network\'s %d x %d: give both the same size', *self._told_resize, *size)
-        return resized(result, size)
+        return result.resized(*size)
 
 
 def _length(T_ref_cur: np.ndarray | None) -> float:
@@ -283,18 +283,6 @@ def _is_step(length: float | None) -> bool:
 def _trusted(confidence: np.ndarray) -> np.ndarray:
     """Where depth of a confidence (H, W) may be compared with hits (H, W) bool: at half of the pixels at least."""
     return confidence >= min(0.5, float(np.median(confidence)))
-
-
-def resized(result: FlowResult, size: tuple[int, int]) -> FlowResult:
-    """A flow result at another size (width, height); flow that is not finite becomes zero and not valid."""
-    before = result.pair.current.size
-    factors = np.array([size[0] / before[0], size[1] / before[1]], np.float32)
-    finite = np.isfinite(result.flow).all(-1, keepdims=True)
-    # NaN on the way back from a flow of zero: such a pixel is consistent with nothing.
-    flow, backward = (cv2.resize(np.where(finite, f, filling), size, interpolation=cv2.INTER_AREA) * factors
-                      for f, filling in ((result.flow, np.float32(0.0)), (result.backward, np.float32(np.nan))))
-    pair = ImagePair(result.pair.current.resized(*size), result.pair.reference.resized(*size))
-    return FlowResult(pair, flow, backward, result.consistency * float(factors.mean()))
 
 
 def parallax_of(result: FlowResult, T_ref_cur: np.ndarray | None) -> np.ndarray:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from depth_ros.frames import resize_intrinsics
 from depth_ros.geometry import two_view, warp

@@ -24,7 +24,6 @@ from depth_ros import files
 from depth_ros.engines import depth_networks
 from depth_ros.engines.depth_networks import NAME, VARIANTS, variant_of
 from depth_ros.engines.flow_guide import FlowGuide
-from depth_ros.engines.global_local import resized
 from depth_ros.engines.hit_memory import HitMemory
 from depth_ros.engines.learner_file import LearnerFile
 from depth_ros.engines.online_learner import OnlineLearner
@@ -280,7 +279,7 @@ class OnlineLearningNode(ManagedNode):
         self.diagnostics.clear('camera_info')
         with self._learner.taking_in():
             guide = self._guide.step(result, job.T_ref_cur, job.T_odom_cam)
-        small = resized(result, (self.config.width, self.config.height))
+        small = result.resized(self.config.width, self.config.height)
         self._learner.observe(small, job.T_ref_cur, hits, job.T_odom_cam, guide)
         if self._learner.hangs:
             self._guide.reset()
