@@ -70,7 +70,10 @@ class CameraFrame:
         if self.size == (width, height):
             return self
         scale_x, scale_y = width / self.size[0], height / self.size[1]
-        image = cv2.resize(self.image, (width, height), interpolation=cv2.INTER_AREA)
+        image = self.image
+        while image.shape[0] >= 2 * height and image.shape[1] >= 2 * width and image.shape[0] % 2 == image.shape[1] % 2 == 0:
+            image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)     # the rest then takes a third of the time
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         depth = valid = None
         if self.depth is not None:
             rows, columns = nearest_indices(self.size[1], height), nearest_indices(self.size[0], width)
@@ -146,13 +149,15 @@ class FlowResult:
     def resized(self, width: int, height: int) -> FlowResult:
         """The same at another size; flow that is not finite becomes zero and not valid."""
         size, before = (width, height), self.pair.current.size
-        if before == size and np.isfinite(self.flow).all():
+        flow, backward, is_finite = self.flow, self.backward, np.isfinite(self.flow).all()
+        if before == size and is_finite:
             return self
+        if not is_finite:
+            finite = np.isfinite(flow).all(-1, keepdims=True)
+            # NaN on the way back from a flow of zero: such a pixel is consistent with nothing.
+            flow, backward = np.where(finite, flow, np.float32(0.0)), np.where(finite, backward, np.float32(np.nan))
         factors = np.array([width / before[0], height / before[1]], np.float32)
-        finite = np.isfinite(self.flow).all(-1, keepdims=True)
-        # NaN on the way back from a flow of zero: such a pixel is consistent with nothing.
-        flow, backward = (cv2.resize(np.where(finite, f, filling), size, interpolation=cv2.INTER_AREA) * factors
-                          for f, filling in ((self.flow, np.float32(0.0)), (self.backward, np.float32(np.nan))))
+        flow, backward = (cv2.resize(f, size, interpolation=cv2.INTER_AREA) * factors for f in (flow, backward))
         pair = ImagePair(self.pair.current.resized(width, height), self.pair.reference.resized(width, height))
         return FlowResult(pair, flow, backward, self.consistency * float(factors.mean()))
 
