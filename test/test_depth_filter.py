@@ -206,7 +206,7 @@ def test_depth_that_reaches_beyond_its_edge_is_called_back_to_it():
     """Within two pixels, except left of the box: what is behind it in the reference no image tells."""
     view, reference, depth = box_before_wall()
     smeared = cv2.dilate(1 / depth, np.ones((11, 11), np.uint8))
-    sharp = sharpen(InverseDepth(smeared, np.ones_like(depth)), view, reference)
+    sharp = sharpen(InverseDepth(smeared, np.ones_like(depth)), view, reference, 7)
     told = np.ones(depth.shape, bool)
     told[:, :50], told[:, -8:] = False, False
     unsure = cv2.dilate(depth, np.ones((5, 5))) > cv2.erode(depth, np.ones((5, 5)))
@@ -217,7 +217,7 @@ def test_depth_that_reaches_beyond_its_edge_is_called_back_to_it():
 
 def test_sharp_depth_stays_as_it_is():
     view, reference, depth = box_before_wall()
-    sharp = sharpen(InverseDepth(1 / depth, np.ones_like(depth)), view, reference)
+    sharp = sharpen(InverseDepth(1 / depth, np.ones_like(depth)), view, reference, 7)
     assert (sharp.value != 1 / depth)[:, 50:-8].mean() < 0.01
 
 

@@ -29,7 +29,7 @@ _UNTOLD = 1e-6          # weight of the median where smoothing knows nothing at 
 _FILL_SPREAD, _FILL_REACH, _FILL_SHARE = 0.16, 4.0, 0.2     # of the median, of what is measured about its surroundings; [px] of these; their weight
 _SWEEPS = 3             # of smoothing, each over the rows and over the columns
 _TEXTURE_WINDOW = 5     # half-size [px] over which gradients tell how well flow is held: about a DIS patch
-_EDGE_REACHES = 3, 7    # [px] from which a pixel takes another depth: up to what a DIS patch smears
+_EDGE_REACH = 3         # [px] from which a pixel takes another depth, beside filter_edge_reach
 _EDGE_WINDOW = 5        # [px] over which photometric differences are averaged
 _EDGE_CAP = 20          # grey levels of difference that count as no agreement at all
 _EDGE_MARGIN, _EDGE_NOISE = 0.02, 0.5       # share of the difference, and grey levels, by which another depth must be better
@@ -52,6 +52,7 @@ class DepthFilterConfig:
     filter_texture: float = setting(2.0, 'image gradient at which texture and noise of the image have equal shares in the precision of flow along it', 'grey levels/px', 0.0, 100.0)
     filter_reach: float = setting(20.0, 'distance over which depth flows between pixels of one colour', 'px', 1.0, 500.0)
     filter_edge: float = setting(4.0, 'difference of colour, of 255, that cuts the ties between neighbours to a third', '', 0.1, 255.0)
+    filter_edge_reach: int = setting(7, 'longest distance from which a pixel beside an edge takes another depth: what a patch of the flow smears', 'px', 3, 30)
     filter_confident: float = setting(0.15, 'relative standard deviation at which confidence is a half', '', 0.001, 1.0)
 
 
@@ -109,7 +110,7 @@ class DepthFilter:
             return None
         usual = _median(fused.value, fused.information)
         fused = replace(fused, value=np.where(fused.information > 0, fused.value, usual).astype(np.float32))
-        self.estimate = self._smooth(sharpen(fused, frame, moved[0]) if moved else fused, frame.image)
+        self.estimate = self._smooth(sharpen(fused, frame, moved[0], self.config.filter_edge_reach) if moved else fused, frame.image)
         return self.estimate
 
     def confidence(self, estimate: InverseDepth) -> np.ndarray:
@@ -201,14 +202,14 @@ def halved(estimate: InverseDepth) -> InverseDepth:
     return InverseDepth(np.where(information > 0, weighed / np.maximum(information, _TINY), half(estimate.value)), information)
 
 
-def sharpen(estimate: InverseDepth, frame: CameraFrame, reference: Reference) -> InverseDepth:
-    """Give a pixel the farthest or nearest inverse depth around it instead of its own where the reference image agrees clearly better with that.
+def sharpen(estimate: InverseDepth, frame: CameraFrame, reference: Reference, reach: int) -> InverseDepth:
+    """Give a pixel the farthest or nearest inverse depth within a few pixels, or within `reach` [px], instead of its own where the reference image agrees clearly better with that.
 
     The patches of flow carry a near surface's motion beyond its edge; the true depth of such pixels stands a few pixels away. One reference near in view
     judges better than several: what a farther one does not see, it judges wrongly.
     """
     own = estimate.value.astype(np.float32)
-    squares = [np.ones((2 * reach + 1,) * 2, np.uint8) for reach in _EDGE_REACHES]
+    squares = [np.ones((2 * distance + 1,) * 2, np.uint8) for distance in sorted({_EDGE_REACH, reach})]
     candidates = own, *(shift(own, square) for square in squares for shift in (cv2.erode, cv2.dilate))
     costs = _photometric_costs(candidates, frame, reference)
     value, best = own, (1 - _EDGE_MARGIN) * costs[0] - _EDGE_NOISE
