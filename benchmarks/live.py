@@ -5,7 +5,8 @@
 It launches deepv2d_slam on BAG and listens. Latency is from the arrival of an image's camera_info at the listener to that of its odometry; `dropped` are
 the images that no odometry came for, `lost` is odometry whose covariance says that its pose is not known. With --loops the bag is replayed until the
 stamps have jumped back N times; memory at the first and at the last look then tells whether anything grows. With --viewer it also takes the path, the
-points and the map, as RViz does: the node makes them only for who listens.
+points and the map, as RViz does: the node makes them only for who listens. `cores_worth` tells how many times the work of one process the machine does with
+one on each core, once the graph has ended: two virtual cores may be two threads of one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import rclpy
 from nav_msgs.msg import Odometry, Path as PathMessage
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, PointCloud2
+from timing import worth_of_cores
 
 from depth_ros import files
 from depth_ros.apps import scoring
@@ -133,7 +135,7 @@ def play(listener: Listener, launch_file: str, bag: str, loops: int = 0, *argume
     return {'images': len(listener.images), 'results': len(arrivals), 'dropped': len(listener.images) - len(arrivals),
             'rate_hz': (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]),
             'latency_ms_median': float(np.median(latency)), 'latency_ms_p95': float(np.percentile(latency, 95)), 'wraps': listener.laps, 'exit_status': status,
-            'load': os.getloadavg()[0], 'cores': _cores(worked), 'memory_mb_first': sizes[0], 'memory_mb_last': sizes[-1]}
+            'load': os.getloadavg()[0], 'cores_worth': worth_of_cores(), 'cores': _cores(worked), 'memory_mb_first': sizes[0], 'memory_mb_last': sizes[-1]}
 
 
 def _cores(worked: list[tuple[float, dict[str, float]]]) -> dict[str, float]:

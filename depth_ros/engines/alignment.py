@@ -164,6 +164,7 @@ class _System:
         self.config = config
         self.candidates = torch.tensor([m.candidates for m in given])
         self.K = torch.from_numpy(np.stack([m.target.frame.K for m in given])).float()
+        self.f, self.c = self.K[:, (0, 1), (0, 1), None].unbind(1), self.K[:, :2, 2, None].unbind(1)
         self.points, self.pixels, self.confidence, self.variance, self.depth, self.information = (
             torch.stack([getattr(m, name) for m in given])
             for name in ('points', 'pixels', 'confidence', 'flow_variance', 'depth', 'depth_information'))
@@ -175,9 +176,7 @@ class _System:
         moved = T[:, :3, :3] @ self.points + T[:, :3, 3:]
         X, Y, Z = moved.unbind(-2)
         inverse_z = 1 / Z.clamp(min=MIN_DEPTH)
-        f, c = self.K[:, (0, 1), (0, 1)], self.K[:, :2, 2]
-        u = self.pixels[..., 0] - (f[:, :1] * X * inverse_z + c[:, :1])
-        v = self.pixels[..., 1] - (f[:, 1:] * Y * inverse_z + c[:, 1:])
+        u, v = (seen - (f * along * inverse_z + c) for seen, f, along, c in zip(self.pixels.unbind(-1), self.f, (X, Y), self.c))
         z = self.depth - Z
         self.squared_residual = u * u + v * v
         w_flow = (self.confidence * (Z > MIN_DEPTH))[:, None] / (self.variance + (self.squared_residual / FLOW_CAUCHY ** 2)[:, None])

@@ -306,8 +306,8 @@ class OnlineLearner:
         figures = {**asdict(self.progress), 'buffer': self.buffered}
         return checkpoint.to_bytes(self._start.name, network, self._lineage.noted({**self._start.record, 'online': figures}, self.progress.number))
 
-    def export(self, path: str | Path) -> None:
-        """Write what is handed out, whole or not at all: a checkpoint like any other. Raises ValueError while those are the first weights."""
+    def export(self, path: str | Path) -> int:
+        """Write what is handed out, whole or not at all: a checkpoint like any other; its number. Raises ValueError while those are the first weights."""
         with self._learning:
             progress, reason = self.progress, self.reason
             if not progress.number:
@@ -316,6 +316,7 @@ class OnlineLearner:
                 raise ValueError(f'nothing worth keeping: {reason or "the frozen weights are handed out"}')
             blob = self._blob(self._served.network)
         _write(path, blob)
+        return progress.number
 
     def save(self, path: str | Path) -> None:
         """Write the last good weights and the figures, from which restore goes on, whole or not at all; whatever is handed out instead of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -130,13 +131,13 @@ def judge(new: Errors, good: Errors, frozen: Errors, tolerance: float, forgettin
     `forgetting`: the same on synthetic pairs.
     """
     doubt = None
-    for name, where in (('at_hits', 'at withheld hits'), ('at_guide', 'away from the hits')):
+    for where, of in (('at withheld hits', attrgetter('at_hits')), ('away from the hits', attrgetter('at_guide'))):
         for than, other in (('before', good), ('the frozen network\'s', frozen)):
-            error, old = _mean(getattr(new, name)), _mean(getattr(other, name))
+            error, old = _mean(of(new)), _mean(of(other))
             if error is None or error <= (1 + tolerance) * old + _NOISE:
                 continue
             reason = f'the error {where} rose to {error:.4f}, more than {tolerance:.0%} above {than} {old:.4f}'
-            if not _is_chance(getattr(new, name), getattr(other, name)):
+            if not _is_chance(of(new), of(other)):
                 return Judgement(Verdict.WORSE, reason)
             doubt = Judgement(Verdict.TOLERATED, f'{reason}, which may be chance')
     if new.rehearsed is not None and new.rehearsed > (1 + forgetting) * frozen.rehearsed:

@@ -63,7 +63,7 @@ class FlowNode(ManagedNode):
 
     def _make_engine(self) -> None:
         self._engine, self._pairing = FlowEngine(self.config.flow), Pairing(self.config.pairing)
-        self._cost: float | None = None     # [s] of processor time that a pair usually takes; unknown before the first one, which takes longer than others
+        self._pairs, self._cost = 0, 0.0    # looked at with this engine, and the processor time [s] that one usually takes
 
     def _take_image(self, image: Image | CompressedImage) -> None:
         if self._pace.is_due(codecs.stamp_ns(image.header.stamp), time.monotonic_ns(), self._rate()):
@@ -83,7 +83,9 @@ class FlowNode(ManagedNode):
         if not self._look(image):
             return
         spent = time.process_time() - started
-        self._cost = 0.0 if self._cost is None else self._cost + (spent - self._cost) * (_FOLLOWS if self._cost else 1.0)
+        self._pairs += 1
+        if self._pairs > 1:     # the first one takes longer than all others
+            self._cost += (spent - self._cost) * max(_FOLLOWS, 1 / (self._pairs - 1))
         self.diagnostics.value('processor time a pair [ms]', f'{1e3 * self._cost:.1f}')
 
     def _look(self, image: Image | CompressedImage) -> bool:

@@ -401,12 +401,11 @@ class OnlineLearningNode(ManagedNode):
             return False, f'the node is {self.state}'
         path = Path(self.config.weights_file).expanduser().absolute()
         try:
-            self._learner.export(path)
+            self._saved = path, self._learner.export(path)
         except ValueError as error:
             return False, str(error)
         except OSError as error:
             return False, f'cannot write {path}: {error}'
-        self._saved = path, self._learner.progress.number
         if self.state == 'active':
             self._keeper.put(None)      # which takes its time, and messages come meanwhile
         else:
