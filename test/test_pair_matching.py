@@ -92,6 +92,19 @@ def test_no_more_pairs_than_wanted(matcher):
     assert len(stamps) in (5, 6) and np.diff(stamps).min() >= 0.9e9 / 5
 
 
+@pytest.mark.parametrize('speed', [0.5, 1.0, 2.0])
+def test_the_wanted_rate_is_of_real_time_however_fast_a_recording_is_played(matcher, speed):
+    taken = []
+    for number in range(1, 241):
+        now = number * FRAME * 1e-9 / speed
+        matcher.put_hits(hits(number * FRAME), now)
+        matcher.put_pair(number * FRAME, {}, now)
+        matcher.heard_odometry(now)
+        taken += [now for _ in matcher.take(now, number * FRAME, Patience(rate=5.0))]
+    late = [t for t in taken if t >= 1.0]
+    assert len(late) / (now - 1.0) == pytest.approx(5.0, rel=0.12)
+
+
 def test_hits_from_the_future_hold_nothing_up_for_long(matcher):
     matcher.put_hits(hits(10 ** 12), 0.0)
     matcher.put_pair(FRAME, {}, 0.0)

@@ -51,8 +51,9 @@ class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
     weights: str = setting('', 'checkpoint of the variant (safetensors); empty: the one that comes with the package')
     width: int = setting(256, 'image width that the network works at', 'px', 64, 1920)
     height: int = setting(192, 'image height that the network works at', 'px', 48, 1200)
-    scale: str = setting('auto', 'what tells metres: range hits, the step of an odometry, which must be metric; auto: hits, else odometry; none: depth is in units of '
-                         'the baseline. The pose-aware network has its depth from the odometry, so with auto its metre, too, where that is metric. '
+    scale: str = setting('auto', 'what tells metres: range hits, the step of an odometry, which must be metric; auto: odometry, else hits; none: depth is in units of '
+                         'the baseline. What hits tell is smoothed over places where the published network errs by other factors: on a recorded sequence Abs-Rel 0.239 by 64 hits an image, '
+                         '0.237 by a good odometry, and where the hits had ended 0.164 and 0.157. '
                          'Fewer than scale_min_hits hits an image, as of a single rangefinder, are gathered over images only where odometry tells the motion',
                          choices=('auto', 'hits', 'odometry', 'none'))
     hits_offset: float = setting(0.25, 'longest time between an image and the range hits that tell its scale; where odometry tells the motion, hits that come late are '
@@ -132,7 +133,7 @@ class GlobalLocalEngine:
 
     def asks_hits(self, step_length: float | None) -> bool:
         """Whether hits are asked for the metre where an odometry measured a step [m], or none did (None)."""
-        return self.config.scale == 'hits' or self.config.scale == 'auto' and not (self.config.variant == 'pose_aware' and _is_step(step_length))
+        return self.config.scale == 'hits' or self.config.scale == 'auto' and not _is_step(step_length)
 
     @single_threaded()
     def step(self, result: FlowResult, T_ref_cur: np.ndarray | None = None, hits: np.ndarray | None = None, step_length: float | None = None,

@@ -9,7 +9,7 @@ from typing import Any
 from sensor_msgs.msg import Image
 
 from depth_ros.ros import codecs
-from depth_ros.ros.sync import StampBuffer
+from depth_ros.ros.sync import Pace, StampBuffer
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Patience:
     hits: float = 0.5           # [s] for range hits
     odometry: float = 0.5       # [s] for the odometry of the image
     offset: float = 0.1         # [s] between an image and hits of an earlier one that may stand in
-    rate: float = 5.0           # [Hz] at which pairs are wanted at most
+    rate: float = 5.0           # [Hz] at which pairs are wanted at most, as they arrive
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,14 @@ class PairMatcher:
     def __init__(self) -> None:
         self._pairs: StampBuffer[tuple[Mapping[str, Any], float]] = StampBuffer()
         self._hits: StampBuffer[Image] = StampBuffer()
+        self._pace = Pace()
         self.clear()
 
     def clear(self) -> None:
         """Forget everything, as after a jump of the clock."""
         self._pairs.clear()
         self._hits.clear()
-        self._last_hits = self._used = self._given = -1     # stamps [ns]
+        self._last_hits = self._used = -1       # stamps [ns]
         self._hits_heard = self._odometry_heard = -1e9      # steady time [s]
 
     def put_pair(self, stamp: int, parts: Mapping[str, Any], now: float) -> None:
@@ -71,7 +72,7 @@ class PairMatcher:
             if not (self._has_hits(stamp, since, now, patience) and self._has_pose(stamp, since, now, newest_pose, patience)):
                 break
             self._pairs.drop(stamp)
-            pair = self._pair(stamp, parts, now, patience)
+            pair = self._pair(stamp, parts, since, now, patience)
             if pair is not None:
                 ready.append(pair)
         return ready
@@ -82,14 +83,13 @@ class PairMatcher:
     def _has_pose(self, stamp: int, since: float, now: float, newest: int | None, patience: Patience) -> bool:
         return (newest is not None and newest >= stamp) or now - max(since, self._odometry_heard) > patience.odometry
 
-    def _pair(self, stamp: int, parts: Mapping[str, Any], now: float, patience: Patience) -> Pair | None:
-        if 0 <= stamp - self._given < 0.9e9 / patience.rate:
-            return None
+    def _pair(self, stamp: int, parts: Mapping[str, Any], since: float, now: float, patience: Patience) -> Pair | None:
         offset = int(patience.offset * 1e9)
         fresh = [s for s in self._hits.stamps() if max(self._used, stamp - offset - 1) < s <= stamp]
         if not fresh and now - self._hits_heard <= patience.hits:
             return None     # those of another image are on their way
-        self._given = stamp
+        if not self._pace.is_due(stamp, int(since * 1e9), patience.rate):
+            return None
         if not fresh:
             return Pair(stamp, parts, None)
         self._used = fresh[-1]
