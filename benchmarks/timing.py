@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 
 import cv2
 import numpy as np
@@ -34,12 +35,17 @@ def told(milliseconds: np.ndarray) -> dict[str, float]:
 
 def worth_of_cores() -> float:
     """How many times the work of one process this machine does with one on each core: near their number, or little more than 1 where they are two threads of one core."""
-    cores = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(cores, get_context('spawn')) as pool:
-        list(pool.map(_flows_found, [0.1] * cores))     # started, and warm
+    cores, context = len(os.sched_getaffinity(0)), get_context('spawn')
+    with ProcessPoolExecutor(cores, context, initializer=_meet, initargs=(context.Barrier(cores),)) as pool:
+        list(pool.map(_flows_found, [0.1] * cores))
         alone = pool.submit(_flows_found, SECONDS).result()
         together = sum(pool.map(_flows_found, [SECONDS] * cores))
     return together / alone
+
+
+def _meet(others: Barrier) -> None:
+    """Wait until all processes have started, which takes some of them seconds."""
+    others.wait()
 
 
 def _flows_found(seconds: float) -> int:

@@ -70,10 +70,7 @@ class CameraFrame:
         if self.size == (width, height):
             return self
         scale_x, scale_y = width / self.size[0], height / self.size[1]
-        image = self.image
-        while image.shape[0] >= 2 * height and image.shape[1] >= 2 * width and image.shape[0] % 2 == image.shape[1] % 2 == 0:
-            image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)     # the rest then takes a third of the time
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(self.image, (width, height), interpolation=cv2.INTER_AREA)
         depth = valid = None
         if self.depth is not None:
             rows, columns = nearest_indices(self.size[1], height), nearest_indices(self.size[0], width)

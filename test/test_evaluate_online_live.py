@@ -113,7 +113,7 @@ def test_the_network_beside_it_gets_the_parameters_of_the_other_and_is_waited_fo
     recording = online_recording.Recording('kitchen', 1, 0.5, 'published', '', {'global_local': {'max_depth': 7.0}, 'player': {'scan_beams': 1}}, (), '.')
     made = online_recording.parameters_of(recording)
     own = yaml.safe_load(CONFIG.read_text())
-    assert made['frozen'] == {**own['/**/global_local']['ros__parameters'], 'max_depth': 7.0, 'scale': 'hits', 'variant': 'published', 'weights': '',
+    assert made['frozen'] == {**own['/**/global_local']['ros__parameters'], 'max_depth': 7.0, 'variant': 'published', 'weights': '',
                               'use_sim_time': True}
     assert made['player'] == {'scan_beams': 1, 'wait_for_listeners': own['/**/player']['ros__parameters']['wait_for_listeners'] + 1}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -34,3 +36,19 @@ def test_a_node_that_is_ended_leaves_no_shared_memory(world, number):
         process.kill()
     world.forget()
     assert not [path for path in taken if path.exists()]
+
+
+@pytest.mark.skipif(sys.platform != 'linux' or not hasattr(ctypes.CDLL(None), 'mallopt'), reason='needs glibc')
+@pytest.mark.parametrize(('set_by_user', 'keeps'), [({}, True), ({'MALLOC_TRIM_THRESHOLD_': '131072'}, False)])
+def test_the_memory_of_an_image_is_kept_for_the_next_unless_the_user_sets_that_otherwise(set_by_user, keeps):
+    """Page faults of images that come and go tell."""
+    words = 'import numpy as np, resource; from depth_ros.ros.executables import keep_freed_memory; kept = keep_freed_memory()\n' \
+            'for _ in range(5): np.ones(5_000_000, np.uint8)\n' \
+            'before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n' \
+            'for _ in range(20): np.ones(5_000_000, np.uint8)\n' \
+            'print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)'
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(('MALLOC_', 'GLIBC_'))}
+    kept, faults = subprocess.run([sys.executable, '-c', words], capture_output=True, text=True, env=clean | set_by_user, check=True).stdout.split()
+    assert (kept == 'True') is keeps
+    if keeps:
+        assert int(faults) < 1000       # of 20 x 1220 pages

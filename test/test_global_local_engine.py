@@ -42,7 +42,7 @@ def test_the_step_of_an_odometry_makes_metres(scene):
 
 
 @pytest.mark.parametrize(('variant', 'scale', 'step', 'asked'), [('pose_aware', 'auto', BASELINE, False), ('pose_aware', 'auto', None, True), ('pose_aware', 'auto', 0.0, True),
-                                                                 ('pose_aware', 'hits', BASELINE, True), ('published', 'auto', BASELINE, False), ('published', 'auto', None, True),
+                                                                 ('pose_aware', 'hits', BASELINE, True), ('published', 'auto', BASELINE, True),
                                                                  ('published', 'odometry', None, False), ('published', 'none', None, False)])
 def test_hits_are_asked_for_the_metre_where_nothing_better_tells_it(variant, scale, step, asked):
     assert made(variant, scale=scale).asks_hits(step) is asked
@@ -64,10 +64,9 @@ def test_the_unit_of_the_motion_does_not_matter_but_its_length_does(scene):
     np.testing.assert_allclose(twice, 2.0 * once, rtol=1e-5)
 
 
-@pytest.mark.parametrize(('variant', 'scale', 'length', 'source'), [('published', 'auto', BASELINE, 'odometry'), ('published', 'auto', None, 'hits'), ('published', 'hits', BASELINE, 'hits'),
-                                                                    ('pose_aware', 'auto', BASELINE, 'odometry'), ('pose_aware', 'auto', None, 'hits'),
+@pytest.mark.parametrize(('variant', 'scale', 'length', 'source'), [('published', 'auto', BASELINE, 'hits'), ('pose_aware', 'auto', BASELINE, 'odometry'), ('pose_aware', 'auto', None, 'hits'),
                                                                     ('pose_aware', 'hits', BASELINE, 'hits')])
-def test_metres_come_from_the_odometry_and_from_hits_where_none_measured_the_step_or_they_are_asked(scene, variant, scale, length, source):
+def test_hits_make_metres_and_come_before_an_odometry_that_depth_is_not_made_with(scene, variant, scale, length, source):
     result, truth = scene
     engine = made(variant, scale=scale)
     depth, _ = engine.step(result, T_REF_CUR if variant == 'pose_aware' else None, support.hits_on(truth, 2.0), step_length=length)
@@ -75,8 +74,18 @@ def test_metres_come_from_the_odometry_and_from_hits_where_none_measured_the_ste
     if source == 'hits':
         assert np.median(depth.depth[40, ::2] / (2.0 * truth[40, ::2])) == pytest.approx(1.0, rel=1e-3)
     else:
-        free, _ = made(variant, scale='none').step(result, T_REF_CUR if variant == 'pose_aware' else None)
-        np.testing.assert_allclose(depth.depth[depth.valid], BASELINE * free.depth[depth.valid], rtol=1e-5)
+        assert np.median(depth.depth / truth) == pytest.approx(1.0, rel=0.02)
+
+
+@pytest.mark.parametrize(('scale', 'seconds', 'source'), [('auto', 0.5, 'hits'), ('auto', 2.0, 'odometry'), ('hits', 2.0, 'hits')])
+def test_the_scale_of_hits_serves_while_there_are_any_and_then_the_odometry(scene, scale, seconds, source):
+    result, truth = scene
+    engine = made('published', scale=scale)
+    engine.step(result, T_REF_CUR, support.hits_on(truth), step_length=BASELINE)
+    assert engine.scale_from == 'hits'
+    later = replace(result.pair.current, stamp=result.pair.current.stamp + int(seconds * 1e9))
+    engine.step(replace(result, pair=replace(result.pair, current=later)), T_REF_CUR, np.zeros_like(truth), step_length=BASELINE)
+    assert engine.scale_from == source
 
 
 def test_a_few_outlier_hits_do_not_matter(scene):

@@ -1,6 +1,6 @@
 """`evaluate online --live`: the same figures from the live graph, whose published depth is recorded and scored against the sensor depth of its stamp.
 
-In one pass before, while the learner is paused, the same node runs beside it with the weights that learning begins with and its scale from the hits.
+In one pass before, while the learner is paused, the same node runs beside it with the weights that learning begins with, and the metre from the same hits and odometry.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ PRESETS = {'ultrafast': cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, 'fast': cv2.DISOPT
 # What the motion module of DeepV2D is shown of views that are far apart: at 320 x 240, wild on fewer pixels of synthetic clips (a mean error of 8 px, tuned 10), as exact on the others.
 FAR_APART = 'medium'
 # Pairs of a recorded sequence ten frames apart, at 256 x 192 on a slow core: the published and the pose-aware network err by 0.170 and 0.103 (Abs-Rel) in 7.5 ms a direction; with
-# ten refinements by 0.170 and 0.103 in 10.2, with patches every 4 px by 0.181 and 0.105 in 5.9. The way back only tells where flow is to be trusted, which 4.4 ms tell as well.
+# ten refinements by 0.170 and 0.103 in 10.2, with patches every 4 px by 0.181 and 0.105 in 5.9. The way back, which tells where flow is to be trusted
+# and is of more effort than what tracking measured best on, takes 4.4.
 FOR_DEPTH = {'finest_scale': 1, 'patch_stride': 3, 'descent_iterations': 12, 'refinement_iterations': 5}
 BACK_FOR_DEPTH = {**FOR_DEPTH, 'patch_stride': 4, 'refinement_iterations': 2}
 

@@ -14,7 +14,7 @@ from depth_ros.frames import CameraFrame, DepthResult, FlowResult, Scale, resize
 from depth_ros.geometry.warp import induced_flow
 
 _SHARE = 0.75               # of a pair's size, that is worked at: 0.0969 on a real sequence either way, in two thirds of the time; at half the size 0.1011
-_EDGE_REACH = 3             # [px] of that size: 0.0956, where 7 as in tracking gives 0.0969 and takes a tenth longer
+_FARTHEST_EDGE = 3          # [px] of that size, as filter_edge_reach: 0.0956, where 7 as in tracking gives 0.0969 and takes a tenth longer
 _LONGEST = 1_000_000_000    # [ns] from one pair to the next over which depth is carried
 _FARTHEST = 0.25            # of the usual depth, that the camera moves meanwhile
 _NEW = 0.1                  # of the distance to a reference, that the camera moves before another look at that tells as much as the first
@@ -24,11 +24,11 @@ class FlowGuide:
     """The recursive filter of depth from flow (engines/depth_filter) on pairs that come now and then. It carries its estimate along where the motion since the last pair is known.
 
     Carried it is along the flow that the pair's own triangulation predicts. From one pair to the next the camera moves less than from a pair's reference to its current image, so
-    what triangulation errs by moves pixels less than flow errs; measuring flow anew gives the same depth (0.0950 on a real sequence, either way) and takes half as long again.
+    what triangulation errs by moves pixels less than flow errs; measuring flow anew gives the same depth on a real sequence and takes half as long again.
     At half the size, as triangulation is worked out, of the three quarters that all is worked at.
     """
 
-    def __init__(self, config: DepthFilterConfig = DepthFilterConfig(filter_edge_reach=_EDGE_REACH)) -> None:
+    def __init__(self, config: DepthFilterConfig = DepthFilterConfig(filter_edge_reach=_FARTHEST_EDGE)) -> None:
         self._filter = DepthFilter(config)
         self._previous: tuple[CameraFrame, np.ndarray, int] | None = None       # with the stamp [ns] of its reference
 

@@ -38,6 +38,8 @@ _AT_ONCE = 1.0          # a smoothing that takes the newest frame's word
 _FOCAL_SPREAD = 0.2     # relative difference from the focal length of the training from which depth suffers
 _RECOGNISED = 0.5       # share of an image whose flow must be consistent for an earlier image's depth to be that of the same place
 CARRIED = 'carried along'
+_HITS_PATIENCE = 1_000_000_000      # [ns] without a hit, after which auto takes the odometry's metre: a recording's error where hits had ended is 0.157 so, 0.164 and at times 0.6 with their last scale
+_NEVER = -10 ** 18                  # [ns]
 _OF_THE_NETWORK = 'variant', 'weights', 'width', 'height', 'backend', 'threads'     # settings that cannot change without loading it again
 
 
@@ -51,14 +53,13 @@ class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
     weights: str = setting('', 'checkpoint of the variant (safetensors); empty: the one that comes with the package')
     width: int = setting(256, 'image width that the network works at', 'px', 64, 1920)
     height: int = setting(192, 'image height that the network works at', 'px', 48, 1200)
-    scale: str = setting('auto', 'what tells metres: range hits, the step of an odometry, which must be metric; auto: odometry, else hits; none: depth is in units of '
-                         'the baseline. What hits tell is smoothed over places where the published network errs by other factors: on a recorded sequence Abs-Rel 0.239 by 64 hits an image, '
-                         '0.237 by a good odometry, and where the hits had ended 0.164 and 0.157. '
+    scale: str = setting('auto', 'what tells metres: range hits, the step of an odometry, which must be metric; auto: hits while there are any, else odometry; none: depth is in '
+                         'units of the baseline. The pose-aware network has its depth from the odometry, so with auto its metre, too, where that is metric. '
                          'Fewer than scale_min_hits hits an image, as of a single rangefinder, are gathered over images only where odometry tells the motion',
                          choices=('auto', 'hits', 'odometry', 'none'))
     hits_offset: float = setting(0.25, 'longest time between an image and the range hits that tell its scale; where odometry tells the motion, hits that come late are '
                                  'compared with the image of their own time', 's', 0.0, 1.0)
-    guided: bool = setting(True, 'let a pose-aware network begin with what a recursive filter has made of the flow so far, which takes some 10 ms a pair; '
+    guided: bool = setting(True, 'let a pose-aware network begin with what a recursive filter has made of the flow so far, which takes a third of the time of a pair; '
                            'false: with what each pair triangulates by itself')
     min_displacement: float = setting(0.006, 'median displacement, less that of the rotation where it is known, as a share of the width, below which a pair has no depth of its own', '', 0.0, 0.5)
     carry_time: float = setting(5.0, 'how long depth is carried along by the odometry where pairs show less displacement than min_displacement; 0: such pairs have no depth', 's', 0.0, 9.0)
@@ -96,7 +97,7 @@ class GlobalLocalEngine:
         self.known: DepthResult | None = None
         self._scale = MetricScale(config)
         self._late: LateHits[_Depth] = LateHits(config.hits_offset, _LONGEST_GAP)
-        self._still, self._last_hits = HangingImage(), None
+        self._still, self._last_hits, self._last_hit = HangingImage(), None, _NEVER      # of those that hit something, the stamp [ns]
         self._guide = FlowGuide()
         self._carried = CarriedDepth()
         self._metre, self._carried_scale = 1.0, ''        # of what is carried along: [m] per unit of the odometry, and the setting that told it
@@ -122,7 +123,7 @@ class GlobalLocalEngine:
     def forget_places(self) -> None:
         """The odometry jumped: late hits no longer lie where its poses say."""
         self._late.clear()
-        self._last_hits = None
+        self._last_hits, self._last_hit = None, _NEVER
         self._guide.reset()
         self._carried.clear()
 
@@ -130,10 +131,15 @@ class GlobalLocalEngine:
         """Take in range hits (h, w) [m], 0 where none, as the camera saw them at a stamp [ns], be it in the past: steps that know their pose learn the scale from them."""
         self._late.put(stamp, hits)
         self._last_hits = hits
+        self._note_hit(stamp, hits)
+
+    def _note_hit(self, stamp: int, hits: np.ndarray) -> None:
+        if (hits > 0).any():
+            self._last_hit = max(self._last_hit, stamp)
 
     def asks_hits(self, step_length: float | None) -> bool:
         """Whether hits are asked for the metre where an odometry measured a step [m], or none did (None)."""
-        return self.config.scale == 'hits' or self.config.scale == 'auto' and not _is_step(step_length)
+        return self.config.scale == 'hits' or self.config.scale == 'auto' and not (self.config.variant == 'pose_aware' and _is_step(step_length))
 
     @single_threaded()
     def step(self, result: FlowResult, T_ref_cur: np.ndarray | None = None, hits: np.ndarray | None = None, step_length: float | None = None,
@@ -146,6 +152,8 @@ class GlobalLocalEngine:
         """
         self.reason = self.used = self.scale_from = ''
         self.known = None
+        if hits is not None:
+            self._note_hit(result.pair.current.stamp, hits)
         result = self._at_network_size(result)
         self.reason = self._still.step(result.pair, T_odom_cam, T_ref_cur, self._last_hits if hits is None else hits)
         if self.reason:
@@ -168,7 +176,7 @@ class GlobalLocalEngine:
             if self.asks_hits(step_length):
                 self._compare_late(_Depth(1.0 / z * np.float32(length), _trusted(confidence)), result.pair.current, T_odom_cam, hits)
             hits = None
-        baseline, unit = self._baseline(1.0 / z, confidence, hits, T_ref_cur, step_length)
+        baseline, unit = self._baseline(1.0 / z, confidence, hits, T_ref_cur, step_length, result.pair.current.stamp)
         if baseline is None:
             return GlobalLocalResult(None, parameters)
         depth = 1.0 / z * np.float32(baseline)
@@ -213,13 +221,14 @@ class GlobalLocalEngine:
         return ''
 
     def _baseline(self, depth: np.ndarray, confidence: np.ndarray, hits: np.ndarray | None, T_ref_cur: np.ndarray | None,
-                  step_length: float | None) -> tuple[float | None, Scale]:
-        """Length [m] of the baseline, which depth (H, W) is in units of, or 1 with `scale: none`; None and a reason where nothing tells it."""
+                  step_length: float | None, stamp: int) -> tuple[float | None, Scale]:
+        """Length [m] of the baseline, which depth (H, W) of an image's stamp [ns] is in units of, or 1 with `scale: none`; None and a reason where nothing tells it."""
         wanted = self.config.scale
         if wanted == 'none':
             self._add_reason('depth is in units of the baseline, as scale: none asks for')
             return 1.0, Scale.FREE
-        asked = self.asks_hits(step_length if self.used == self.config.variant else None)       # what stands in speaks of pairs whose motion is not known
+        is_over = wanted == 'auto' and _is_step(step_length) and stamp - self._last_hit > _HITS_PATIENCE       # the last scale may be that of another place, where the network errs otherwise
+        asked = not is_over and self.asks_hits(step_length if self.used == self.config.variant else None)       # what stands in speaks of pairs whose motion is not known
         length = self._by_hits(depth, confidence, hits, T_ref_cur) if asked else None
         if length is not None:
             self.scale_from = 'hits'
@@ -264,8 +273,6 @@ class GlobalLocalEngine:
 
     def _at_network_size(self, result: FlowResult) -> FlowResult:
         size = self.config.width, self.config.height
-        if result.pair.current.size == size and np.isfinite(result.flow).all():
-            return result
         if result.pair.current.size not in (size, self._told_resize):
             self._told_resize = result.pair.current.size
             log.warning('flow of %d x %d pixels is resized to the network\'s %d x %d: give both the same size', *self._told_resize, *size)

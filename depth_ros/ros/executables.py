@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 # One thread a computation unless the user says otherwise: the nodes of a graph share the cores, and threads that wait for each other on a busy machine
 # cost more than they bring. Flow still computes its two directions side by side.
 _THREADS = {'OMP_NUM_THREADS': '1', 'OPENCV_FOR_THREADS_NUM': '1'}
-_KEPT = {-3: 32 << 20, -1: 256 << 20}      # by mallopt, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: sizes [bytes] of a block that is asked of the system by itself, and of freed memory given back
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3                     # of mallopt
+_KEPT = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 64 << 20}     # sizes [bytes] of a block that is asked of the system by itself, and of freed memory given back
+_MALLOC_IS_SET = 'MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_', 'GLIBC_TUNABLES'
 _POLL = 0.1     # [s] within which a signal is noticed: Python runs handlers only between two waits of the executor
 
 
@@ -65,7 +67,7 @@ def _main(module: str, name: str) -> None:
         signal.signal(number, leave)
     for variable, count in _THREADS.items():
         os.environ.setdefault(variable, count)
-    _keep_freed_memory()
+    keep_freed_memory()
     node_class = getattr(importlib.import_module(f'depth_ros.ros.{module}'), name)
     _heed_arguments(module.removesuffix('_node'), node_class)
     status = spin(node_class)
@@ -75,12 +77,15 @@ def _main(module: str, name: str) -> None:
     os._exit(status)
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc keep the memory of an image for the next one: given back, it costs a page fault for every 4 kB again, a tenth of all processor time of a graph."""
+def keep_freed_memory() -> bool:
+    """Let glibc keep the memory of an image for the next one; whether it does. Given back, it costs a page fault for every 4 kB again, a tenth of all processor time of a graph.
+
+    What the user sets in the environment stands.
+    """
+    if sys.platform != 'linux' or any(name in os.environ for name in _MALLOC_IS_SET):
+        return False
     library = ctypes.CDLL(None)
-    if hasattr(library, 'mallopt'):
-        for parameter, size in _KEPT.items():
-            library.mallopt(parameter, size)
+    return hasattr(library, 'mallopt') and all([library.mallopt(parameter, size) for parameter, size in _KEPT.items()])
 
 
 def _heed_arguments(name: str, node_class: type) -> None:

@@ -62,7 +62,7 @@ class OnlineLearningNodeConfig(NodeConfig):
                                           'saves, so that a restart need not gather them afresh, some 30 kB each; 0: none', '', 0, 10000)
     keep_every: float = setting(0.0, 'and also this often while it learns; 0: only then, for flash memory wears', 's', 0.0, 86400.0)
     weights_file: str = setting('learned.safetensors', 'where the service `online_learning/save` writes: a checkpoint as `weights` takes it')
-    pair_rate: float = setting(5.0, 'highest rate, as they arrive, at which image pairs are taken in; fewer where that would take more than half of the share', 'Hz', 0.1, 100.0)
+    pair_rate: float = setting(5.0, 'highest rate, as they arrive (by their stamps with batches_per_pair), at which image pairs are taken in; fewer where that would take more than half of the share', 'Hz', 0.1, 100.0)
     batches_per_pair: int = setting(0, 'learn so many batches from each pair before the next is looked at, so that the same pairs give the same weights on any machine; '
                                     '0: as many as the CPU budget allows, in a thread of its own', '', 0, 1000, while_active=False)
     hits_offset: float = setting(0.1, 'longest time between an image and hits of an earlier one, which the odometry then moves into it', 's', 0.0, 1.0)
@@ -252,7 +252,7 @@ class OnlineLearningNode(ManagedNode):
 
     def _release(self) -> None:
         config = self.config
-        patience = Patience(config.hits_patience, config.odometry_patience, config.hits_offset, config.pair_rate)
+        patience = Patience(config.hits_patience, config.odometry_patience, config.hits_offset, config.pair_rate, by_stamps=config.batches_per_pair > 0)
         for pair in self._matcher.take(time.monotonic(), self._poses.newest, patience):
             camera, hits_stamp = pair.parts['image'].header.frame_id, pair.stamp if pair.hits is None else codecs.stamp_ns(pair.hits.header.stamp)
             T_ref_cur = self._poses.motion(self._bundle.reference_stamp(pair.parts), pair.stamp, camera)

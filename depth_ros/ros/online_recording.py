@@ -194,7 +194,7 @@ def parameters_of(recording: Recording) -> dict[str, dict[str, object]]:
     """Those of all nodes, by node: the network that does not learn gets those of the other one."""
     file, given = yaml.safe_load(Path(launching.share('config', 'online_learning.yaml')).read_text()), recording.parameters
     own = {name: file[f'/**/{name}']['ros__parameters'] for name in ('global_local', 'player')}
-    frozen = {**own['global_local'], **given.get('global_local', {}), 'scale': 'hits', 'variant': recording.variant, 'weights': recording.weights, 'use_sim_time': True}
+    frozen = {**own['global_local'], **given.get('global_local', {}), 'variant': recording.variant, 'weights': recording.weights, 'use_sim_time': True}
     # One listener more than the launch file knows of: none shall miss the first image.
     return {**given, 'frozen': frozen, 'player': {**given.get('player', {}), 'wait_for_listeners': own['player']['wait_for_listeners'] + 1}}
 

@@ -19,7 +19,8 @@ class Patience:
     hits: float = 0.5           # [s] for range hits
     odometry: float = 0.5       # [s] for the odometry of the image
     offset: float = 0.1         # [s] between an image and hits of an earlier one that may stand in
-    rate: float = 5.0           # [Hz] at which pairs are wanted at most, as they arrive
+    rate: float = 5.0           # [Hz] at which pairs are wanted at most,
+    by_stamps: bool = False     # by their stamps, which are the same in any replay, and not as they arrive
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ class PairMatcher:
     def __init__(self) -> None:
         self._pairs: StampBuffer[tuple[Mapping[str, Any], float]] = StampBuffer()
         self._hits: StampBuffer[Image] = StampBuffer()
-        self._pace = Pace()
         self.clear()
 
     def clear(self) -> None:
         """Forget everything, as after a jump of the clock."""
         self._pairs.clear()
         self._hits.clear()
+        self._pace = Pace()
         self._last_hits = self._used = -1       # stamps [ns]
         self._hits_heard = self._odometry_heard = -1e9      # steady time [s]
 
@@ -88,7 +89,7 @@ class PairMatcher:
         fresh = [s for s in self._hits.stamps() if max(self._used, stamp - offset - 1) < s <= stamp]
         if not fresh and now - self._hits_heard <= patience.hits:
             return None     # those of another image are on their way
-        if not self._pace.is_due(stamp, int(since * 1e9), patience.rate):
+        if not self._pace.is_due(stamp, stamp if patience.by_stamps else int(since * 1e9), patience.rate):
             return None
         if not fresh:
             return Pair(stamp, parts, None)
