@@ -1,7 +1,8 @@
 """Align one frame with remembered ones by robust Gauss-Newton on dense flow and, where both have it, depth.
 
 The residuals are those of geometry.gauss_newton (DeepV2D's layer) with a third row: the depth measured where the flow ends, against the
-depth of the moved point. Iteratively reweighted with Cauchy weights.
+depth of the moved point. Iteratively reweighted with Cauchy weights. In NumPy: every image waits for it, nothing is learned through it, and at a
+thousand points a frame torch's calls cost more than their arithmetic.
 """
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from depth_ros.engines.keyframes import DepthMap, View
-from depth_ros.engines.threads import single_threaded
 from depth_ros.frames import FlowResult, consistency_error, pixel_grid, resize_intrinsics
-from depth_ros.geometry import gauss_newton, se3
+from depth_ros.geometry import rigid
 from depth_ros.geometry.gauss_newton import Damping, SolveStatus
 from depth_ros.geometry.warp import induced_flow
 from depth_ros.settings import setting
@@ -26,6 +27,8 @@ FLOW_CAUCHY = 1.0           # of the flow's noise: beyond it a residual loses we
 DEPTH_CAUCHY = 2.8          # of the depth's noise
 DAMPING = Damping(absolute=1e-3, relative=1e-6)     # weights are inverse variances, so this is far weaker than any real evidence
 EXPECTED_STRIDE = 8         # px
+_LONGEST_STEP = 0.5         # [m, rad] a component
+_STILL = 1e-5               # a step that ends the alignment
 CORRELATION = 24            # px over which the errors of flow agree: the covariance must not count such points as independent
 
 
@@ -49,16 +52,16 @@ class AlignmentConfig:
 
 @dataclass(frozen=True)
 class Matches:
-    """Grid points of a source view with depth and where flow finds them in a target view; torch, N points."""
+    """Grid points of a source view with depth and where flow finds them in a target view; N points, float32."""
 
     source: View
     target: View
-    points: torch.Tensor        # (N, 3) [m], source camera
-    pixels: torch.Tensor        # (N, 2) [px], target image
-    confidence: torch.Tensor    # (N,) [0, 1], 0 where not valid
-    flow_variance: torch.Tensor     # (N, 2) [px^2] along u and v
-    depth: torch.Tensor         # (N,) [m] measured by the target at pixels
-    depth_information: torch.Tensor     # (N,) [1/m^2], 0 where the target measured none
+    points: np.ndarray        # (N, 3) [m], source camera
+    pixels: np.ndarray        # (N, 2) [px], target image
+    confidence: np.ndarray    # (N,) [0, 1], 0 where not valid
+    flow_variance: np.ndarray     # (N, 2) [px^2] along u and v
+    depth: np.ndarray         # (N,) [m] measured by the target at pixels
+    depth_information: np.ndarray     # (N,) [1/m^2], 0 where the target measured none
     candidates: int             # points that have depth and texture, whatever their flow
 
 
@@ -96,8 +99,7 @@ def matches_along(source: View, target: View, ahead: np.ndarray, confidence: np.
     sigma = config.sensor_sigma(depth) if source.depth.sigma is None else source.depth.sigma[at]
     variance = np.broadcast_to(variance, ends.shape) + ((parallax * sigma / np.maximum(depth, MIN_DEPTH) ** 2) ** 2)[..., None]
     seen, information = _depth_at(target.depth, ends, config)
-    flat = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)).flatten(0, 1)
-            for a in (points, ends, np.where(usable & textured, confidence, 0), variance, seen, information)]
+    flat = [np.asarray(a, np.float32).reshape(-1, *a.shape[2:]) for a in (points, ends, np.where(usable & textured, confidence, 0), variance, seen, information)]
     return Matches(source, target, *flat, candidates=int(usable.sum()))
 
 
@@ -112,8 +114,7 @@ def align(current: View, given: Sequence[Matches], config: AlignmentConfig) -> A
     return align_together([current], given, config)[0]
 
 
-@single_threaded()
-@torch.inference_mode()
+@np.errstate(invalid='ignore', over='ignore')     # what is no number ends as a status
 def align_together(free: Sequence[View], given: Sequence[Matches], config: AlignmentConfig) -> list[Alignment]:
     """The poses of some views that together agree best with matches among them and with others, started from those they have; all other poses stay.
 
@@ -122,19 +123,17 @@ def align_together(free: Sequence[View], given: Sequence[Matches], config: Align
     ours = {id(v) for v in free}
     others = list({id(v): v for m in given for v in (m.source, m.target) if id(v) not in ours}.values())
     index = {id(v): i for i, v in enumerate((*others, *free))}
-    source, target = (torch.tensor([index[id(v)] for v in views]) for views in ([m.source for m in given], [m.target for m in given]))
-    poses = se3.inverse(torch.from_numpy(np.stack([v.T_odom_cam for v in (*others, *free)])))
-    system, held = _System(given, config), len(others)
-    unknown = slice(6 * held, None)
+    source, target = (np.array([index[id(v)] for v in views]) for views in ([m.source for m in given], [m.target for m in given]))
+    poses = rigid.inverse(np.stack([v.T_odom_cam for v in (*others, *free)]))
+    system, held = _System(given, source, target, config), len(others)
     for _ in range(config.steps):
-        motion = gauss_newton.relative_motion(poses, source, target)
-        H, b = gauss_newton.assemble(*system.linearise(motion), motion, source, target, len(poses))
-        step = gauss_newton.solve_damped(H[unknown, unknown], b[unknown], DAMPING, clip=0.5)
-        poses[held:] = se3.exp(step.xi.unflatten(-1, (-1, 6))) @ poses[held:]
-        if float(step.xi.abs().max()) < 1e-5:
+        H, b = system.equations(poses, held)
+        step, status = _solve(H, b)
+        poses[held:] = [rigid.from_vector(xi) @ T for xi, T in zip(step.reshape(-1, 6), poses[held:])]
+        if np.abs(step).max() < _STILL:
             break
-    covariance = system.covariance(H[unknown, unknown])
-    return [system.judge(poses[held + i], covariance[6 * i:6 * i + 6, 6 * i:6 * i + 6], (source == held + i) | (target == held + i), step.status) for i in range(len(free))]
+    covariance = system.covariance(H)
+    return [system.judge(poses[held + i], covariance[6 * i:6 * i + 6, 6 * i:6 * i + 6], (source == held + i) | (target == held + i), status) for i in range(len(free))]
 
 
 def expected_flow(source: View, target: View) -> np.ndarray | None:
@@ -160,51 +159,78 @@ def expected_flow(source: View, target: View) -> np.ndarray | None:
 class _System:
     """The stacked matches of one alignment, with what their last linearisation found."""
 
-    def __init__(self, given: Sequence[Matches], config: AlignmentConfig) -> None:
-        self.config = config
-        self.candidates = torch.tensor([m.candidates for m in given])
-        self.K = torch.from_numpy(np.stack([m.target.frame.K for m in given])).float()
-        self.f, self.c = self.K[:, (0, 1), (0, 1), None].unbind(1), self.K[:, :2, 2, None].unbind(1)
-        self.points, self.pixels, self.confidence, self.variance, self.depth, self.information = (
-            torch.stack([getattr(m, name) for m in given])
-            for name in ('points', 'pixels', 'confidence', 'flow_variance', 'depth', 'depth_information'))
-        self.points, self.variance = self.points.mT.contiguous(), self.variance.mT.contiguous()     # (E, 3, N): ten times faster to move
+    def __init__(self, given: Sequence[Matches], source: np.ndarray, target: np.ndarray, config: AlignmentConfig) -> None:
+        """`source`, `target` (E,): the poses that each edge is between."""
+        self.config, self._source, self._target = config, source, target
+        self._candidates = np.array([m.candidates for m in given])
+        K = np.stack([m.target.frame.K for m in given]).astype(np.float32)
+        self._fx, self._fy, self._cx, self._cy = (K[:, row, column, None] for row, column in ((0, 0), (1, 1), (0, 2), (1, 2)))
+        self._points, self._pixels, self._variance = (np.stack([getattr(m, name).T for m in given]) for name in ('points', 'pixels', 'flow_variance'))     # (E, 3 or 2, N)
+        self._confidence, self._depth, self._information = (np.stack([getattr(m, name) for m in given]) for name in ('confidence', 'depth', 'depth_information'))
+        self._evidence = 2 * self._confidence.sum() + (self._confidence * (self._information > 0)).sum()
+        self._rows = np.zeros((len(given), 7, *self._points.shape[1:]), np.float32)     # derivatives by the six unknowns, and the residual, of u, v and z
 
-    def linearise(self, T_target_source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every edge's normal equations (E, 6, 6), (E, 6) in float64 about its relative motion (E, 4, 4)."""
-        T = T_target_source.float()
-        moved = T[:, :3, :3] @ self.points + T[:, :3, 3:]
-        X, Y, Z = moved.unbind(-2)
-        inverse_z = 1 / Z.clamp(min=MIN_DEPTH)
-        u, v = (seen - (f * along * inverse_z + c) for seen, f, along, c in zip(self.pixels.unbind(-1), self.f, (X, Y), self.c))
-        z = self.depth - Z
-        self.squared_residual = u * u + v * v
-        w_flow = (self.confidence * (Z > MIN_DEPTH))[:, None] / (self.variance + (self.squared_residual / FLOW_CAUCHY ** 2)[:, None])
-        w_depth = self.confidence * self.information / (1 + z * z * self.information / DEPTH_CAUCHY ** 2)
-        self.squared_error = (w_flow[:, 0] * u * u + w_flow[:, 1] * v * v).sum() + (w_depth * z * z).sum()
-        self.evidence = 2 * self.confidence.sum() + (self.confidence * (self.information > 0)).sum()
-        J = gauss_newton.point_jacobian(moved.mT, self.K)
-        H, b = gauss_newton.normal_equations(J, torch.stack([u, v, z], -2), torch.cat([w_flow, w_depth[:, None]], -2))
-        return H.double(), b.double()
+    def equations(self, poses: np.ndarray, held: int) -> tuple[np.ndarray, np.ndarray]:
+        """Normal equations (6F, 6F), (6F,) of poses T_cam_odom (P, 4, 4), all but the first `held` ones free."""
+        motion = poses[self._target] @ rigid.inverse(poses[self._source])
+        products = self._linearise(motion).astype(np.float64)
+        edges = np.arange(len(motion))
+        share = np.zeros((len(motion), len(poses), 6, 6))       # of each pose's update in the relative motion's: I of the target's, -Ad(G_ij) of the source's
+        share[edges, self._target] = np.eye(6)
+        share[edges, self._source] -= rigid.adjoint(motion)
+        free = share[:, held:].transpose(0, 2, 1, 3).reshape(len(motion), 6, -1)
+        return (free.transpose(0, 2, 1) @ products[:, :6, :6] @ free).sum(0), (free.transpose(0, 2, 1) @ products[:, :6, 6:]).sum(0)[:, 0]
 
-    def covariance(self, H: torch.Tensor) -> np.ndarray:
+    def _linearise(self, T_target_source: np.ndarray) -> np.ndarray:
+        """J^T W J (E, 7, 7) about relative motions (E, 4, 4), the residual being the last column of J."""
+        T = T_target_source.astype(np.float32)
+        X, Y, Z = (T[:, :3, :3] @ self._points + T[:, :3, 3:]).transpose(1, 0, 2)
+        in_front = Z > MIN_DEPTH
+        inverse_z = 1 / np.maximum(Z, np.float32(MIN_DEPTH))
+        x, y, along_x, along_y = X * inverse_z, Y * inverse_z, self._fx * inverse_z, self._fy * inverse_z
+        u, v, z = self._pixels[:, 0] - (self._fx * x + self._cx), self._pixels[:, 1] - (self._fy * y + self._cy), self._depth - Z
+        self._squared_residual = u * u + v * v
+        weights = np.empty((len(T), 3, Z.shape[1]), np.float32)
+        weights[:, :2] = (self._confidence * in_front)[:, None] / (self._variance + (self._squared_residual / np.float32(FLOW_CAUCHY ** 2))[:, None])
+        weights[:, 2] = self._confidence * self._information / (1 + z * z * self._information / np.float32(DEPTH_CAUCHY ** 2))
+        rows, xy = self._rows, x * y
+        rows[:, 0, 0], rows[:, 2, 0] = along_x, -along_x * x
+        rows[:, 3, 0], rows[:, 4, 0], rows[:, 5, 0], rows[:, 6, 0] = -self._fx * xy, self._fx * (1 + x * x), -self._fx * y, u
+        rows[:, 1, 1], rows[:, 2, 1] = along_y, -along_y * y
+        rows[:, 3, 1], rows[:, 4, 1], rows[:, 5, 1], rows[:, 6, 1] = -self._fy * (1 + y * y), self._fy * xy, self._fy * x, v
+        rows[:, 2, 2], rows[:, 3, 2], rows[:, 4, 2], rows[:, 6, 2] = 1, Y, -X, z
+        weighted, rows = ((rows * weights[:, None]).reshape(len(T), 7, -1), rows.reshape(len(T), 7, -1))
+        products = weighted @ rows.transpose(0, 2, 1)
+        self._squared_error = float(products[:, 6, 6].sum())
+        return products
+
+    def covariance(self, H: np.ndarray) -> np.ndarray:
         """Of the unknowns (n, n): the inverse of the information H (n, n), scaled by the residual variance."""
         alike = max(1.0, (CORRELATION / self.config.grid_stride) ** 2)
-        variance = alike * float(self.squared_error / self.evidence.clamp(min=1))
-        return variance * np.linalg.inv(H.numpy() + DAMPING.absolute * np.eye(len(H)))
+        variance = alike * self._squared_error / max(float(self._evidence), 1.0)
+        return variance * np.linalg.inv(H + DAMPING.absolute * np.eye(len(H)))
 
-    def judge(self, T_cam_odom: torch.Tensor, covariance: np.ndarray, own: torch.Tensor, status: SolveStatus) -> Alignment:
+    def judge(self, T_cam_odom: np.ndarray, covariance: np.ndarray, own: np.ndarray, status: SolveStatus) -> Alignment:
         """The result for a view whose matches are its `own` (E,) bool."""
-        if not bool(own.any()):
-            return Alignment(_inverse_of_rigid(T_cam_odom.numpy()), covariance, 0.0, 0, 0.0, status)
-        consistent = self.confidence[own] > 0
-        inlier = consistent & (self.squared_residual[own] < self.config.max_residual ** 2)
+        if not own.any():
+            return Alignment(_inverse_of_rigid(T_cam_odom), covariance, 0.0, 0, 0.0, status)
+        consistent = self._confidence[own] > 0
+        inlier = consistent & (self._squared_residual[own] < self.config.max_residual ** 2)
         counts = inlier.sum(-1)
-        ratio = (counts / self.candidates[own].clamp(min=1)).max()
-        agreement = float(counts.sum() / consistent.sum().clamp(min=1))
-        finite = bool(torch.isfinite(T_cam_odom).all()) and np.isfinite(covariance).all()
-        T_odom_cam = _inverse_of_rigid(T_cam_odom.numpy()) if finite else T_cam_odom.numpy()
+        ratio = (counts / np.maximum(self._candidates[own], 1)).max()
+        agreement = float(counts.sum() / max(consistent.sum(), 1))
+        finite = np.isfinite(T_cam_odom).all() and np.isfinite(covariance).all()
+        T_odom_cam = _inverse_of_rigid(T_cam_odom) if finite else T_cam_odom.copy()
         return Alignment(T_odom_cam, covariance, float(ratio), int(counts.max()), agreement, status if finite else SolveStatus.SINGULAR)
+
+
+def _solve(H: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, SolveStatus]:
+    """The update (n,) of H (n, n) and b (n,), damped and clipped; none where they tell nothing, as gauss_newton.solve_damped has it."""
+    try:
+        step = cho_solve(cho_factor(H + np.diag(DAMPING.absolute + DAMPING.relative * H.diagonal())), b)
+    except (LinAlgError, ValueError):       # not positive definite, not finite
+        return np.zeros_like(b), SolveStatus.SINGULAR
+    return np.clip(step, -_LONGEST_STEP, _LONGEST_STEP), SolveStatus.OK
 
 
 def _inverse_of_rigid(T: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from depth_ros import settings
 from depth_ros.engines.alignment import Alignment, AlignmentConfig, align, expected_flow, pair_matches
@@ -22,7 +21,7 @@ from depth_ros.engines.keyframes import DepthMap, Keyframes, View
 from depth_ros.engines.pairing import PairingConfig, is_spent
 from depth_ros.engines.relocaliser import Relocaliser
 from depth_ros.frames import R_BODY_OPTICAL, CameraFrame, FlowResult, ImagePair, Scale, TrackResult, TrackStatus
-from depth_ros.geometry import se3
+from depth_ros.geometry import rigid
 from depth_ros.geometry.gauss_newton import SolveStatus
 from depth_ros.settings import setting
 
@@ -90,7 +89,7 @@ class Tracker:
             self._learned.reset()
         self._T_odom_cam = level_start() if T_odom_cam is None else np.array(T_odom_cam, dtype=np.float64)
         self._before: View | None = None            # the frame before the last, where the motion between them is known
-        self._velocity: np.ndarray | None = None    # (6,) twist [m/s, rad/s] along the camera's axes
+        self._velocity: np.ndarray | None = None    # (6,) [m/s, rad/s] along the camera's axes
         self._status = TrackStatus.INITIALISING
         self._tracked_any = False
 
@@ -247,7 +246,7 @@ class Tracker:
         elapsed = 1e-9 * (stamp - self.keyframes.last.stamp)
         if elapsed > self.config.max_gap:
             return self._T_odom_cam
-        return self._T_odom_cam @ se3.exp(torch.from_numpy(elapsed * self._velocity)).numpy()
+        return self._T_odom_cam @ rigid.from_vector(elapsed * self._velocity)
 
     def _supported(self, found: Alignment | None, share: float = 1.0) -> bool:
         """Whether an alignment is solved and enough points agree, with a share of the usual ratio."""
@@ -285,8 +284,8 @@ class Tracker:
         if self._before is None:
             self._velocity = None
             return
-        T_before_view = torch.from_numpy(np.linalg.inv(self._before.T_odom_cam) @ view.T_odom_cam)
-        self._velocity = 1e9 * se3.log(T_before_view).numpy() / (view.stamp - self._before.stamp)
+        T_before_view = np.linalg.inv(self._before.T_odom_cam) @ view.T_odom_cam
+        self._velocity = 1e9 * rigid.to_vector(T_before_view) / (view.stamp - self._before.stamp)
 
     def _recover(self, view: View) -> TrackResult:
         """Look for the pose among the keyframes; LOST with the last trusted one if that fails."""

@@ -16,6 +16,7 @@ from std_msgs.msg import Header
 from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformListener
 
 from depth_ros.frames import TrackResult, TrackStatus
+from depth_ros.geometry import rigid
 from depth_ros.ros import codecs, diagnostics, poses
 from depth_ros.ros.latest_worker import LatestWorker
 from depth_ros.ros.managed_node import ManagedNode
@@ -193,7 +194,5 @@ class _Activation(ManagedEntity):
 
 def _moved(covariance: np.ndarray, T_base_cam: np.ndarray) -> np.ndarray:
     """Covariance (6, 6) of (translation, rotation) in the camera frame, of the base frame: Sigma_base = Ad(T_base_cam) Sigma_cam Ad^T."""
-    R, t = T_base_cam[:3, :3], T_base_cam[:3, 3]
-    hat = np.array([[0.0, -t[2], t[1]], [t[2], 0.0, -t[0]], [-t[1], t[0], 0.0]])
-    adjoint = np.block([[R, hat @ R], [np.zeros((3, 3)), R]])
+    adjoint = rigid.adjoint(T_base_cam)
     return adjoint @ covariance @ adjoint.T
