@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from depth_ros.apps.online_live import Recorded, Replay
 from depth_ros.learning.tum import open_sequence
 from depth_ros.ros import codecs, online_recording
 from depth_ros.ros.managed_node import LATCHED_QOS
+from wait_support import until
 
 SIZE = 64, 48
 PASSES = 2
@@ -107,6 +109,20 @@ def test_what_does_not_heed_signals_is_ended_with_all_it_started(monkeypatch):
         process.stdout.readline()
         online_recording._end(process)
         assert process.returncode == -signal.SIGKILL and process.stdout.read() == ''        # which ends only when the child has let go of it
+
+
+@pytest.mark.parametrize('number', (signal.SIGTERM, signal.SIGINT))
+def test_who_is_told_to_end_ends_the_replay_first(number, tmp_path):
+    (tmp_path / 'replay.py').write_text('import pathlib, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
+                                        'try:\n    pathlib.Path("begun").touch()\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    pathlib.Path("ended").touch()\n')
+    words = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from pathlib import Path; from depth_ros.apps import online_live; ' \
+            'from depth_ros.engines.online_settings import OnlineLearnerConfig; online_live._PROGRAM = "replay"; ' \
+            'online_live.record(online_live.Replay("", "published", "", "row", 0, 1, 1.0, ()), OnlineLearnerConfig(), 0, Path("."))'
+    environment = {**os.environ, 'PYTHONPATH': f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}'}
+    with subprocess.Popen([sys.executable, '-c', words], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as process:
+        until((tmp_path / 'begun').exists, 'the replay to begin')
+        process.send_signal(number)
+        assert process.wait(30.0) != 0 and (tmp_path / 'ended').exists()
 
 
 def test_the_network_beside_it_gets_the_parameters_of_the_other_and_is_waited_for():

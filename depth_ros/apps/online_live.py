@@ -6,11 +6,15 @@ In one pass before, while the learner is paused, the same node runs beside it wi
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 
@@ -66,14 +70,31 @@ def record(replay: Replay, learner: OnlineLearnerConfig, rehearse: int, out: Pat
         settings = {'bag': replay.sequence, 'passes': replay.passes, 'rate': replay.rate, 'variant': replay.variant, 'weights': replay.weights, 'parameters': parameters,
                     'arguments': replay.arguments, 'out': str(path.absolute()), 'domain': replay.domain}
         (path / 'settings.json').write_text(json.dumps(settings))
-        program = subprocess.Popen([sys.executable, '-m', _PROGRAM, str(path / 'settings.json')])
-        try:
-            status = program.wait()
-        finally:
-            program.wait()      # an interrupt reaches it, too, and it ends the graph before itself
+        with _interruptible():
+            program = subprocess.Popen([sys.executable, '-m', _PROGRAM, str(path / 'settings.json')])
+            try:
+                status = program.wait()
+            except BaseException:
+                program.send_signal(signal.SIGINT)      # of a terminal it has had one already
+                raise
+            finally:
+                program.wait()      # it ends the graph before itself
         if status:
             raise ValueError('the replay through the live graph did not come to its end; its own messages above say why')
         return read(path / 'recording.npz', replay.passes)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """End inside as by Ctrl-C when told to end: whoever is killed leaves what it started running."""
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def read(path: Path, passes: int) -> Recorded:

@@ -144,6 +144,7 @@ def main(settings: str) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)        # it ends already; whoever started this passes on what a terminal sent to both
         for process in reversed(processes):
             _end(process)
     if recorder.passes <= recording.passes:
