@@ -77,7 +77,7 @@ def test_hits_make_metres_and_come_before_an_odometry_that_depth_is_not_made_wit
         assert np.median(depth.depth / truth) == pytest.approx(1.0, rel=0.02)
 
 
-@pytest.mark.parametrize(('scale', 'seconds', 'source'), [('auto', 0.5, 'hits'), ('auto', 2.0, 'odometry'), ('hits', 2.0, 'hits')])
+@pytest.mark.parametrize(('scale', 'seconds', 'source'), [('auto', 0.2, 'hits'), ('auto', 1.0, 'odometry'), ('hits', 2.0, 'hits')])
 def test_the_scale_of_hits_serves_while_there_are_any_and_then_the_odometry(scene, scale, seconds, source):
     result, truth = scene
     engine = made('published', scale=scale)
