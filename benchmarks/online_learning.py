@@ -74,8 +74,12 @@ class LearningListener(Listener):
 
     def at_work(self, name: str) -> dict[str, float]:
         """How many a second of what it works on a node took up, and how many newer ones overtook."""
-        (begin, *before), (end, *after) = self.worked[name][0], self.worked[name][-1]
+        (begin, *before), (end, *after) = (told := self.told_by(name))[0], told[-1]
         return {what: round((b - a) / max(end - begin, 1.0), 2) for what, a, b in zip(('taken_up_hz', 'overtaken_hz'), before, after)}
+
+    def told_by(self, name: str) -> list[tuple[float, int, int]]:
+        """What a node told of its work while there were pairs: before the first image and after the last it has none."""
+        return [w for w in self.worked[name] if self.pairs[0][1] <= w[0] <= self.pairs[-1][1]] or self.worked[name]
 
     def worked_between(self, begin: float, end: float) -> Worked | None:
         """What global_local did in that time, of which it tells every second; None where it did not tell."""
@@ -167,7 +171,7 @@ def main() -> None:
     swaps = [t for t in listener.weights if begin <= t <= end - WINDOW]
     others = [t for t in np.arange(begin, end - WINDOW, WINDOW) if all(abs(t - s) > WINDOW for s in swaps)]
     at_swap, otherwise = ([worked.lost for t in times if (worked := listener.worked_between(t, t + WINDOW))] for times in (swaps, others))
-    told = listener.worked['global_local']
+    told = listener.told_by('global_local')
     whole = listener.worked_between(told[0][0], told[-1][0])
     figures |= {'pairs_hz': whole.pairs / whole.seconds, 'taken_up_hz': whole.taken_up / whole.seconds, 'overtaken_hz': whole.overtaken / whole.seconds, 'swaps': len(swaps),
                 'at_work': {name: listener.at_work(name) for name in listener.worked},

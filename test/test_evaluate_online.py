@@ -25,7 +25,7 @@ def ran(kitchen, tmp_path_factory):
     beginning, out = head_of(kitchen, folder / 'kitchen', 60), folder / 'out'
     weights = support.write(folder / 'weights') / support.FILES['pose_aware']
     assert evaluate.main(['online', '--sequence', str(beginning), '--poses', str(kitchen / 'groundtruth_refined.txt'), '--weights', str(weights), '--size', '128x96',
-                          '--every', '4', '--passes', '2', '--batches', '3', '--hold-out-last', '12', '--withheld-run', '2', '--round', '4', '--dense', '--rehearse', '0',
+                          '--every', '4', '--passes', '2', '--batches', '3', '--hold-out-last', '12', '--withheld-run', '2', '--round', '4', '--rehearse', '0',
                           '--synthetic', '0', '--out', str(out)]) == 0
     return out
 

@@ -138,13 +138,13 @@ def test_it_leaves_the_figures_and_the_curve_of_a_replay(world, beginning, kitch
     assert evaluate.main(['online', '--live', '--sequence', str(beginning), '--poses', str(kitchen / 'groundtruth_refined.txt'), '--variant', 'published', '--passes', '1',
                           '--replay-rate', '0.25', '--hold-out-last', '40', '--rehearse', '0', '--synthetic', '0', '--out', str(tmp_path / 'out')]) == 0
     figures = json.loads((tmp_path / 'out/metrics.json').read_text())
-    assert {'abs_rel_frozen_scaled', 'abs_rel_triangulated', 'abs_rel_learned', 'updates', 'rollbacks'} <= set(figures)
+    assert {'abs_rel_frozen_scaled', 'abs_rel_triangulated', 'abs_rel_dense', 'abs_rel_learned', 'updates', 'rollbacks'} <= set(figures)
     assert figures['observed'] > 0      # it forgot those of the pass before and went on
     assert figures['held_out'] and min(figures['held_out']) >= len(open_sequence(beginning)) - 40
     assert {p.name for p in (tmp_path / 'out').iterdir()} == {'metrics.json', 'online.png', 'learned.safetensors'}
 
 
-@pytest.mark.parametrize('words, reason', [(['--dense'], 'neither --dense'), (['--fault', 'nan'], 'neither --dense')])
+@pytest.mark.parametrize('words, reason', [(['--fault', 'nan'], 'no --fault'), (['--domain', '233'], 'expected 0 to 232')])
 def test_what_the_live_graph_cannot_do_is_refused(words, reason, beginning, capsys):
     assert evaluate.main(['online', '--live', '--sequence', str(beginning), *words]) == 1
     assert reason in capsys.readouterr().err

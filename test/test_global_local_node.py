@@ -58,6 +58,18 @@ def test_the_odometry_of_both_stamps_makes_metres_and_is_waited_for(bench, never
     assert one.values()['network'] == 'pose_aware' and one.values()['scale from'] == 'odometry' and one.message() == 'active'
 
 
+def test_a_late_pose_frees_two_pairs_and_both_are_taken_up(bench, never_silent):
+    one = bench(variant='pose_aware', odometry_patience=2.0)
+    first = one.begun()
+    begin, second = first.pair.reference.stamp, one.send()
+    one.world.until(lambda: one.node._waiting.newest == second, 'the second bundle')
+    for stamp in (begin + PAIR // 2, second):       # at constant velocity
+        one.send_pose(stamp, BASELINE * (stamp - begin) / PAIR)
+    one.world.until(lambda: one.values()['processed'] == '2', 'both pairs')
+    np.testing.assert_allclose(np.median(one.depth_at(first.pair.current.stamp) / one.truth), 1.0, rtol=0.02)
+    assert one.values()['dropped'] == '0'
+
+
 def test_motion_between_interpolated_poses_is_exact(bench):
     one = bench(variant='pose_aware', odometry_patience=2.0)
     result = one.result()

@@ -27,8 +27,8 @@ def gate():
     return Gate()
 
 
-def make(work, on_error=None):
-    worker = LatestWorker('worker', work, on_error or (lambda error: pytest.fail(str(error))))
+def make(work, on_error=None, **options):
+    worker = LatestWorker('worker', work, on_error or (lambda error: pytest.fail(str(error))), **options)
     worker.start()
     return worker
 
@@ -44,6 +44,19 @@ def test_overtaken_items_are_dropped_and_counted(gate):
     assert gate.seen == [0, 5]
     assert worker.dropped == 4
     assert 0.0 < worker.latency(50) <= worker.latency(95)
+    assert worker.stop()
+
+
+def test_of_items_that_may_wait_the_newest_are_worked_on_in_their_order(gate):
+    worker = make(gate, waiting=2)
+    worker.put(0)
+    assert gate.begun.acquire(timeout=WAIT)
+    for item in range(1, 6):
+        worker.put(item)
+    gate.open.release(3)
+    until(lambda: worker.processed == 3, 'the newest items')
+    assert gate.seen == [0, 4, 5]
+    assert worker.dropped == 3
     assert worker.stop()
 
 

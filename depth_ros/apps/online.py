@@ -2,10 +2,11 @@
 
 Depth is scored in metres against the depth sensor, without any alignment. The last frames of every pass give no hits, so their error is that of places that
 were never measured. Beside the learning network stand: the frozen one with its scale from the same hits, and with that of the poses' steps; the tracker's
-depth from flow with the same poses; and, with --dense, the network that learns from the whole depth image in place of the hits.
+depth from flow with the same poses; and the network that learns from the whole depth image in place of the hits (--no-dense leaves it out, for half the time).
 
 With --live all of it happens in the live graph, as the launch file starts it: the sequence is played, its camera tracked on the way, hits are cut by the player, and what
-the nodes publish is recorded and scored. The frozen network is then a second node, in a pass before learning. What is seen in a second depends on how busy the machine is.
+the nodes publish is recorded and scored. The frozen network is then a second node, in a pass before learning, scaled as the learning one is; the network that learns from
+whole depth images does so without the graph. What is seen in a second depends on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ def add_options(task: argparse.ArgumentParser) -> None:
     task.add_argument('--fault', choices=FAULTS, default='none',
                       help='spoil the hits: a third random or NaN, ten times too long for five seconds, or measured 10 degrees away; or let the image freeze for '
                            'five seconds (default: %(default)s)')
-    task.add_argument('--dense', action='store_true', help='also learn from the whole depth image (takes twice as long)')
+    task.add_argument('--dense', action=argparse.BooleanOptionalAction, default=True, help='also learn from the whole depth image, to compare with')
     task.add_argument('--rehearse', type=int, default=PAIRS, help='synthetic pairs that the learner goes back to, 0: none (default: %(default)s)')
     task.add_argument('--synthetic', type=int, default=128, help='held-out synthetic pairs that tell what it forgets, 0: none (default: %(default)s)')
     task.add_argument('--out', type=Path, default=Path('evaluation/online'), help='folder for metrics.json, the curve and the learned weights (default: %(default)s)')
     live = task.add_argument_group('through the live graph')
-    live.add_argument('--live', action='store_true', help='replay the sequence through online_learning.launch.py; --gap, --every, --batches, --size and --learn-size are then its own')
+    live.add_argument('--live', action='store_true', help='replay the sequence through online_learning.launch.py; --gap, --batches, --size and --learn-size then hold for --dense alone, and --every is 1')
     live.add_argument('--replay-rate', type=float, default=0.5, help='speed of the replay, 1.0 being real time (default: %(default)s)')
     live.add_argument('--launch', action='append', default=[], metavar='NAME:=VALUE', help='another argument of the launch file, such as depth_topic:=none')
     live.add_argument('--domain', type=int, metavar='ID', help='ROS_DOMAIN_ID of the graph (default: one that nobody on this machine uses, whatever the environment says)')
@@ -84,8 +85,8 @@ def _online(args: argparse.Namespace) -> None:
 
 @single_threaded()
 def _live(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
-    if args.dense or args.fault != 'none':
-        raise ValueError('--live: neither --dense nor --fault can be had through the live graph')
+    if args.fault != 'none':
+        raise ValueError('--live: no --fault can be had through the live graph')
     if args.domain is not None and not 0 <= args.domain <= 232:
         raise ValueError(f'--domain: expected 0 to 232, got {args.domain}')
     start = checkpoint.load(args.weights or shipped(args.variant), NAME)
@@ -99,6 +100,9 @@ def _live(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
         recorded = online_live.record(replay, config, args.rehearse, args.out)
         lines = online_live.lines_of(recorded, sequence, poses, str(args.poses))
         held_out = [index for index in lines['learned'][0] if index >= len(sequence) - args.hold_out_last]
+    if args.dense:
+        every = argparse.Namespace(**{**vars(args), 'every': 1})        # frames that one line lacks are scored in none
+        lines['dense'] = [{index: scores.get(index) for index in lines['learned'][0]} for scores in _from_all_depth(_stand(every), start, config, every)]
     weights = recorded.weights or checkpoint.to_bytes(NAME, start.model, start.record)
     figures = {**summary(lines, held_out), **online_live.figures_of(recorded, replay), **_forgetting(start, weights, args.synthetic),
                'variant': args.variant, 'hits': args.hits, 'fault': args.fault}
@@ -107,25 +111,41 @@ def _live(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
 
 @single_threaded()
 def _offline(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
-    size, learn_size = _size(args.size, '--size'), _size(args.learn_size, '--learn-size')
-    weights = args.weights or shipped(args.variant)
-    start = checkpoint.load(weights, NAME)
-    # In torch: to export every update would take longer than to run without a graph.
-    engine = GlobalLocalEngineConfig(variant=args.variant, weights=str(weights), width=size[0], height=size[1], backend='torch')
-    frozen = {name: GlobalLocalEngine(replace(engine, scale=scale)) for name, scale in (('frozen_scaled', 'hits'), ('frozen', 'odometry'))}
-    course = _course(args, size, learn_size)
-    lines = {name: [_frozen(one, course)] * args.passes for name, one in frozen.items()}
-    lines['triangulated'] = [{m.index: m.tracked_error for m in course}] * args.passes
-    rehearsal = rehearsal_pairs(learn_size[0], args.rehearse) if args.rehearse else None
-    learned = _learn(OnlineLearner(start, config, rehearsal=rehearsal), engine, course, args)
+    stand = _stand(args)
+    start = checkpoint.load(stand.engine.weights, NAME)
+    frozen = {name: GlobalLocalEngine(replace(stand.engine, scale=scale)) for name, scale in (('frozen_scaled', 'hits'), ('frozen', 'odometry'))}
+    lines = {name: [_frozen(one, stand.course)] * args.passes for name, one in frozen.items()}
+    lines['triangulated'] = [{m.index: m.tracked_error for m in stand.course}] * args.passes
+    learned = _learn(OnlineLearner(start, config, rehearsal=stand.rehearsal), stand, args)
     lines['learned'] = learned.scores
     if args.dense:
-        from_all = OnlineLearner(start, replace(config, carry_seconds=0.0, guide_weight=0.0), rehearsal=rehearsal)
-        lines['dense'] = _learn(from_all, engine, [_with_all_depth(m) for m in course], args).scores
-    figures = {**summary(lines, [m.index for m in course if m.hits is None]), **figures_of(learned.learner.progress), 'states': learned.states,
+        lines['dense'] = _from_all_depth(stand, start, config, args)
+    figures = {**summary(lines, [m.index for m in stand.course if m.hits is None]), **figures_of(learned.learner.progress), 'states': learned.states,
                'refused_weights': len(learned.refused), 'learner_seconds': learned.seconds, 'memory_mb': learned.memory, **_forgetting(start, learned.learner.weights(), args.synthetic),
                'variant': args.variant, 'hits': args.hits, 'fault': args.fault}
     _write(args.out, figures, lines, learned.learner.weights())
+
+
+@dataclass(frozen=True)
+class _Stand:
+    """What learning without the graph takes."""
+
+    engine: GlobalLocalEngineConfig
+    course: list[Moment]
+    rehearsal: PairBatch | None
+
+
+def _stand(args: argparse.Namespace) -> _Stand:
+    size, learn_size = _size(args.size, '--size'), _size(args.learn_size, '--learn-size')
+    # In torch: to export every update would take longer than to run without a graph.
+    engine = GlobalLocalEngineConfig(variant=args.variant, weights=str(args.weights or shipped(args.variant)), width=size[0], height=size[1], backend='torch')
+    return _Stand(engine, _course(args, size, learn_size), rehearsal_pairs(learn_size[0], args.rehearse) if args.rehearse else None)
+
+
+def _from_all_depth(stand: _Stand, start: checkpoint.Loaded, config: OnlineLearnerConfig, args: argparse.Namespace) -> list[dict[int, float | None]]:
+    """Abs-Rel of every frame in every pass, of the network that learns from whole depth images where there are hits."""
+    learner = OnlineLearner(start, replace(config, carry_seconds=0.0, guide_weight=0.0), rehearsal=stand.rehearsal)
+    return _learn(learner, replace(stand, course=[_with_all_depth(m) for m in stand.course]), args).scores
 
 
 def _size(text: str, option: str) -> tuple[int, int]:
@@ -169,14 +189,14 @@ class Learned:
     memory: list[int]                           # [MB] that the process held at the most, by the end of each pass
 
 
-def _learn(learner: OnlineLearner, engine_config: GlobalLocalEngineConfig, course: list[Moment], args: argparse.Namespace) -> Learned:
-    engine = GlobalLocalEngine(replace(engine_config, scale='odometry'))
+def _learn(learner: OnlineLearner, stand: _Stand, args: argparse.Namespace) -> Learned:
+    engine = GlobalLocalEngine(replace(stand.engine, scale='odometry'))
     offers: list[Offer] = []
     learner.offer_to(lambda blob: offers.append(engine.offer(blob)))
     states, passes, seconds, memory = Counter(), [], 0.0, []
     for _ in range(args.passes):
         scores = {}
-        for moment in course:
+        for moment in stand.course:
             scores[moment.index] = score(engine.step(moment.result, moment.T_ref_cur, None, moment.step, moment.T_world_cur).depth, moment.truth)
             before = time.thread_time()
             learner.observe(moment.lesson, moment.T_ref_cur, moment.hits, moment.T_world_cur, engine.known or moment.tracked)
@@ -208,7 +228,7 @@ def _synthetic_scores(model: torch.nn.Module, pairs: PairBatch) -> dict[str, flo
 
 def _write(out: Path, figures: dict[str, object], lines: Lines, weights: bytes) -> None:
     with files.whole(out / 'online.png') as partial:
-        online_curve.draw(lines, figures['held_out'], partial)
+        online_curve.draw(lines, figures['held_out'], partial, {'frozen_scaled': 'frozen, scaled as the learning one'} if 'live' in figures else {})
     with files.whole(out / 'learned.safetensors') as partial:
         partial.write_bytes(weights)
     report.write(out, figures)

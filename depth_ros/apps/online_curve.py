@@ -15,8 +15,9 @@ _LABELS = {'learned': 'learning from hits', 'frozen_scaled': 'frozen, scale from
 _SMOOTHED = 0.05        # share of a pass over which a line is averaged
 
 
-def draw(lines: dict[str, list[dict[int, float | None]]], held_out: list[int], target: Path) -> None:
-    """Abs-Rel of each line {frame: error} in every pass; frames that give no hits are shaded."""
+def draw(lines: dict[str, list[dict[int, float | None]]], held_out: list[int], target: Path, named: dict[str, str] | None = None) -> None:
+    """Abs-Rel of each line {frame: error} in every pass; frames that give no hits are shaded. `named`: labels of lines that are called otherwise than usual."""
+    labels = {**_LABELS, **(named or {})}
     frames = list(lines['learned'][0])
     stretch = frames[-1] - frames[0] + (frames[1] - frames[0] if len(frames) > 1 else 1)
     figure, axes = plt.subplots(figsize=(12, 5), constrained_layout=True)
@@ -24,7 +25,7 @@ def draw(lines: dict[str, list[dict[int, float | None]]], held_out: list[int], t
         x = np.concatenate([np.array(frames) + number * stretch for number in range(len(passes))])
         y = np.array([np.nan if scores[i] is None else scores[i] for scores in passes for i in frames])
         colour = axes.plot(x, y, lw=0.6, alpha=0.35)[0].get_color()
-        axes.plot(x, _smooth(y, max(1, round(_SMOOTHED * len(frames)))), color=colour, lw=2, label=f'{_LABELS.get(name, name)}: {np.nanmean(y):.3f}')
+        axes.plot(x, _smooth(y, max(1, round(_SMOOTHED * len(frames)))), color=colour, lw=2, label=f'{labels.get(name, name)}: {np.nanmean(y):.3f}')
     for number in range(len(lines['learned'])):
         if held_out:
             axes.axvspan(held_out[0] + number * stretch, held_out[-1] + number * stretch, color='0.85', label='no hits' if number == 0 else None)

@@ -76,7 +76,7 @@ class GlobalLocalNode(ManagedNode):
         self._fresh: deque[tuple[int, Image]] = deque(maxlen=_FRESH)    # hits that no pair has taken in yet, each with the lap that they came in
         self._waiting: StampBuffer[tuple[Mapping[str, Any], float]] = StampBuffer()
         self._odometry_heard: float | None = None
-        self._newest = self.worker(self._work)
+        self._newest = self.worker(self._work, waiting=2)       # odometry that is late once frees two pairs at a time
         offers = self.worker(self._try_weights, 'weights')
         self._bundle = bundle.BundleInput(self, self._take_bundle, images=True)
         self._hits_input = self.listen(Image, 'sparse_depth/image', self._take_hits, stalls=False)
@@ -151,19 +151,18 @@ class GlobalLocalNode(ManagedNode):
             self._release()
 
     def _release(self) -> None:
-        """Hand on the newest bundle that has nothing more to wait for."""
-        stamps, now = self._waiting.stamps(), time.monotonic()
-        reached = [s for s in stamps if self._is_complete(s, now)]
-        if not reached:
-            return
-        stamp = reached[-1]
-        parts, _ = self._waiting.get(stamp)
-        self._waiting.drop_until(stamp)
-        reference = self._bundle.reference_stamp(parts)
-        T_ref_cur = self._poses.motion(reference, stamp, parts['image'].header.frame_id) if self._uses_odometry else None
-        T_odom_cam = None if T_ref_cur is None else self._poses.pose(stamp, parts['image'].header.frame_id)
-        hits = self._hits.nearest(stamp, int(self.config.engine.hits_offset * 1e9))
-        self._newest.put(Job((self._lap, self._poses.breaks), parts, hits, T_ref_cur, T_odom_cam))
+        """Hand on the bundles that have nothing more to wait for, oldest first."""
+        now = time.monotonic()
+        reached = [s for s in self._waiting.stamps() if self._is_complete(s, now)]
+        for stamp in reached:
+            parts, _ = self._waiting.get(stamp)
+            reference = self._bundle.reference_stamp(parts)
+            T_ref_cur = self._poses.motion(reference, stamp, parts['image'].header.frame_id) if self._uses_odometry else None
+            T_odom_cam = None if T_ref_cur is None else self._poses.pose(stamp, parts['image'].header.frame_id)
+            hits = self._hits.nearest(stamp, int(self.config.engine.hits_offset * 1e9))
+            self._newest.put(Job((self._lap, self._poses.breaks), parts, hits, T_ref_cur, T_odom_cam))
+        if reached:
+            self._waiting.drop_until(reached[-1])
 
     def _is_complete(self, stamp: int, now: float) -> bool:
         if not self._uses_odometry or self._odometry_heard is None or now - self._odometry_heard > _SILENCE:

@@ -1,4 +1,4 @@
-"""A thread that always works on the newest item: freshness beats completeness."""
+"""A thread that always works on the newest items: freshness beats completeness."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ _LATENCIES = 200    # kept for the percentiles
 
 
 class LatestWorker(Generic[Item]):
-    """Calls `work` in a thread of its own with the newest item put; an item that is overtaken before it was begun counts as dropped.
+    """Calls `work` in a thread of its own with the newest items put, in their order; an item that is overtaken before it was begun counts as dropped.
 
     An exception of `work` is handed to `on_error`, and the next item is worked on.
     """
 
-    def __init__(self, name: str, work: Callable[[Item], None], on_error: Callable[[Exception], None]) -> None:
+    def __init__(self, name: str, work: Callable[[Item], None], on_error: Callable[[Exception], None], waiting: int = 1) -> None:
+        """`waiting`: how many may wait. Two bear items that come in pairs, and cost the time of one more item where all come too fast."""
         self.name = name
         self.processed = 0
         self.dropped = 0
         self._work, self._on_error = work, on_error
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
         self._changed = threading.Condition()
-        self._slot: tuple[float, Item] | None = None
+        self._waiting: deque[tuple[float, Item]] = deque(maxlen=waiting)
         self._stopping = False
         self._abandoned = False
         self._thread: threading.Thread | None = None
@@ -38,13 +39,14 @@ class LatestWorker(Generic[Item]):
             self._thread.start()
 
     def halt(self) -> None:
-        """Forget the waiting item and take no other, without waiting for the one in work."""
+        """Forget what waits and take no more, without waiting for the item in work."""
         with self._changed:
-            self._stopping, self._slot = True, None
+            self._stopping = True
+            self._waiting.clear()
             self._changed.notify_all()
 
     def stop(self, timeout: float = 3.0) -> bool:
-        """Forget the waiting item and end after the one in work; False if that took longer than the timeout [s]: it is then abandoned, and its errors with it."""
+        """Forget what waits and end after the one in work; False if that took longer than the timeout [s]: it is then abandoned, and its errors with it."""
         self.halt()
         if self._thread is None:
             return True
@@ -64,12 +66,12 @@ class LatestWorker(Generic[Item]):
         return threading.current_thread() is self._thread
 
     def put(self, item: Item) -> None:
-        """Offer an item, in place of one that still waits."""
+        """Offer an item, in place of the oldest if too many still wait."""
         with self._changed:
             if self._stopping:
                 return
-            self.dropped += self._slot is not None
-            self._slot = (time.monotonic(), item)
+            self.dropped += len(self._waiting) == self._waiting.maxlen
+            self._waiting.append((time.monotonic(), item))
             self._changed.notify_all()
 
     def latency(self, percentile: float) -> float:
@@ -81,10 +83,10 @@ class LatestWorker(Generic[Item]):
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._slot is not None or self._stopping)
+                self._changed.wait_for(lambda: self._waiting or self._stopping)
                 if self._stopping:
                     return
-                (since, item), self._slot = self._slot, None
+                since, item = self._waiting.popleft()
             try:
                 self._work(item)
             except Exception as error:      # the thread must outlive a bad frame; the owner reports it
