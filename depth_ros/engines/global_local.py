@@ -59,6 +59,7 @@ class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
                          choices=('auto', 'hits', 'odometry', 'none'))
     # Of a recording with a row of hits: 0.190 (Abs-Rel) with 0.5, 0.200 with 0.3, 0.250 with the 0.1 that suits depth from flow; with a single hit an image 0.250, 0.248, 0.248
     scale_smoothing: float = setting(0.5, 'share by which one frame moves the scale, once some have told it: a network errs by another factor in every view', '', 0.001, 1.0)
+    scale_patience: int = setting(4, 'frames in a row that must contradict the scale before it starts anew; no more than have told it', '', 1, 10000)
     hits_offset: float = setting(0.25, 'longest time between an image and the range hits that tell its scale; where odometry tells the motion, hits that come late are '
                                  'compared with the image of their own time', 's', 0.0, 1.0)
     guided: bool = setting(True, 'let a pose-aware network begin with what a recursive filter has made of the flow so far, which takes a third of the time of a pair; '
