@@ -41,9 +41,10 @@ def seen(source: View, target: View, T_source: np.ndarray, T_target: np.ndarray,
     return Matches(source, target, *(a.astype(np.float32) for a in arrays), candidates=POINTS)
 
 
-def weights(u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, m: Matches) -> torch.Tensor:
-    """Cauchy weights (3, N): of the distance in the image, relative to each axis' variance, and of the difference of depth."""
+def weights(u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, in_front: torch.Tensor, m: Matches) -> torch.Tensor:
+    """Cauchy weights (3, N), of points in front: of the distance in the image, relative to each axis' variance, and of the difference of depth."""
     confidence, variance, information = (torch.from_numpy(a).double() for a in (m.confidence, m.flow_variance, m.depth_information))
+    confidence = confidence * in_front
     flow = confidence[:, None] / (variance + ((u * u + v * v) / alignment.FLOW_CAUCHY ** 2)[:, None])
     return torch.stack([flow[:, 0], flow[:, 1], confidence * information / (1 + z * z * information / alignment.DEPTH_CAUCHY ** 2)])
 
@@ -53,6 +54,8 @@ def test_its_equations_are_those_of_the_gauss_newton_layer():
     views = [view(i, T) for i, T in enumerate(poses(3, 1))]
     edges = [(0, 1), (1, 0), (2, 1), (1, 2)]
     given = [seen(views[i], views[j], truth[i], truth[j], 10 * i + j, noise=0.5) for i, j in edges]
+    for m in given:
+        m.points[:20, 2] *= -1      # behind the camera, where nothing is evidence
     source, target = (np.array(side) for side in zip(*edges))
     T_cam_odom = rigid.inverse(np.stack([v.T_odom_cam for v in views]))
     H, b = alignment._System(given, source, target, AlignmentConfig()).equations(T_cam_odom, held=1)
@@ -65,7 +68,7 @@ def test_its_equations_are_those_of_the_gauss_newton_layer():
         projected = moved @ intrinsics.mT
         u, v = (torch.from_numpy(m.pixels) - projected[:, :2] / projected[:, 2:]).unbind(-1)
         z = torch.from_numpy(m.depth) - moved[:, 2]
-        of_edges.append(gauss_newton.normal_equations(gauss_newton.point_jacobian(moved, intrinsics), torch.stack([u, v, z]), weights(u, v, z, m)))
+        of_edges.append(gauss_newton.normal_equations(gauss_newton.point_jacobian(moved, intrinsics), torch.stack([u, v, z]), weights(u, v, z, moved[:, 2] > 0, m)))
     H_layer, b_layer = gauss_newton.assemble(*(torch.stack(side) for side in zip(*of_edges)), motion, *ends, len(views))
     np.testing.assert_allclose(H, H_layer[6:, 6:].numpy(), rtol=1e-4, atol=1e-4 * float(H_layer.abs().max()))
     np.testing.assert_allclose(b, b_layer[6:].numpy(), rtol=1e-3, atol=1e-4 * float(b_layer.abs().max()))

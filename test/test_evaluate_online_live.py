@@ -111,7 +111,7 @@ def test_what_does_not_heed_signals_is_ended_with_all_it_started(monkeypatch):
         assert process.returncode == -signal.SIGKILL and process.stdout.read() == ''        # which ends only when the child has let go of it
 
 
-@pytest.mark.parametrize('number', (signal.SIGTERM, signal.SIGINT))
+@pytest.mark.parametrize('number', (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
 def test_who_is_told_to_end_ends_the_replay_first(number, tmp_path):
     (tmp_path / 'replay.py').write_text('import pathlib, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
                                         'try:\n    pathlib.Path("begun").touch()\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    pathlib.Path("ended").touch()\n')
@@ -136,7 +136,7 @@ def test_the_network_beside_it_gets_the_parameters_of_the_other_and_is_waited_fo
 
 def test_it_leaves_the_figures_and_the_curve_of_a_replay(world, beginning, kitchen, tmp_path):
     assert evaluate.main(['online', '--live', '--sequence', str(beginning), '--poses', str(kitchen / 'groundtruth_refined.txt'), '--variant', 'published', '--passes', '1',
-                          '--replay-rate', '0.25', '--hold-out-last', '40', '--rehearse', '0', '--synthetic', '0', '--out', str(tmp_path / 'out')]) == 0
+                          '--replay-rate', '0.25', '--hold-out-last', '40', '--dense', '--rehearse', '0', '--synthetic', '0', '--out', str(tmp_path / 'out')]) == 0
     figures = json.loads((tmp_path / 'out/metrics.json').read_text())
     assert {'abs_rel_frozen_scaled', 'abs_rel_triangulated', 'abs_rel_dense', 'abs_rel_learned', 'updates', 'rollbacks'} <= set(figures)
     assert figures['observed'] > 0      # it forgot those of the pass before and went on
@@ -144,7 +144,7 @@ def test_it_leaves_the_figures_and_the_curve_of_a_replay(world, beginning, kitch
     assert {p.name for p in (tmp_path / 'out').iterdir()} == {'metrics.json', 'online.png', 'learned.safetensors'}
 
 
-@pytest.mark.parametrize('words, reason', [(['--fault', 'nan'], 'no --fault'), (['--domain', '233'], 'expected 0 to 232')])
+@pytest.mark.parametrize('words, reason', [(['--fault', 'nan'], 'no --fault'), (['--domain', '233'], 'expected 0 to 232'), (['--size', 'large'], "got 'large'")])
 def test_what_the_live_graph_cannot_do_is_refused(words, reason, beginning, capsys):
     assert evaluate.main(['online', '--live', '--sequence', str(beginning), *words]) == 1
     assert reason in capsys.readouterr().err

@@ -77,17 +77,6 @@ def test_hits_make_metres_and_come_before_an_odometry_that_depth_is_not_made_wit
         assert np.median(depth.depth / truth) == pytest.approx(1.0, rel=0.02)
 
 
-@pytest.mark.parametrize(('scale', 'seconds', 'source'), [('auto', 0.2, 'hits'), ('auto', 1.0, 'odometry'), ('hits', 2.0, 'hits')])
-def test_the_scale_of_hits_serves_while_there_are_any_and_then_the_odometry(scene, scale, seconds, source):
-    result, truth = scene
-    engine = made('published', scale=scale)
-    engine.step(result, T_REF_CUR, support.hits_on(truth), step_length=BASELINE)
-    assert engine.scale_from == 'hits'
-    later = replace(result.pair.current, stamp=result.pair.current.stamp + int(seconds * 1e9))
-    engine.step(replace(result, pair=replace(result.pair, current=later)), T_REF_CUR, np.zeros_like(truth), step_length=BASELINE)
-    assert engine.scale_from == source
-
-
 def test_a_few_outlier_hits_do_not_matter(scene):
     result, truth = scene
     hits = support.hits_on(truth)
@@ -103,18 +92,6 @@ def test_hits_that_contradict_each_other_tell_nothing(scene):
     engine = made('published', scale='hits')
     assert engine.step(result, None, hits).depth is None
     assert 'no range hits tell the scale (64 hits are too few or contradict each other)' in engine.reason
-
-
-def test_hits_smooth_over_frames_where_the_motion_is_known_and_outlast_their_absence(scene):
-    result, truth = scene
-    engine = made()
-    first = engine.step(result, T_REF_CUR, support.hits_on(truth)).depth.depth
-    second = engine.step(result, T_REF_CUR, support.hits_on(truth, 1.2)).depth.depth
-    assert np.median(np.log(second / first)) / np.log(1.2) == pytest.approx(0.5, rel=0.05)      # of two frames each has its half
-    third = engine.step(result, T_REF_CUR, None).depth
-    np.testing.assert_allclose(third.depth, second, rtol=1e-5)
-    engine.reset()
-    assert engine.step(result, T_REF_CUR, None).depth is None
 
 
 def test_without_motion_hits_of_another_pair_tell_nothing(scene):

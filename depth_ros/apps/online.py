@@ -6,7 +6,7 @@ depth from flow with the same poses; and the network that learns from the whole 
 
 With --live all of it happens in the live graph, as the launch file starts it: the sequence is played, its camera tracked on the way, hits are cut by the player, and what
 the nodes publish is recorded and scored. The frozen network is then a second node, in a pass before learning, scaled as the learning one is; the network that learns from
-whole depth images does so without the graph. What is seen in a second depends on how busy the machine is.
+whole depth images comes afterwards and without the graph, where --dense asks for it. What is seen in a second depends on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def add_options(task: argparse.ArgumentParser) -> None:
     task.add_argument('--fault', choices=FAULTS, default='none',
                       help='spoil the hits: a third random or NaN, ten times too long for five seconds, or measured 10 degrees away; or let the image freeze for '
                            'five seconds (default: %(default)s)')
-    task.add_argument('--dense', action=argparse.BooleanOptionalAction, default=True, help='also learn from the whole depth image, to compare with')
+    task.add_argument('--dense', action=argparse.BooleanOptionalAction, default=None, help='also learn from the whole depth image, to compare with (default: yes, with --live no)')
     task.add_argument('--rehearse', type=int, default=PAIRS, help='synthetic pairs that the learner goes back to, 0: none (default: %(default)s)')
     task.add_argument('--synthetic', type=int, default=128, help='held-out synthetic pairs that tell what it forgets, 0: none (default: %(default)s)')
     task.add_argument('--out', type=Path, default=Path('evaluation/online'), help='folder for metrics.json, the curve and the learned weights (default: %(default)s)')
@@ -87,6 +87,7 @@ def _online(args: argparse.Namespace) -> None:
 def _live(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
     if args.fault != 'none':
         raise ValueError('--live: no --fault can be had through the live graph')
+    _sizes(args)
     if args.domain is not None and not 0 <= args.domain <= 232:
         raise ValueError(f'--domain: expected 0 to 232, got {args.domain}')
     start = checkpoint.load(args.weights or shipped(args.variant), NAME)
@@ -100,13 +101,14 @@ def _live(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
         recorded = online_live.record(replay, config, args.rehearse, args.out)
         lines = online_live.lines_of(recorded, sequence, poses, str(args.poses))
         held_out = [index for index in lines['learned'][0] if index >= len(sequence) - args.hold_out_last]
-    if args.dense:
-        every = argparse.Namespace(**{**vars(args), 'every': 1})        # frames that one line lacks are scored in none
-        lines['dense'] = [{index: scores.get(index) for index in lines['learned'][0]} for scores in _from_all_depth(_stand(every), start, config, every)]
     weights = recorded.weights or checkpoint.to_bytes(NAME, start.model, start.record)
     figures = {**summary(lines, held_out), **online_live.figures_of(recorded, replay), **_forgetting(start, weights, args.synthetic),
                'variant': args.variant, 'hits': args.hits, 'fault': args.fault}
     _write(args.out, figures, lines, weights)
+    if args.dense:      # after what cannot be had again was written: this may take more memory than there is
+        every = argparse.Namespace(**{**vars(args), 'every': 1})
+        lines['dense'] = [{index: scores.get(index) for index in lines['learned'][0]} for scores in _from_all_depth(_stand(every), start, config, every)]
+        _write(args.out, {**figures, **summary(lines, held_out)}, lines, weights)
 
 
 @single_threaded()
@@ -118,7 +120,7 @@ def _offline(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
     lines['triangulated'] = [{m.index: m.tracked_error for m in stand.course}] * args.passes
     learned = _learn(OnlineLearner(start, config, rehearsal=stand.rehearsal), stand, args)
     lines['learned'] = learned.scores
-    if args.dense:
+    if args.dense is not False:
         lines['dense'] = _from_all_depth(stand, start, config, args)
     figures = {**summary(lines, [m.index for m in stand.course if m.hits is None]), **figures_of(learned.learner.progress), 'states': learned.states,
                'refused_weights': len(learned.refused), 'learner_seconds': learned.seconds, 'memory_mb': learned.memory, **_forgetting(start, learned.learner.weights(), args.synthetic),
@@ -136,7 +138,7 @@ class _Stand:
 
 
 def _stand(args: argparse.Namespace) -> _Stand:
-    size, learn_size = _size(args.size, '--size'), _size(args.learn_size, '--learn-size')
+    size, learn_size = _sizes(args)
     # In torch: to export every update would take longer than to run without a graph.
     engine = GlobalLocalEngineConfig(variant=args.variant, weights=str(args.weights or shipped(args.variant)), width=size[0], height=size[1], backend='torch')
     return _Stand(engine, _course(args, size, learn_size), rehearsal_pairs(learn_size[0], args.rehearse) if args.rehearse else None)
@@ -146,6 +148,10 @@ def _from_all_depth(stand: _Stand, start: checkpoint.Loaded, config: OnlineLearn
     """Abs-Rel of every frame in every pass, of the network that learns from whole depth images where there are hits."""
     learner = OnlineLearner(start, replace(config, carry_seconds=0.0, guide_weight=0.0), rehearsal=stand.rehearsal)
     return _learn(learner, replace(stand, course=[_with_all_depth(m) for m in stand.course]), args).scores
+
+
+def _sizes(args: argparse.Namespace) -> tuple[tuple[int, int], tuple[int, int]]:
+    return _size(args.size, '--size'), _size(args.learn_size, '--learn-size')
 
 
 def _size(text: str, option: str) -> tuple[int, int]:

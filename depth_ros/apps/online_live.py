@@ -86,15 +86,16 @@ def record(replay: Replay, learner: OnlineLearnerConfig, rehearse: int, out: Pat
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """End inside as by Ctrl-C when told to end: whoever is killed leaves what it started running."""
+    """End inside as by Ctrl-C when told to end or when the terminal hangs up: whoever is killed leaves what it started running."""
     def leave(number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def read(path: Path, passes: int) -> Recorded:

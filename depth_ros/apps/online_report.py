@@ -11,6 +11,8 @@ from depth_ros.engines.online_settings import Progress
 WINDOW = 30             # frames of a pass over which errors are compared: one image says little
 _TOLD = ('updates', 'rollbacks', 'batches', 'observed', 'withheld_before', 'withheld_after', 'away_before', 'away_after')
 
+DENSE = 'dense'         # the line that may lack frames
+
 Lines = dict[str, list[dict[int, float | None]]]
 """Abs-Rel of each line, in every pass, by frame; None where it gave no depth."""
 
@@ -22,7 +24,7 @@ def figures_of(progress: Progress) -> dict[str, object]:
 
 
 def summary(lines: Lines, held_out: list[int]) -> dict[str, object]:
-    """Means over the frames of a pass that all lines have a score of: of the last pass over the held-out ones (over all, if none are held out), and over all in every pass."""
+    """Means over the frames of a pass that all lines but `dense` have a score of: of the last pass over the held-out ones (over all, if none are held out), and over all in every pass."""
     scored = [_scored(lines, number) for number in range(len(lines['learned']))]
     if not all(scored):
         raise ValueError('no frame has depth from every network: did the hits tell no scale?')
@@ -40,7 +42,8 @@ def summary(lines: Lines, held_out: list[int]) -> dict[str, object]:
 
 
 def _scored(lines: Lines, number: int) -> list[int]:
-    return [index for index in lines['learned'][number] if all(passes[number][index] is not None for passes in lines.values())]
+    """Frames of a pass that all lines have a score of, but for what learned from dense depth, which is there to look at and may be left out."""
+    return [index for index in lines['learned'][number] if all(passes[number][index] is not None for name, passes in lines.items() if name != DENSE)]
 
 
 def worst(learned: dict[int, float | None], other: dict[int, float | None], scored: list[int]) -> float:
@@ -51,4 +54,6 @@ def worst(learned: dict[int, float | None], other: dict[int, float | None], scor
 
 
 def _mean(scores: dict[int, float | None], frames: list[int]) -> float:
-    return float(np.mean([scores[i] for i in frames]))
+    """NaN where there is none."""
+    there = [scores[i] for i in frames if scores[i] is not None]
+    return float(np.mean(there)) if there else float('nan')

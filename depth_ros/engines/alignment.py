@@ -179,7 +179,8 @@ class _System:
         share[edges, self._target] = np.eye(6)
         share[edges, self._source] -= rigid.adjoint(motion)
         free = share[:, held:].transpose(0, 2, 1, 3).reshape(len(motion), 6, -1)
-        return (free.transpose(0, 2, 1) @ products[:, :6, :6] @ free).sum(0), (free.transpose(0, 2, 1) @ products[:, :6, 6:]).sum(0)[:, 0]
+        stacked = free.reshape(-1, free.shape[-1])
+        return stacked.T @ (products[:, :6, :6] @ free).reshape(stacked.shape), stacked.T @ products[:, :6, 6].ravel()
 
     def _linearise(self, T_target_source: np.ndarray) -> np.ndarray:
         """J^T W J (E, 7, 7) about relative motions (E, 4, 4), the residual being the last column of J."""
@@ -191,8 +192,9 @@ class _System:
         u, v, z = self._pixels[:, 0] - (self._fx * x + self._cx), self._pixels[:, 1] - (self._fy * y + self._cy), self._depth - Z
         self._squared_residual = u * u + v * v
         weights = np.empty((len(T), 3, Z.shape[1]), np.float32)
-        weights[:, :2] = (self._confidence * in_front)[:, None] / (self._variance + (self._squared_residual / np.float32(FLOW_CAUCHY ** 2))[:, None])
-        weights[:, 2] = self._confidence * self._information / (1 + z * z * self._information / np.float32(DEPTH_CAUCHY ** 2))
+        sure = self._confidence * in_front
+        weights[:, :2] = sure[:, None] / (self._variance + (self._squared_residual / np.float32(FLOW_CAUCHY ** 2))[:, None])
+        weights[:, 2] = sure * self._information / (1 + z * z * self._information / np.float32(DEPTH_CAUCHY ** 2))
         rows, xy = self._rows, x * y
         rows[:, 0, 0], rows[:, 2, 0] = along_x, -along_x * x
         rows[:, 3, 0], rows[:, 4, 0], rows[:, 5, 0], rows[:, 6, 0] = -self._fx * xy, self._fx * (1 + x * x), -self._fx * y, u
@@ -213,14 +215,14 @@ class _System:
     def judge(self, T_cam_odom: np.ndarray, covariance: np.ndarray, own: np.ndarray, status: SolveStatus) -> Alignment:
         """The result for a view whose matches are its `own` (E,) bool."""
         if not own.any():
-            return Alignment(_inverse_of_rigid(T_cam_odom), covariance, 0.0, 0, 0.0, status)
+            return Alignment(_inverse_orthonormalised(T_cam_odom), covariance, 0.0, 0, 0.0, status)
         consistent = self._confidence[own] > 0
         inlier = consistent & (self._squared_residual[own] < self.config.max_residual ** 2)
         counts = inlier.sum(-1)
         ratio = (counts / np.maximum(self._candidates[own], 1)).max()
         agreement = float(counts.sum() / max(consistent.sum(), 1))
         finite = np.isfinite(T_cam_odom).all() and np.isfinite(covariance).all()
-        T_odom_cam = _inverse_of_rigid(T_cam_odom) if finite else T_cam_odom.copy()
+        T_odom_cam = _inverse_orthonormalised(T_cam_odom) if finite else T_cam_odom.copy()
         return Alignment(T_odom_cam, covariance, float(ratio), int(counts.max()), agreement, status if finite else SolveStatus.SINGULAR)
 
 
@@ -233,7 +235,7 @@ def _solve(H: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, SolveStatus]:
     return np.clip(step, -_LONGEST_STEP, _LONGEST_STEP), SolveStatus.OK
 
 
-def _inverse_of_rigid(T: np.ndarray) -> np.ndarray:
+def _inverse_orthonormalised(T: np.ndarray) -> np.ndarray:
     """Inverse (4, 4) of a rigid motion T (4, 4), with the nearest rotation: poses are chained, and rounding would make them rotations less and less."""
     left, _, right = np.linalg.svd(T[:3, :3])
     inverse = np.eye(4)

@@ -38,7 +38,7 @@ _AT_ONCE = 1.0          # a smoothing that takes the newest frame's word
 _FOCAL_SPREAD = 0.2     # relative difference from the focal length of the training from which depth suffers
 _RECOGNISED = 0.5       # share of an image whose flow must be consistent for an earlier image's depth to be that of the same place
 CARRIED = 'carried along'
-_HITS_PATIENCE = 300_000_000        # [ns] without a hit, after which auto takes the odometry's metre
+_HITS_PATIENCE = 300_000_000, 1_000_000_000     # [ns] without a hit, after which auto takes the odometry's metre: for three times as long as from one hit to the next, within these
 _NEVER = -10 ** 18                  # [ns]
 _OF_THE_NETWORK = 'variant', 'weights', 'width', 'height', 'backend', 'threads'     # settings that cannot change without loading it again
 
@@ -57,7 +57,7 @@ class GlobalLocalEngineConfig(InferenceConfig, MetricScaleConfig):
                          'units of the baseline. The pose-aware network has its depth from the odometry, so with auto its metre, too, where that is metric. '
                          'Fewer than scale_min_hits hits an image, as of a single rangefinder, are gathered over images only where odometry tells the motion',
                          choices=('auto', 'hits', 'odometry', 'none'))
-    # Of a recording with a row of hits: 0.190 (Abs-Rel) with 0.5, 0.200 with 0.3, 0.250 with the 0.1 that suits depth from flow; with a single hit an image 0.250, 0.248, 0.248
+    # Of a recording with a row of hits: 0.190 (Abs-Rel) with 0.5, 0.200 with 0.3, 0.250 with 0.1; with a single hit an image 0.250, 0.248, 0.248
     scale_smoothing: float = setting(0.5, 'share by which one frame moves the scale, once some have told it: a network errs by another factor in every view', '', 0.001, 1.0)
     scale_patience: int = setting(4, 'frames in a row that must contradict the scale before it starts anew; no more than have told it', '', 1, 10000)
     hits_offset: float = setting(0.25, 'longest time between an image and the range hits that tell its scale; where odometry tells the motion, hits that come late are '
@@ -101,6 +101,7 @@ class GlobalLocalEngine:
         self._scale = MetricScale(config)
         self._late: LateHits[_Depth] = LateHits(config.hits_offset, _LONGEST_GAP)
         self._still, self._last_hits, self._last_hit = HangingImage(), None, _NEVER      # of those that hit something, the stamp [ns]
+        self._hits_patience = _HITS_PATIENCE[0]
         self._guide = FlowGuide()
         self._carried = CarriedDepth()
         self._metre, self._carried_scale = 1.0, ''        # of what is carried along: [m] per unit of the odometry, and the setting that told it
@@ -137,8 +138,10 @@ class GlobalLocalEngine:
         self._note_hit(stamp, hits)
 
     def _note_hit(self, stamp: int, hits: np.ndarray) -> None:
-        if (hits > 0).any():
-            self._last_hit = max(self._last_hit, stamp)
+        if stamp > self._last_hit and (hits > 0).any():
+            least, most = _HITS_PATIENCE
+            self._hits_patience = min(max(least, 3 * (stamp - self._last_hit)), most)
+            self._last_hit = stamp
 
     def asks_hits(self, step_length: float | None) -> bool:
         """Whether hits are asked for the metre where an odometry measured a step [m], or none did (None)."""
@@ -230,7 +233,7 @@ class GlobalLocalEngine:
         if wanted == 'none':
             self._add_reason('depth is in units of the baseline, as scale: none asks for')
             return 1.0, Scale.FREE
-        is_over = wanted == 'auto' and _is_step(step_length) and stamp - self._last_hit > _HITS_PATIENCE       # the last scale may be that of another place, where the network errs otherwise
+        is_over = wanted == 'auto' and _is_step(step_length) and stamp - self._last_hit > self._hits_patience       # the last scale may be that of another place, where the network errs otherwise
         asked = not is_over and self.asks_hits(step_length if self.used == self.config.variant else None)       # what stands in speaks of pairs whose motion is not known
         length = self._by_hits(depth, confidence, hits, T_ref_cur) if asked else None
         if length is not None:

@@ -49,7 +49,7 @@ class Job(NamedTuple):
 
 
 class GlobalLocalNode(ManagedNode):
-    """Gives the newest pair's depth; a pair waits a little for the odometry of its image where that is of use."""
+    """Gives the newest pairs' depth; a pair waits a little for the odometry of its image where that is of use."""
 
     config_class = GlobalLocalNodeConfig
     config: GlobalLocalNodeConfig

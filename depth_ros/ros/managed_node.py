@@ -131,7 +131,7 @@ class ManagedNode(LifecycleNode):
         self.create_service(kind, name, on_call)
 
     def worker(self, work: Callable[[Any], None], task: str = '', waiting: int = 1) -> LatestWorker:
-        """A running newest-item thread that ends when the node is deactivated; `task` tells several of them apart, and `waiting` items may wait."""
+        """A running thread for the newest items that ends when the node is deactivated; `task` tells several of them apart, and `waiting` items may wait."""
         worker = LatestWorker(f'{self.get_name()} {task}'.rstrip(), work, self._on_work_error, waiting)
         self.diagnostics.watch(worker, task)
         self._workers.append(worker)

@@ -123,6 +123,7 @@ def main(settings: str) -> int:
     for name in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):       # as the launch files do
         os.environ.setdefault(name, launching.share('config', 'fastdds.xml'))
     _keep_apart(recording.domain)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)       # of a terminal that hangs up: whoever started this passes it on as an interrupt
     rclpy.init()
     recorder, executor = Recorder(), make_executor()
     executor.add_node(recorder)
