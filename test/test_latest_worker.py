@@ -33,30 +33,18 @@ def make(work, on_error=None, **options):
     return worker
 
 
-def test_overtaken_items_are_dropped_and_counted(gate):
-    worker = make(gate)
+@pytest.mark.parametrize(('waiting', 'seen'), [(1, [0, 5]), (2, [0, 4, 5])])
+def test_overtaken_items_are_dropped_and_counted_and_the_others_worked_on_in_their_order(gate, waiting, seen):
+    worker = make(gate, waiting=waiting)
     worker.put(0)
     assert gate.begun.acquire(timeout=WAIT)
     for item in range(1, 6):
         worker.put(item)
-    gate.open.release(2)
-    until(lambda: worker.processed == 2, 'the newest item')
-    assert gate.seen == [0, 5]
-    assert worker.dropped == 4
+    gate.open.release(len(seen))
+    until(lambda: worker.processed == len(seen), 'the newest items')
+    assert gate.seen == seen
+    assert worker.dropped == 6 - len(seen)
     assert 0.0 < worker.latency(50) <= worker.latency(95)
-    assert worker.stop()
-
-
-def test_of_items_that_may_wait_the_newest_are_worked_on_in_their_order(gate):
-    worker = make(gate, waiting=2)
-    worker.put(0)
-    assert gate.begun.acquire(timeout=WAIT)
-    for item in range(1, 6):
-        worker.put(item)
-    gate.open.release(3)
-    until(lambda: worker.processed == 3, 'the newest items')
-    assert gate.seen == [0, 4, 5]
-    assert worker.dropped == 3
     assert worker.stop()
 
 

@@ -69,7 +69,7 @@ def add_options(task: argparse.ArgumentParser) -> None:
     task.add_argument('--synthetic', type=int, default=128, help='held-out synthetic pairs that tell what it forgets, 0: none (default: %(default)s)')
     task.add_argument('--out', type=Path, default=Path('evaluation/online'), help='folder for metrics.json, the curve and the learned weights (default: %(default)s)')
     live = task.add_argument_group('through the live graph')
-    live.add_argument('--live', action='store_true', help='replay the sequence through online_learning.launch.py; --gap, --batches, --size and --learn-size then hold for --dense alone, and --every is 1')
+    live.add_argument('--live', action='store_true', help='replay the sequence through online_learning.launch.py; --gap, --every, --batches, --size and --learn-size then hold for --dense alone')
     live.add_argument('--replay-rate', type=float, default=0.5, help='speed of the replay, 1.0 being real time (default: %(default)s)')
     live.add_argument('--launch', action='append', default=[], metavar='NAME:=VALUE', help='another argument of the launch file, such as depth_topic:=none')
     live.add_argument('--domain', type=int, metavar='ID', help='ROS_DOMAIN_ID of the graph (default: one that nobody on this machine uses, whatever the environment says)')
@@ -80,6 +80,7 @@ def _online(args: argparse.Namespace) -> None:
     for name, least in (('passes', 1), ('hold_out_last', 0), ('gap', 1), ('every', 1), ('batches', 0), ('rehearse', 0), ('synthetic', 0)):
         if getattr(args, name) < least:
             raise ValueError(f'--{name.replace("_", "-")}: expected at least {least}, got {getattr(args, name)}')
+    args.dense = not args.live if args.dense is None else args.dense
     (_live if args.live else _offline)(args, options.read(args, OnlineLearnerConfig))
 
 
@@ -106,8 +107,7 @@ def _live(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
                'variant': args.variant, 'hits': args.hits, 'fault': args.fault}
     _write(args.out, figures, lines, weights)
     if args.dense:      # after what cannot be had again was written: this may take more memory than there is
-        every = argparse.Namespace(**{**vars(args), 'every': 1})
-        lines['dense'] = [{index: scores.get(index) for index in lines['learned'][0]} for scores in _from_all_depth(_stand(every), start, config, every)]
+        lines['dense'] = [{index: scores.get(index) for index in lines['learned'][0]} for scores in _from_all_depth(_stand(args), start, config, args)]
         _write(args.out, {**figures, **summary(lines, held_out)}, lines, weights)
 
 
@@ -120,7 +120,7 @@ def _offline(args: argparse.Namespace, config: OnlineLearnerConfig) -> None:
     lines['triangulated'] = [{m.index: m.tracked_error for m in stand.course}] * args.passes
     learned = _learn(OnlineLearner(start, config, rehearsal=stand.rehearsal), stand, args)
     lines['learned'] = learned.scores
-    if args.dense is not False:
+    if args.dense:
         lines['dense'] = _from_all_depth(stand, start, config, args)
     figures = {**summary(lines, [m.index for m in stand.course if m.hits is None]), **figures_of(learned.learner.progress), 'states': learned.states,
                'refused_weights': len(learned.refused), 'learner_seconds': learned.seconds, 'memory_mb': learned.memory, **_forgetting(start, learned.learner.weights(), args.synthetic),

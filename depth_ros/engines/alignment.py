@@ -56,13 +56,13 @@ class Matches:
 
     source: View
     target: View
-    points: np.ndarray        # (N, 3) [m], source camera
-    pixels: np.ndarray        # (N, 2) [px], target image
-    confidence: np.ndarray    # (N,) [0, 1], 0 where not valid
-    flow_variance: np.ndarray     # (N, 2) [px^2] along u and v
-    depth: np.ndarray         # (N,) [m] measured by the target at pixels
-    depth_information: np.ndarray     # (N,) [1/m^2], 0 where the target measured none
-    candidates: int             # points that have depth and texture, whatever their flow
+    points: np.ndarray              # (N, 3) [m], source camera
+    pixels: np.ndarray              # (N, 2) [px], target image
+    confidence: np.ndarray          # (N,) [0, 1], 0 where not valid
+    flow_variance: np.ndarray       # (N, 2) [px^2] along u and v
+    depth: np.ndarray               # (N,) [m] measured by the target at pixels
+    depth_information: np.ndarray   # (N,) [1/m^2], 0 where the target measured none
+    candidates: int                 # points that have depth and texture, whatever their flow
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,7 @@ class _System:
         self._confidence, self._depth, self._information = (np.stack([getattr(m, name) for m in given]) for name in ('confidence', 'depth', 'depth_information'))
         self._evidence = 2 * self._confidence.sum() + (self._confidence * (self._information > 0)).sum()
         self._rows = np.zeros((len(given), 7, *self._points.shape[1:]), np.float32)     # derivatives by the six unknowns, and the residual, of u, v and z
+        self._rows[:, 2, 2] = 1
 
     def equations(self, poses: np.ndarray, held: int) -> tuple[np.ndarray, np.ndarray]:
         """Normal equations (6F, 6F), (6F,) of poses T_cam_odom (P, 4, 4), all but the first `held` ones free."""
@@ -200,9 +201,8 @@ class _System:
         rows[:, 3, 0], rows[:, 4, 0], rows[:, 5, 0], rows[:, 6, 0] = -self._fx * xy, self._fx * (1 + x * x), -self._fx * y, u
         rows[:, 1, 1], rows[:, 2, 1] = along_y, -along_y * y
         rows[:, 3, 1], rows[:, 4, 1], rows[:, 5, 1], rows[:, 6, 1] = -self._fy * (1 + y * y), self._fy * xy, self._fy * x, v
-        rows[:, 2, 2], rows[:, 3, 2], rows[:, 4, 2], rows[:, 6, 2] = 1, Y, -X, z
-        weighted, rows = ((rows * weights[:, None]).reshape(len(T), 7, -1), rows.reshape(len(T), 7, -1))
-        products = weighted @ rows.transpose(0, 2, 1)
+        rows[:, 3, 2], rows[:, 4, 2], rows[:, 6, 2] = Y, -X, z
+        products = (rows * weights[:, None]).reshape(len(T), 7, -1) @ rows.reshape(len(T), 7, -1).transpose(0, 2, 1)
         self._squared_error = float(products[:, 6, 6].sum())
         return products
 

@@ -4,7 +4,8 @@ Source: Teed & Deng, "DeepV2D", section 3.2. Poses here are `T_cam_world`, the p
 G <- exp(xi) G with xi = (translation, rotation). A directed edge i -> j carries points of frame i and the pixels at which frame j
 should see them; its residual is e = target - pi(G_j G_i^-1 X), which is the paper's R - [pi(G'_ij X) - pi(G_ij X)] for
 target = pi(G_ij X) + R. Every edge is first reduced to 6 x 6 normal equations of its own relative motion; the adjoint then carries them to the
-two poses, so that keyframe form, global form and the tracker share one Jacobian. Intrinsics have no skew.
+two poses, so that keyframe form and global form share one Jacobian. The tracker has the same equations in NumPy (engines/alignment), which a test holds to these.
+Intrinsics have no skew.
 
 Both forms also come uncalibrated: the logarithm of one focal length, by which fx and fy of all frames are scaled together, is solved jointly with the poses.
 Points were lifted through the same focal length, so their x and y shrink as it grows. It shows only where cameras turn about another axis than the optical
