@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ def test_a_failure_that_cannot_even_be_told_does_not_end_it(caplog):
         told.set()
         raise MemoryError('for the roll-back')
 
-    thread = LearningThread(work, failed, CpuBudget(1.0), niceness=0)
+    thread = LearningThread(work, failed, CpuBudget(1.0), niceness=0, only_idle=False)
     thread.start()
     try:
         for _ in range(3):
@@ -39,6 +40,24 @@ def test_a_failure_that_cannot_even_be_told_does_not_end_it(caplog):
     finally:
         assert thread.stop(PATIENCE)
     assert not thread.has_died and 'for the roll-back' in caplog.text
+
+
+@pytest.mark.parametrize('only_idle', [False, True])
+def test_it_alone_waits_for_idle_cores(only_idle):
+    told, found = threading.Event(), []
+
+    def work():
+        found.append(os.sched_getscheduler(0))
+        told.set()
+
+    thread = LearningThread(work, lambda error: None, CpuBudget(1.0), niceness=0, only_idle=only_idle)
+    thread.start()
+    try:
+        thread.grant(1, 1)
+        assert told.wait(PATIENCE)
+    finally:
+        assert thread.stop(PATIENCE)
+    assert found == [os.SCHED_IDLE if only_idle else os.SCHED_OTHER] and os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_a_thread_that_gets_next_to_nothing_of_a_core_says_so(start, monkeypatch):

@@ -31,7 +31,7 @@ KINDS = {'Image': 'sensor_msgs/msg/Image', 'PointCloud2': 'sensor_msgs/msg/Point
 def quick(tmp_path_factory):
     """Parameters with which it learns at once, and renders nothing."""
     path = tmp_path_factory.mktemp('parameters') / 'quick.yaml'
-    path.write_text('/**/online_learning:\n  ros__parameters:\n    rehearse: 0\n    round: 2\n    withheld_run: 1\n    checks: 2\n    share: 1.0\n    niceness: 0\n    hits_patience: 5.0\n'
+    path.write_text('/**/online_learning:\n  ros__parameters:\n    rehearse: 0\n    round: 2\n    withheld_run: 1\n    checks: 2\n    share: 1.0\n    niceness: 0\n    only_idle: false\n    hits_patience: 5.0\n'
                     '    odometry_patience: 5.0\n')
     return path
 

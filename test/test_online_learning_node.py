@@ -53,7 +53,7 @@ def test_global_local_runs_what_was_learned(bench, world):
 
 
 def test_learning_in_a_thread_of_its_own_goes_on_between_the_pairs(bench):
-    one = bench(batches_per_pair=0, niceness=0, share=1.0)
+    one = bench(batches_per_pair=0, niceness=0, only_idle=False, share=1.0)
     one.drive_until_learned()
     one.pause()
     one.world.until(lambda: same(one.blobs[-1], one.node._learner.weights()), 'the last ones to be heard')

@@ -147,7 +147,7 @@ def test_killed_at_any_moment_it_goes_on_with_the_last_good_weights(world, drive
 def test_a_signal_ends_it_in_time_while_it_learns_and_keeps_what_it_learned(world, drive, first, tmp_path, number):
     state = tmp_path / 'state.safetensors'
     # In its own thread, which here gives way to nobody: how soon it learns is not what is asked, and the machine may be busy.
-    with learner(first, state, batches_per_pair=0, share=1.0, niceness=0) as process:
+    with learner(first, state, batches_per_pair=0, share=1.0, niceness=0, only_idle=False) as process:
         drive_until(drive, process, 1, PACE)
         process.send_signal(number)
         assert process.wait(ros_support.LIMIT) == 0

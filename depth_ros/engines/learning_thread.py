@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from depth_ros.engines.cpu_budget import CpuBudget
-from depth_ros.engines.threads import give_way
+from depth_ros.engines.threads import give_way, take_what_is_left
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +21,9 @@ _FADES = 0.9            # share of what earlier turns tell that is left after ea
 class LearningThread:
     """Calls `work` once for each turn that is granted. What it spends, and what others spend in the name of its budget, is followed by a pause."""
 
-    def __init__(self, work: Callable[[], object], failed: Callable[[Exception], object], budget: CpuBudget, niceness: int) -> None:
+    def __init__(self, work: Callable[[], object], failed: Callable[[Exception], object], budget: CpuBudget, niceness: int, only_idle: bool) -> None:
         """`failed` is told what `work` raises, and the thread goes on."""
-        self._work, self._failed, self._budget, self._niceness = work, failed, budget, niceness
+        self._work, self._failed, self._budget, self._niceness, self._only_idle = work, failed, budget, niceness, only_idle
         self._there = threading.Condition()
         self._turns, self._held = 0, False
         self._thread: threading.Thread | None = None
@@ -90,6 +90,8 @@ class LearningThread:
 
     def _take_turns(self) -> None:
         give_way(self._niceness)
+        if self._only_idle:
+            take_what_is_left()
         torch.set_num_threads(1)
         while self._granted():
             started, used = time.monotonic(), time.thread_time()

@@ -63,7 +63,7 @@ class OnlineLearner:
         self._handing_out, self._learning = threading.RLock(), threading.RLock()
         self.budget = CpuBudget(config.share)       # charged by whoever does the learner's work, in whatever thread
         self._intake_budget = CpuBudget(_TAKING_IN * config.share)
-        self._thread = LearningThread(partial(self.learn, 1), self._fail, self.budget, config.niceness)
+        self._thread = LearningThread(partial(self.learn, 1), self._fail, self.budget, config.niceness, config.only_idle)
         self._paused = False
         self.reset()
 
@@ -123,7 +123,7 @@ class OnlineLearner:
     def _want(self) -> str:
         if self._thread.got >= _STARVED * self.config.share:
             return ''
-        return f'the cores are full, and learning gets less than {_STARVED * self.config.share:g} of one: let flow look at fewer images (max_share), or learn on another machine'
+        return f'the cores are full, and learning gets less than {_STARVED * self.config.share:g} of one: let flow look at fewer images (max_share), let learning compete (only_idle: false), or learn on another machine'
 
     @property
     def buffered(self) -> dict[str, int]:

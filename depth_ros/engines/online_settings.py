@@ -59,6 +59,8 @@ class OnlineLearnerConfig:
     share: float = setting(0.5, 'share of one CPU core that learning takes, with all checks and with taking pairs in, in processor time', '', 0.01, 1.0)
     max_batch_seconds: float = setting(0.15, 'longest processor time a batch of the thread may take, for which it is made smaller', 's', 0.01, 60.0)
     niceness: int = setting(10, 'of the thread: how far it gives way to others', '', 0, 19, while_active=False)
+    only_idle: bool = setting(True, 'learn where a core has nothing else to do, and nowhere else, whatever the niceness (Linux); false: by its niceness, so that something is learned '
+                              'even where all cores are always busy, and the depth of one pair in thirty comes too late for the next', while_active=False)
     seed: int = setting(0, 'of what is drawn', '', 0, 2 ** 31 - 1, while_active=False)
 
 

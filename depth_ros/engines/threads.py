@@ -37,6 +37,17 @@ def give_way(niceness: int) -> None:
         log.warning('the priority of a thread cannot be lowered: %s', error)
 
 
+def take_what_is_left() -> None:
+    """Let the calling thread run where a core has nothing else to do, and make way the moment that it has (SCHED_IDLE, Linux).
+
+    The scheduler counts a core with such threads alone as free, so whoever wakes up goes there; beside a thread that is merely nice it would queue behind its equals.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, OSError) as error:
+        log.warning('a thread cannot be made to wait for idle cores: %s', error)
+
+
 def give_way_as_session(niceness: int) -> None:
     """Lower the priority of this whole process if it leads a session, as nodes do that `ros2 launch` starts.
 

@@ -18,10 +18,10 @@ def sample(image: Tensor, pixels: Tensor, mode: str = "bilinear") -> tuple[Tenso
     Outside, the value is that of the border. mode: bilinear | nearest.
     """
     height, width = image.shape[-2:]
-    last = pixels.new_tensor([max(width - 1, 1), max(height - 1, 1)])
-    inside = ((pixels >= 0) & (pixels <= pixels.new_tensor([width - 1, height - 1]))).all(-1)
-    values = F.grid_sample(image, pixels * (2 / last) - 1, mode=mode, padding_mode="border", align_corners=True)
-    return values, inside
+    u, v = pixels.unbind(-1)    # by planes: along an axis of two, ONNX Runtime takes several times as long, and torch a third longer
+    inside = (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
+    grid = torch.stack([u * (2 / max(width - 1, 1)) - 1, v * (2 / max(height - 1, 1)) - 1], -1)
+    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True), inside
 
 
 def induced_flow(depth: Tensor, K: Tensor, T_ref_cur: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,12 +31,15 @@ def induced_flow(depth: Tensor, K: Tensor, T_ref_cur: Tensor) -> tuple[Tensor, T
     Differentiable in depth, K and T_ref_cur.
     """
     present = torch.isfinite(depth) & (depth > pinhole.MIN_DEPTH)
-    infinity = pinhole.apply_to_grid(K @ T_ref_cur[..., :3, :3] @ pinhole.inverse(K), *depth.shape[-2:])
-    epipole = (K @ T_ref_cur[..., :3, 3:])[..., None, None, :, 0]
-    pixels, in_front = pinhole.dehomogenise(torch.where(present, depth, 1.0)[..., None] * infinity + epipole)
-    valid = present & in_front
-    flow = pixels - pinhole.pixel_grid(*depth.shape[-2:], like=depth)
-    return torch.where(valid[..., None], flow, 0.0), valid
+    height, width = depth.shape[-2:]
+    infinity = pinhole.planes_of_grid(K @ T_ref_cur[..., :3, :3] @ pinhole.inverse(K), height, width)
+    epipole = (K @ T_ref_cur[..., :3, 3:])[..., None].unbind(-3)
+    known = torch.where(present, depth, 1.0)
+    x, y, z = (known * a + b for a, b in zip(infinity, epipole))
+    valid = present & (z > pinhole.MIN_DEPTH)
+    z = torch.where(valid, z, 1.0)
+    columns, rows = (torch.arange(n, dtype=depth.dtype, device=depth.device) for n in (width, height))
+    return torch.stack([torch.where(valid, x / z - columns, 0.0), torch.where(valid, y / z - rows[:, None], 0.0)], -1), valid
 
 
 def warp_by_flow(image: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
