@@ -76,7 +76,7 @@ class GlobalLocalNode(ManagedNode):
         self._fresh: deque[tuple[int, Image]] = deque(maxlen=_FRESH)    # hits that no pair has taken in yet, each with the lap that they came in
         self._waiting: StampBuffer[tuple[Mapping[str, Any], float]] = StampBuffer()
         self._odometry_heard: float | None = None
-        self._newest = self.worker(self._work, waiting=2)       # odometry that is late once frees two pairs at a time
+        self._newest = self.worker(self._work, waiting=3)       # odometry that is late once frees two pairs at a time, while another may be waiting
         offers = self.worker(self._try_weights, 'weights')
         self._bundle = bundle.BundleInput(self, self._take_bundle, images=True)
         self._hits_input = self.listen(Image, 'sparse_depth/image', self._take_hits, stalls=False)
