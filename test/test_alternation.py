@@ -10,6 +10,7 @@ from deepv2d_support import NARROW, SIZE, Clip, K, Oracle, clip
 
 from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationResult, AlternationStatus, FeatureCache
 from depth_ros.engines.keyframes import DepthMap
+from depth_ros.geometry.bundle import Tracks
 from depth_ros.models.deepv2d import DeepV2D
 
 TWISTS = np.array([[0.25, 0.05, 0.06, 0.02, -0.05, 0.01], [-0.2, 0.1, 0.02, -0.03, 0.04, 0.02], [0.1, -0.22, -0.06, 0.03, 0.02, -0.02], [-0.3, -0.05, 0.1, 0.0, 0.06, 0.0]])
@@ -86,6 +87,28 @@ def test_poses_that_are_off_are_mended_from_the_second_round_on(moving):
     poses[:, :3, 3] += np.random.default_rng(3).normal(0, 0.03, (len(poses), 3))
     first, later = (errors(run(moving, AlternationConfig(rounds=rounds), T_view_key=poses, expected_depth=2.0), moving) for rounds in (1, 8))
     assert later[0] < 0.5 * first[0] and later[1] < 0.5 * first[1]
+
+
+def drifting(one: Clip) -> Oracle:
+    """Networks whose motion module sees measured flow, and is a little off everywhere, as one is that has not learned enough."""
+    oracle = Oracle(one)
+    honest = oracle.motion.forward
+    oracle.motion.sees_flow = True
+    oracle.motion.forward = lambda key, view, *_: (honest(key, view)[0] + 1.0, honest(key, view)[1])
+    return oracle
+
+
+def test_poses_that_drift_are_adjusted_to_the_flow_and_keep_the_unit_of_the_depth(moving):
+    kept, adjusted = (run(moving, AlternationConfig(rounds=3, adjusted=adjusted), drifting(moving), depth=known_depth(moving)) for adjusted in (False, True))
+    assert errors(adjusted, moving)[0] < 0.5 * errors(kept, moving)[0]
+    np.testing.assert_allclose(adjusted.T_view_key[:, :3, 3], moving.T_view_key[:, :3, 3], atol=0.02)
+
+
+def test_what_is_not_tracked_leaves_poses_where_the_network_put_them(moving, monkeypatch):
+    nothing = Tracks(np.zeros(0, int), np.zeros((0, 2)), np.zeros((0, 5, 2)), np.zeros((0, 5), bool), SIZE[1])
+    monkeypatch.setattr('depth_ros.engines.alternation.tracks_of', lambda *_: nothing)
+    kept, adjusted = (run(moving, AlternationConfig(rounds=2, adjusted=adjusted), drifting(moving), depth=known_depth(moving)) for adjusted in (False, True))
+    np.testing.assert_array_equal(kept.T_view_key, adjusted.T_view_key)
 
 
 @pytest.mark.parametrize('views', [1, 2, 4])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from depth_ros.geometry import bundle, se3
-from depth_ros.geometry.bundle import Bundle, Tracks
+from depth_ros.geometry.bundle import Bundle, KnownPoints, Tracks
 
 WIDTH, HEIGHT = 320, 240
 K = np.array([[260.0, 0.0, 159.5], [0.0, 260.0, 119.5], [0.0, 0.0, 1.0]])
@@ -68,6 +68,43 @@ def test_a_calibrated_camera_keeps_its_focal_length_and_one_wrong_view_is_put_ri
     np.testing.assert_allclose(found.T_cam_world[:, :3, :3], T[:, :3, :3], atol=3e-3)
     unit = np.linalg.norm(T[1, :3, 3]) / np.linalg.norm(found.T_cam_world[1, :3, 3])
     np.testing.assert_allclose(unit * found.T_cam_world[:, :3, 3], T[:, :3, 3], atol=5e-3)
+
+
+def depths(T: np.ndarray, seen: Tracks) -> np.ndarray:
+    """The inverse depths that `tracks` drew for noise-free points, worked out from the first other view that sees each."""
+    target = seen.seen.argmax(1)
+    T_all = (T[None] @ np.linalg.inv(T)[seen.source][:, None])[np.arange(len(target)), target]
+    rays, ends = ((np.pad((p - K[:2, 2]) / K[0, 0], ((0, 0), (0, 1)), constant_values=1.0)) for p in (seen.pixels, seen.ends[np.arange(len(target)), target]))
+    turned = (T_all[:, :3, :3] @ rays[..., None])[..., 0]
+    away = np.cross(ends, T_all[:, :3, 3])                              # ends x (turned + inverse_depth t) = 0
+    return -(np.cross(ends, turned) * away).sum(1) / (away ** 2).sum(1)
+
+
+def test_known_depth_gives_the_unit_of_length():
+    T = poses(TURNING)
+    seen = tracks(T)
+    for unit in (1.0, 3.0):
+        inverse = depths(T, seen) / unit
+        found = bundle.adjust(seen, near(T), K, None, KnownPoints(inverse, 0.1 * inverse))
+        np.testing.assert_allclose(found.T_cam_world[:, :3, 3], unit * T[:, :3, 3], atol=2e-3 * unit)
+        np.testing.assert_allclose(found.inverse_depth, inverse, rtol=0.02)
+
+
+def test_known_depth_helps_where_flow_alone_hardly_tells_and_gives_way_where_it_is_wrong():
+    T = poses(0.1 * TURNING)                                            # two centimetres of motion at two metres
+    noisy, sharp, rng = tracks(T, 1.0, seed=2), tracks(T, 0.05, seed=2), np.random.default_rng(4)
+    inverse = depths(T, tracks(T, seed=2)) * np.exp(rng.normal(0.0, 0.05, len(noisy.pixels)))
+
+    def wrong_direction(seen: Tracks, known: KnownPoints | None) -> float:
+        t = bundle.adjust(seen, near(T, 3), K, None, known).T_cam_world[1:, :3, 3]
+        cosine = (t * T[1:, :3, 3]).sum(1) / np.linalg.norm(t, axis=1) / np.linalg.norm(T[1:, :3, 3], axis=1)
+        return float(np.degrees(np.arccos(cosine.clip(-1, 1))).mean())
+
+    assert wrong_direction(noisy, KnownPoints(inverse, 0.1 * inverse)) < 0.8 * wrong_direction(noisy, None)
+    mistaken = np.where(np.arange(len(inverse)) % 10 == 0, 1.5 * inverse, inverse)
+    assert wrong_direction(sharp, KnownPoints(mistaken, 0.1 * inverse)) < 2.0
+    begun = bundle.adjust(noisy, near(T, 3), K, None, KnownPoints(inverse, np.full(len(inverse), np.inf)))      # a place to begin at, and no more
+    assert np.isfinite(begun.T_cam_world).all() and np.isfinite(begun.cost)
 
 
 def test_pixels_that_are_not_square_stay_as_they_are():
