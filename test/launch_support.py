@@ -16,7 +16,7 @@ from ros_support import LIMIT, World
 
 from depth_ros.ros import codecs, launching
 
-COMMON = {'bag', 'rate', 'loop', 'use_sim_time', 'params_file', 'namespace', 'rviz', 'log_level', 'image_topic', 'camera_info_topic', 'depth_topic',
+COMMON = {'bag', 'rate', 'loop', 'passes', 'use_sim_time', 'params_file', 'namespace', 'rviz', 'log_level', 'image_topic', 'camera_info_topic', 'depth_topic',
           'scan_topic', 'range_topic', 'points_topic', 'namespaced_tf', 'base_frame', 'odom_frame', 'fixed_frame', 'publish_tf'}
 KINDS = {'Image': 'sensor_msgs/msg/Image', 'PointCloud2': 'sensor_msgs/msg/PointCloud2', 'Path': 'nav_msgs/msg/Path', 'Odometry': 'nav_msgs/msg/Odometry'}
 

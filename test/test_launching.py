@@ -84,6 +84,12 @@ def test_a_loop_says_that_it_saves_nothing_by_itself(tmp_path, loop, told):
     assert any('deepv2d/save_trajectory and deepv2d/save_map' in line for line in lines) == told
 
 
+@pytest.mark.parametrize('passes', ['0', '-2', '1.5', 'twice', ''])
+def test_passes_that_are_no_number_of_times_are_refused(passes):
+    with pytest.raises(ValueError, match='passes: expected a whole number of at least 1, got'):
+        graph('deepv2d_slam.launch.py', bag='sample', passes=passes)
+
+
 @pytest.fixture
 def nodes(monkeypatch):
     """Parameters of each node that a launch file starts."""

@@ -98,7 +98,7 @@ def ros2_launch(file: str, *arguments: str) -> list[str]:
 def test_every_argument_is_described(file, own):
     shown = subprocess.run(ros2_launch(file, '--show-args'), capture_output=True, text=True, timeout=LIMIT, check=True).stdout
     names = re.findall(r"^\s+'(\w+)':", shown, re.MULTILINE)
-    assert own | {'bag', 'rate', 'loop', 'use_sim_time', 'params_file', 'namespace', 'namespaced_tf', 'base_frame', 'odom_frame', 'fixed_frame', 'publish_tf', 'rviz', 'log_level', 'variant', 'weights', 'resume', 'image_topic', 'camera_info_topic',
+    assert own | {'bag', 'rate', 'loop', 'passes', 'use_sim_time', 'params_file', 'namespace', 'namespaced_tf', 'base_frame', 'odom_frame', 'fixed_frame', 'publish_tf', 'rviz', 'log_level', 'variant', 'weights', 'resume', 'image_topic', 'camera_info_topic',
                   'depth_topic', 'odometry_topic', 'scan_topic', 'range_topic', 'points_topic', 'out'} == set(names)
     assert 'no description' not in shown.lower()
 

@@ -17,11 +17,11 @@ LONG = 10_000_000 * MS      # longer than any test
 class Show:
     """A playback of stamps START + i * period, with a long gap before one of them if wanted, and what came of it."""
 
-    def __init__(self, count=10, period=10 * MS, rate=1.0, loop=False, fail_at=None, gap_at=None):
+    def __init__(self, count=10, period=10 * MS, rate=1.0, passes=1, fail_at=None, gap_at=None):
         self.count, self.period, self.fail_at, self.gap_at = count, period, fail_at, count if gap_at is None else gap_at
         self.items, self.ticks, self.end, self.error = [], [], threading.Event(), None
         self.changed = threading.Condition()
-        self.playback = Playback(self.read, self.emit, self.ticks.append, self.on_end, rate, loop, 1000.0)
+        self.playback = Playback(self.read, self.emit, self.ticks.append, self.on_end, rate, passes, 1000.0)
 
     def read(self):
         for i in range(self.count):
@@ -102,11 +102,18 @@ def test_the_end_is_told_again_to_who_was_paused_meanwhile(show):
 
 
 def test_laps_go_on_until_closed(show):
-    one = show(loop=True, period=MS)
+    one = show(passes=None, period=MS)
     one.playback.play()
     one.wait_for(35)
     assert one.indices()[:35] == [i % 10 for i in range(35)] and one.playback.laps >= 3
     assert not one.end.is_set()
+
+
+def test_it_ends_after_so_many_passes(show):
+    one = show(passes=3, period=MS)
+    one.playback.play()
+    assert one.end.wait(WAIT) and one.error is None
+    assert one.indices() == 3 * list(range(10)) and one.playback.laps == 2
 
 
 def test_an_error_is_told_after_what_came_before_it(show):

@@ -166,6 +166,11 @@ def test_a_loop_goes_round_with_stamps_that_jump_back(world, folder, audience, p
     assert node.exit_status is None
 
 
+def test_so_many_passes_and_then_the_end(world, folder, audience, play):
+    assert audience.hear(play(folder, passes=2, rate=4.0)) == 0
+    assert [stamp(m) for m in audience.images] == 2 * open_sequence(folder).colour_stamps.tolist()
+
+
 def test_deactivating_pauses_and_nothing_is_lost(world, folder, audience, play):
     node = play(folder, rate=0.2)
     world.until(lambda: len(audience.images) >= 3, 'the first images')

@@ -112,6 +112,7 @@ def common_arguments(parameters: str) -> list[DeclareLaunchArgument]:
                               'a TUM folder, a ROS 1 .bag or a rosbag2'),
         DeclareLaunchArgument('rate', default_value='1.0', description='Speed of the replay, 1.0 being real time'),
         DeclareLaunchArgument('loop', default_value='false', choices=BOOLEANS, description='Replay for ever; otherwise the launch ends with the recording'),
+        DeclareLaunchArgument('passes', default_value='1', description='How many times to replay before the launch ends, unless loop is true'),
         DeclareLaunchArgument('use_sim_time', default_value='auto', choices=AUTO, description='Follow /clock; auto: only while replaying'),
         DeclareLaunchArgument('params_file', default_value=share('config', parameters), description='Parameters of the nodes (YAML), above those of the default'),
         DeclareLaunchArgument('namespace', default_value='', description='Namespace of the nodes and their relative topics'),
@@ -182,6 +183,14 @@ def number(context: LaunchContext, name: str) -> float:
         return float(value(context, name))
     except ValueError:
         raise ValueError(f'{name}: expected a number, got {value(context, name)!r}') from None
+
+
+def whole_number(context: LaunchContext, name: str) -> int:
+    """What a launch argument that counts is set to. Raises ValueError naming it."""
+    given = value(context, name)
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f'{name}: expected a whole number of at least 1, got {given!r}')
+    return int(given)
 
 
 def node(context: LaunchContext, executable: str, topics: dict[str, str] | None = None, on_end: Callable[[ProcessExited, LaunchContext], list | None] | None = None,
@@ -259,8 +268,8 @@ def player(context: LaunchContext, results: Sequence[Result] = (), advice: str =
 
     loop = value(context, 'loop') == 'true'
     services = ' and '.join(result.service for result in results)
-    told = [LogInfo(msg=f'a loop has no end at which out:= could save: call {services} before you stop it')] if loop and results and output_folder(context) else []
-    return [*told, *node(context, 'player', on_end=on_end, bag=path, rate=number(context, 'rate'), loop=loop)]
+    told = [LogInfo(msg=f'a loop has no end at which out:= could save: call {services} before you stop it, or say how many passes:= instead')] if loop and results and output_folder(context) else []
+    return [*told, *node(context, 'player', on_end=on_end, bag=path, rate=number(context, 'rate'), loop=loop, passes=whole_number(context, 'passes'))]
 
 
 def rviz(context: LaunchContext, configuration: str, frame: str = '') -> list[Node]:

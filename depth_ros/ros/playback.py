@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -29,14 +30,14 @@ class _Wrap:
 class Playback(Generic[Item]):
     """Calls `emit` with the items of `read()`, pairs of (stamp [ns], item) in order, at `rate` times the recorded speed.
 
-    `tick` is called with the playing time [ns] at least `tick_rate` times a second. After the last item `on_end` is called with the error that ended
+    It plays `passes` times; None: without end. `tick` is called with the playing time [ns] at least `tick_rate` times a second. After the last item `on_end` is called with the error that ended
     the stream early, or None. Pausing keeps the place; an item that is overdue is emitted at once, never skipped.
     """
 
     def __init__(self, read: Callable[[], Iterable[tuple[int, Item]]], emit: Callable[[int, Item], None], tick: Callable[[int], None],
-                 on_end: Callable[[Exception | None], None], rate: float, loop: bool, tick_rate: float) -> None:
+                 on_end: Callable[[Exception | None], None], rate: float, passes: int | None, tick_rate: float) -> None:
         self._read, self._emit, self._tick, self._on_end = read, emit, tick, on_end
-        self._loop, self._tick_period = loop, 1.0 / tick_rate
+        self._passes, self._tick_period = passes, 1.0 / tick_rate
         self.rate = rate
         self.laps = 0
         self.overdue = 0.0      # [s] by which the last item came late
@@ -74,11 +75,11 @@ class Playback(Generic[Item]):
     def _read_ahead(self) -> None:
         end = _End()
         try:
-            while not self._closed.is_set():
+            for done in itertools.count(1):
                 for item in self._read():
                     if not self._put(item):
                         return
-                if not self._loop or not self._put(_Wrap()):
+                if done == self._passes or not self._put(_Wrap()):
                     break
         except Exception as error:      # the player reports it, after what came before it
             end = _End(error)
