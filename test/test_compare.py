@@ -193,8 +193,8 @@ def test_the_shipped_comparisons_tell_one_pixel_an_image_and_the_same_to_all(com
 
 
 def test_the_command_line_wins_over_the_recipe(compared):
-    common = compared('--recipe', 'compare_small', '--steps', '30', '--rate', '0.01', '--pairs', '8', '--size', '128x96')
-    assert (common.steps, common.rate, common.reduce, common.data['train']) == (30, 0.01, 1, 8)
+    common = compared('--recipe', 'compare_small', '--steps', '30', '--rate', '0.01', '--pairs', '8', '--size', '128x96', '--new-motion', '0')
+    assert (common.steps, common.rate, common.reduce, common.data['train'], common.new_motion) == (30, 0.01, 1, 8, 0.0)
     assert common.validate_every < 30
     assert common.l1_of == 'log_depth'      # what is not changed stays
 

@@ -33,7 +33,8 @@ The pairs are rendered first if they are not in the user's cache: some ten a sec
 _TOO_SMALL = 'below 128x96 the encoders of DispNet and the like narrow to 1 x 1, which speaks against them, not for the others'
 _SIZES = {'32x24': (128, 96, 4), '64x48': (128, 96, 2), '128x96': (128, 96, 1), '256x192': (256, 192, 1)}      # of the store, and what it is reduced by
 _ENOUGH = 128       # [px] of width
-_CHANGES = {'steps': 'of every training', 'batch': 'pairs a step', 'rate': "Adam's highest learning rate, for every network"}
+_CHANGES = {'steps': 'of every training', 'batch': 'pairs a step', 'rate': "Adam's highest learning rate, for every network",
+            'new_motion': 'share of the pairs that get another motion at each visit; 0: each pair as it is, at every visit'}
 _VALIDATIONS, _STATES = 10, 4       # of each training
 
 
@@ -49,7 +50,7 @@ def add_options(task: argparse.ArgumentParser) -> None:
                       '(default: all of these)')
     task.add_argument('--size', choices=tuple(_SIZES), help="of the pairs; " + _TOO_SMALL + " (default: the recipe's)")
     for key, text in _CHANGES.items():
-        task.add_argument(f'--{key}', type=type(getattr(Recipe, key)), help=f"{text} (default: the recipe's)")
+        task.add_argument('--' + key.replace('_', '-'), type=type(getattr(Recipe, key)), help=f"{text} (default: the recipe's)")
     task.add_argument('--pairs', type=int, help="of the training split (default: the recipe's)")
     task.add_argument('--seeds', type=int, default=1, help='trainings of each network, whose mean is reported (default: %(default)s)')
     task.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto', help='where to compute (default: %(default)s)')
