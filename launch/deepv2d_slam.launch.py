@@ -4,7 +4,7 @@ from launch import LaunchContext, LaunchDescription
 
 from depth_ros.ros import launching
 
-ADVICE = 'The recording is over. To keep what was made of it, add out:=FOLDER; to watch for longer, loop:=true; ' \
+ADVICE = 'The recording is over. To keep what was made of it, add out:=FOLDER; to watch for longer, passes:=3 or loop:=true; ' \
          'for figures, plots and the truth beside it: {ros2} run depth_ros evaluate tracking --sequence {bag}'
 
 

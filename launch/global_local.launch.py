@@ -7,7 +7,7 @@ from launch.actions import DeclareLaunchArgument
 
 from depth_ros.ros import launching
 
-ADVICE = 'The recording is over. To watch for longer, add loop:=true; for figures and plots: ' \
+ADVICE = 'The recording is over. To watch for longer, add passes:=3 or loop:=true; for figures and plots: ' \
          '{ros2} run depth_ros evaluate depth --engine global_local --variant {variant} --sequence {bag}'
 
 

@@ -98,16 +98,27 @@ def drifting(one: Clip) -> Oracle:
     return oracle
 
 
-def test_poses_that_drift_are_adjusted_to_the_flow_and_keep_the_unit_of_the_depth(moving):
-    kept, adjusted = (run(moving, AlternationConfig(rounds=3, adjusted=adjusted), drifting(moving), depth=known_depth(moving)) for adjusted in (False, True))
+@pytest.mark.parametrize('known', ['all', 'half', 'nothing'])
+def test_poses_that_drift_are_adjusted_to_the_flow(moving, known):
+    depth = None if known == 'nothing' else known_depth(moving)
+    if known == 'half':
+        depth = DepthMap(np.where(np.arange(SIZE[0]) < SIZE[0] // 2, np.float32(np.nan), depth.depth), depth.valid)
+    kept, adjusted = (run(moving, AlternationConfig(rounds=3, adjust_poses=adjusted), drifting(moving), depth=depth) for adjusted in (False, True))
     assert errors(adjusted, moving)[0] < 0.5 * errors(kept, moving)[0]
-    np.testing.assert_allclose(adjusted.T_view_key[:, :3, 3], moving.T_view_key[:, :3, 3], atol=0.02)
+    if known == 'all':
+        np.testing.assert_allclose(adjusted.T_view_key[:, :3, 3], moving.T_view_key[:, :3, 3], atol=0.02)       # the unit is that of the depth
+
+
+@pytest.mark.parametrize('changes', [{'form': 'global'}, {'uncalibrated': True}])
+def test_nothing_is_adjusted_in_the_global_form_or_while_the_focal_length_is_solved_for(moving, changes, monkeypatch):
+    monkeypatch.setattr('depth_ros.engines.alternation.bundle.adjust', lambda *_: pytest.fail('adjusted'))
+    assert run(moving, AlternationConfig(rounds=1, **changes), drifting(moving), depth=known_depth(moving)).status is AlternationStatus.OK
 
 
 def test_what_is_not_tracked_leaves_poses_where_the_network_put_them(moving, monkeypatch):
     nothing = Tracks(np.zeros(0, int), np.zeros((0, 2)), np.zeros((0, 5, 2)), np.zeros((0, 5), bool), SIZE[1])
     monkeypatch.setattr('depth_ros.engines.alternation.tracks_of', lambda *_: nothing)
-    kept, adjusted = (run(moving, AlternationConfig(rounds=2, adjusted=adjusted), drifting(moving), depth=known_depth(moving)) for adjusted in (False, True))
+    kept, adjusted = (run(moving, AlternationConfig(rounds=2, adjust_poses=adjusted), drifting(moving), depth=known_depth(moving)) for adjusted in (False, True))
     np.testing.assert_array_equal(kept.T_view_key, adjusted.T_view_key)
 
 

@@ -90,12 +90,23 @@ def test_passes_that_are_no_number_of_times_are_refused(passes):
         graph('deepv2d_slam.launch.py', bag='sample', passes=passes)
 
 
+def test_a_loop_counts_no_passes():
+    with pytest.raises(ValueError, match='either passes:=3 or loop:=true'):
+        graph('deepv2d_slam.launch.py', bag='sample', passes='3', loop='true')
+
+
 @pytest.fixture
 def nodes(monkeypatch):
     """Parameters of each node that a launch file starts."""
     made = {}
     monkeypatch.setattr(launching, 'node', lambda context, executable, topics=None, **parameters: made.update({executable: parameters}) or [])
     return made
+
+
+@pytest.mark.parametrize(('file', 'out'), [(FILES[0], ''), (FILES[-1], 'results')])
+def test_the_player_is_told_how_often_to_play(nodes, tmp_path, file, out):
+    graph(file, bag='sample', passes='3', out=str(tmp_path / out) if out else '')
+    assert (nodes['player']['passes'], nodes['player']['loop']) == (3, False)
 
 
 @pytest.mark.parametrize('file', FILES)

@@ -35,7 +35,8 @@ _LEAST_TEXTURE = 0.02               # share of an image that must have some
 _BELIEVABLE = 1e-4, 1e4             # median depths, whatever the unit
 _TRACKS = 1000                      # points of the keyframe that are followed into all views
 _FARTHEST = 20.0                    # usual depths beyond which what is triangulated says nothing
-_DEPTH_DEVIATION = 0.1              # relative standard deviation of a round's depth, by which adjusting poses goes; with 0.03 poses, and depth after them, are 3 % worse
+_CONSTANT_DEVIATION = 0.5           # relative standard deviation of a constant depth
+_DEPTH_DEVIATION = 0.3              # the same of depth that was given or that the network gave, more than it errs by, for its errors are alike over wide areas; with 0.1 poses drift a little
 
 
 class AlternationStatus(enum.Enum):
@@ -62,7 +63,8 @@ class AlternationConfig:
     initial_poses: str = setting('identity', 'where poses begin that are not given: at the keyframe; where the pose network puts them, if there is one; or where the essential matrices of '
                                  'measured flow do, and depth, if none is given, at what the view with most parallax triangulates', choices=('identity', 'network', 'flow'))
     uncalibrated: bool = setting(False, 'solve for one focal length, shared by all frames: by the flow between all of them, if that is where poses begin, else in every round')
-    adjusted: bool = setting(True, 'with a motion network that sees measured flow: adjust poses and depth to that flow after each motion, in the form keyframe, where the focal length is known')
+    adjust_poses: bool = setting(True, 'with a motion network that sees measured flow, in the form keyframe: adjust poses to that flow and to the depth there is after each motion, unless '
+                                 'it solves for the focal length')
     min_frames: int = setting(2, 'frames that a run needs, the keyframe among them', '', 2, 100)
     min_parallax: float = setting(0.004, 'largest parallax of the usual depth, as a share of the image width, below which there is no depth', '', 0.0, 0.5)
     remembered: int = setting(16, 'frames whose features are kept, and pairs whose flow is; those of one run always are', '', 1, 1000)
@@ -120,7 +122,9 @@ class _Scene:
     depth: Tensor               # (1, N, H, W), 0 where not known
     confidence: Tensor          # (H, W) of the keyframe's depth
     unit: float                 # what one of the caller's lengths is here
+    depth_deviation: float      # relative, of the keyframe's depth where it is known; inf: it is only a place to begin at
     flows: list[FlowResult] = field(default_factory=list)       # from the keyframe to each view, once somebody asked for them
+    tracks: Tracks | None = None                                # points of the keyframe that these follow, likewise
     measured: MeasuredFlow | None = None                        # of all edges, likewise
     focal_deviation: float | None = None                        # of the logarithm of the focal length, if the flow between all frames told it
 
@@ -217,7 +221,7 @@ class Alternation:
             images = image_tensor(np.stack([frame.image for frame in frames]), self._device)
             T[0, 1:] = se3.exp(self.network.motion.initial_motion(images[:1].expand(len(frames) - 1, -1, -1, -1), images[1:]))
         K = resize_intrinsics(torch.from_numpy(frames[0].K).float(), 1 / STRIDE, 1 / STRIDE)[None].to(self._device)
-        scene = _Scene(frames, K, scaled(T, unit if T_view_key is not None else 1.0), start * unit, confidence, unit)
+        scene = _Scene(frames, K, scaled(T, unit if T_view_key is not None else 1.0), start * unit, confidence, unit, _CONSTANT_DEVIATION if depth is None else _DEPTH_DEVIATION)
         if self.config.initial_poses == 'flow' and T_view_key is None:
             self._triangulate(scene)
         return scene
@@ -238,19 +242,26 @@ class Alternation:
         given = bool((scene.confidence > 0).any())
         inverse = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0) if given else None
         if len(pairs) > 1:
-            pairs = _adjusted(pairs, scene.flows, K)
+            pairs = _adjust_pairs(pairs, scene.flows, self._tracks(scene), K)
         poses, usual = at_one_scale(pairs, flows, K, inverse, 1.0 / TYPICAL_DEPTH)
         scene.T[0, 1:] = torch.from_numpy(poses).to(scene.T)
         if usual is not None and not given:
             known = usual > 1 / (_FARTHEST * TYPICAL_DEPTH)
             scene.depth[0, 0] = torch.from_numpy(np.divide(1.0, usual, out=np.zeros_like(usual), where=known)).to(scene.depth)
             scene.depth[0, 1:] = 0.0        # of the others nothing is known
+            scene.depth_deviation = np.inf  # flow has told it, and would tell it twice
 
     def _flows_to_views(self, scene: _Scene) -> list[FlowResult]:
         """From the keyframe, worked out when they are first asked for."""
         if not scene.flows:
             scene.flows = self.flows.to_views(scene.frames[0], scene.frames[1:])
         return scene.flows
+
+    def _tracks(self, scene: _Scene) -> Tracks:
+        """Points of the keyframe that its flows to the views follow."""
+        if scene.tracks is None:
+            scene.tracks = tracks_of({(0, 1 + view): flow for view, flow in enumerate(self._flows_to_views(scene))}, len(scene.frames), _TRACKS)
+        return scene.tracks
 
     def _measured(self, scene: _Scene, edges: tuple[Tensor, Tensor]) -> MeasuredFlow:
         """The flow of all edges, which stays the same in all rounds."""
@@ -262,7 +273,7 @@ class Alternation:
         return scene.measured
 
     def _move(self, scene: _Scene) -> tuple[AlternationStatus, str] | None:
-        """Poses by the depth there is, and the focal length if nothing has told it yet.
+        """Poses by the depth there is, adjusted to it and to the flow, and the focal length if nothing has told it yet.
 
         What flow told stays: depth that was made with a wrong focal length agrees with it, and would draw it away.
         """
@@ -283,23 +294,19 @@ class Alternation:
             lost = int((~found.tied).sum())
             return AlternationStatus.UNSOLVED, f'nothing in the images ties {lost} of {count - 1} views' if lost else 'what the images say of the poses has no solution'
         scene.T, scene.K = T, K
-        if config.adjusted and self.network.motion.sees_flow and config.form == 'keyframe' and not unknown:
-            self._adjust(scene)
+        if config.adjust_poses and self.network.motion.sees_flow and config.form == 'keyframe' and not unknown:
+            self._adjust_to_depth(scene)
         return None
 
-    def _adjust(self, scene: _Scene) -> None:
-        """Move poses such that flow from the keyframe and its depth, which gives way as far as it may err, agree best: on what the network sees alone they drift from round to round."""
-        tracks = _tracks_from_key(self._flows_to_views(scene))
-        if not len(tracks.pixels):
-            return
+    def _adjust_to_depth(self, scene: _Scene) -> None:
+        """Move poses such that flow from the keyframe and its depth, which gives way as far as it may err, agree best: by what the network sees alone they drift from round to round."""
+        tracks = self._tracks(scene)
         column, row = tracks.pixels.astype(int).T
         depth = scene.depth[0, 0].double().cpu().numpy()[row, column]
         inverse = 1.0 / np.where(depth > 0, depth, median_depth(scene.depth[0, 0]))
-        points = KnownPoints(inverse, np.where(depth > 0, _DEPTH_DEVIATION * inverse, np.inf))
+        points = KnownPoints(inverse, np.where(depth > 0, scene.depth_deviation * inverse, np.inf))
         K = resize_intrinsics(scene.K[0].double().cpu().numpy(), STRIDE, STRIDE)
-        found = bundle.adjust(tracks, scene.T[0].double().cpu().numpy(), K, None, points).T_cam_world
-        if np.isfinite(found).all():
-            scene.T[0] = torch.from_numpy(found).to(scene.T)
+        scene.T[0] = torch.from_numpy(bundle.adjust(tracks, scene.T[0].double().cpu().numpy(), K, None, points).T_cam_world).to(scene.T)
 
     def _refocused(self, found: MotionEstimate, depth: Tensor, K: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
         """Poses and K from what the network said of poses T (1, N, 4, 4), the focal length being solved for as well."""
@@ -329,6 +336,7 @@ class Alternation:
         scene.depth, scene.confidence = scene.depth.clone(), found[0][1]
         for key, (depth, _) in zip(keys, found, strict=True):
             scene.depth[0, key] = depth
+        scene.depth_deviation = _DEPTH_DEVIATION
         scene.rescale()
         return None
 
@@ -377,18 +385,12 @@ def at_maps(depth: Tensor, size: tuple[int, int]) -> Tensor:
     return depth.index_select(-2, rows).index_select(-1, columns)
 
 
-def _adjusted(pairs: Sequence[RelativePose], flows: Sequence[FlowResult], K: np.ndarray) -> list[RelativePose]:
-    """Poses that explain the flows of all pairs together: one pair may be taken for another that turns more and moves less, all of them hardly."""
-    tracks = _tracks_from_key(flows)
+def _adjust_pairs(pairs: Sequence[RelativePose], flows: Sequence[FlowResult], tracks: Tracks, K: np.ndarray) -> list[RelativePose]:
+    """Poses that explain the flows of all pairs, and the tracks of these, together: one pair may be taken for another that turns more and moves less, all of them hardly."""
     start = at_one_scale(pairs, [flow.flow for flow in flows], K)[0]
     T = bundle.adjust(tracks, np.concatenate([np.eye(4)[None], start]), K, None).T_cam_world[1:]
     told = [pair_at(pose, flow.flow, K, agreeing(flow)) for pose, flow in zip(T, flows, strict=True)]
     return [now if now.status is TwoViewStatus.OK else before for now, before in zip(told, pairs, strict=True)]
-
-
-def _tracks_from_key(flows: Sequence[FlowResult]) -> Tracks:
-    """Points of the keyframe, which is frame 0, that its flows to the views follow."""
-    return tracks_of({(0, 1 + view): flow for view, flow in enumerate(flows)}, 1 + len(flows), _TRACKS)
 
 
 def _result(scene: _Scene, status: AlternationStatus, reason: str) -> AlternationResult:

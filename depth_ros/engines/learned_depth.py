@@ -68,7 +68,7 @@ class LearnedDepth(PosedFrames):
         """Forget the frames and their features. Work that is under way goes on with those that it has."""
         super().reset()
         self.reason = ''
-        self._alternation = Alternation(self._network, AlternationConfig(rounds=self.config.learned_rounds))
+        self._alternation = Alternation(self._network, AlternationConfig(rounds=self.config.learned_rounds, adjust_poses=False))
 
     @property
     def baselines(self) -> tuple[float, ...]:

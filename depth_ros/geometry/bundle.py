@@ -24,6 +24,7 @@ _STAGES = (5.0, 8, False), (2.0, 8, True), (0.7, 25, True)      # scale of the r
 _CONVERGED = 1e-5           # of the cost, by which a last step lessens it
 _NEAREST_ZERO = 1e-4        # inverse depth, of a usual one of about 1
 _MAX_FOCAL_STEP = 0.1       # of the logarithm
+_DOUBTED = 2.0              # deviations from what is known of a point, at which that pulls a quarter as hard
 _MEDIAN_OF_TWO = 2.0 * np.log(2.0)     # of the sum of two squared normal errors, in their variance
 _TINY = 1e-6
 
@@ -41,13 +42,13 @@ class Tracks:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What explains tracks; the first camera is the world, and lengths are in no unit."""
+    """What explains tracks; the first camera is the world. Lengths are in the unit of what was known of the points, else in none."""
 
     T_cam_world: np.ndarray     # (V, 4, 4)
     inverse_depth: np.ndarray   # (P,) in the source's camera
     K: np.ndarray               # (3, 3) [px]
     readout: np.ndarray         # (V, 2) [px] shift between the first row and the last
-    cost: float = np.inf        # [px^2] robust squared error of an observation
+    cost: float = np.inf        # [px^2] robust squared error of an observation, and its share of what pulls at the points
     noise: float = np.inf       # [px^2] variance of one, each way, by the median of what is left
     information: float = 0.0    # [px^2] about the logarithm of the focal length, whatever else may change with it, of as many observations as are independent
 
@@ -62,21 +63,21 @@ class KnownPoints:
     """What somebody knows of the points of tracks beforehand."""
 
     inverse_depth: np.ndarray   # (P,) in the source's camera, positive
-    deviation: np.ndarray       # (P,) standard deviation of it; inf where it is only a place to begin at
+    deviation: np.ndarray       # (P,) standard deviation of it; inf: it is only a place to begin at
 
 
 def adjust(tracks: Tracks, T_cam_world: np.ndarray, K: np.ndarray, given: float | None, known: KnownPoints | None = None) -> Bundle:
     """The poses, inverse depths and focal length nearest to T_cam_world (V, 4, 4) and K (3, 3) [px] that explain the tracks best.
 
     The focal length is pulled towards the `given` one [px, along x] as weakly as a guess deserves, which decides only where the tracks tell nothing. None: the camera is calibrated, so that
-    its focal length stays, and it reads all rows at once. Points begin at what is `known` of them and are pulled towards it, which also gives lengths the unit that it has; None: they begin
-    where the poses triangulate them.
+    its focal length stays, and it reads all rows at once. Points begin at what is `known` of them and are pulled towards it, by a robust error too, which also gives lengths the unit that it has;
+    where nothing is known of any, they begin where the poses triangulate them.
     """
-    start = np.ones(len(tracks.pixels)) if known is None else known.inverse_depth.astype(np.float64)
-    state = Bundle(np.array(T_cam_world, np.float64), start, np.array(K, np.float64), np.zeros((len(T_cam_world), 2)))
+    known = known or KnownPoints(np.ones(len(tracks.pixels)), np.full(len(tracks.pixels), np.inf))
+    state = Bundle(np.array(T_cam_world, np.float64), known.inverse_depth.astype(np.float64), np.array(K, np.float64), np.zeros((len(T_cam_world), 2)))
     if not tracks.seen.any():
         return state
-    for _ in range(_TRIANGULATIONS if known is None else 0):
+    for _ in range(0 if np.isfinite(known.deviation).any() else _TRIANGULATIONS):
         state = replace(state, inverse_depth=_triangulated(_linearise(tracks, state), state.inverse_depth, _STAGES[0][0]))
     for scale, steps, free in _STAGES:
         state = _descend(tracks, state, given, known, scale, steps, free)
@@ -154,7 +155,7 @@ class _Pull:
     given: float        # [px] focal length
     observations: int
     noise: float        # [px^2] variance of one, each way
-    known: KnownPoints | None = None
+    known: KnownPoints
 
     @property
     def by_readout(self) -> float:
@@ -166,15 +167,17 @@ class _Pull:
         """Likewise."""
         return self.noise * self.observations / INDEPENDENT / GIVEN ** 2
 
-    def by_points(self, state: Bundle) -> tuple[np.ndarray, np.ndarray] | tuple[float, float]:
-        """Likewise of each point's inverse depth, and how far (P,) that is from what is known of it."""
-        return (0.0, 0.0) if self.known is None else (self.noise / self.known.deviation ** 2, self.known.inverse_depth - state.inverse_depth)
+    def on_points(self, state: Bundle) -> tuple[np.ndarray, np.ndarray]:
+        """Information and gradient (P,) likewise of each point's inverse depth, the less the farther that is from what is known of it: what flow contradicts, gives way."""
+        off = (self.known.inverse_depth - state.inverse_depth) / self.known.deviation
+        information = self.noise / self.known.deviation ** 2 * (1 + (off / _DOUBTED) ** 2) ** -2.0
+        return information, information * (self.known.inverse_depth - state.inverse_depth)
 
     def cost(self, state: Bundle) -> float:
         """[px^2]"""
-        information, missing = self.by_points(state)
+        off = ((self.known.inverse_depth - state.inverse_depth) / self.known.deviation) ** 2
         rest = self.by_readout * float((state.readout ** 2).sum()) + self.by_focal * float(np.log(state.K[0, 0] / self.given) ** 2)
-        return rest + float(np.sum(information * missing ** 2))
+        return rest + self.noise * float((off / (1 + off / _DOUBTED ** 2)).sum())
 
 
 def _weights(error: np.ndarray, scale: float) -> np.ndarray:
@@ -197,20 +200,20 @@ def _triangulated(linear: _Linear, inverse_depth: np.ndarray, scale: float) -> n
     return np.clip(inverse_depth + np.clip(gradient / (information + 1e-3), -1.0, 1.0), _NEAREST_ZERO, 20.0)
 
 
-def _descend(tracks: Tracks, state: Bundle, given: float | None, known: KnownPoints | None, scale: float, steps: int, free: bool) -> Bundle:
+def _descend(tracks: Tracks, state: Bundle, given: float | None, known: KnownPoints, scale: float, steps: int, free: bool) -> Bundle:
     """Levenberg-Marquardt steps until they gain nothing. The first pose stays; its unknowns, and the focal length unless it is free, are left out."""
     views, count = len(state.T_cam_world), int(tracks.seen.sum())
     chosen = np.arange(6, 6 * views if given is None else 8 * views + free)
     given = given or state.K[0, 0]
-    noise = max(0.5 * _cost(tracks, state, _Pull(given, count, 0.0), _STAGES[-1][0]) / count, _LEAST_NOISE)
+    noise = max(0.5 * _cost(tracks, state, _Pull(given, count, 0.0, known), _STAGES[-1][0]) / count, _LEAST_NOISE)
     pull, damping = _Pull(given, count, noise, known), 1e-3
     cost = _cost(tracks, state, pull, scale)
     for _ in range(steps):
         linear = _linearise(tracks, state)
         weights = _weights(linear.error, scale)
         depth_information, depth_gradient, tie = _per_point(linear, weights, len(state.inverse_depth))
-        pulled, missing = pull.by_points(state)
-        depth_information, depth_gradient = depth_information + pulled, depth_gradient + pulled * missing
+        pull_information, pull_gradient = pull.on_points(state)
+        depth_information, depth_gradient = depth_information + pull_information, depth_gradient + pull_gradient
         J = linear.by_rest.reshape(-1, 8 * views + 1)
         H, b = _gram(J, np.repeat(weights, 2)), J.T @ (weights[:, None] * linear.error).reshape(-1)
         expected = np.concatenate([np.zeros(6 * views), np.full(2 * views, pull.by_readout), [pull.by_focal]])

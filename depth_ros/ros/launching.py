@@ -254,8 +254,13 @@ def filled(context: LaunchContext, advice: str) -> str:
 
 
 def player(context: LaunchContext, results: Sequence[Result] = (), advice: str = '') -> list[LogInfo | Node | RegisterEventHandler]:
-    """The player, whose end ends the launch, once the results are saved where `out` asks for them, else with advice; nothing when the topics are live."""
-    bag = value(context, 'bag')
+    """The player, whose end ends the launch, once the results are saved where `out` asks for them, else with advice; nothing when the topics are live.
+
+    Raises ValueError for passes that are no number of times, or that a loop would not count.
+    """
+    bag, loop, passes = value(context, 'bag'), value(context, 'loop') == 'true', whole_number(context, 'passes')
+    if loop and passes > 1:
+        raise ValueError(f'passes: a loop goes on for ever, so give either passes:={passes} or loop:=true')
     if not bag:
         return []
     path = bag if is_sample(bag) else str(Path(bag).expanduser().absolute())
@@ -266,10 +271,9 @@ def player(context: LaunchContext, results: Sequence[Result] = (), advice: str =
             return _save(context, list(results), began)
         return [*([LogInfo(msg=hint)] if hint else ()), *_shut_down(event, context)]
 
-    loop = value(context, 'loop') == 'true'
     services = ' and '.join(result.service for result in results)
-    told = [LogInfo(msg=f'a loop has no end at which out:= could save: call {services} before you stop it, or say how many passes:= instead')] if loop and results and output_folder(context) else []
-    return [*told, *node(context, 'player', on_end=on_end, bag=path, rate=number(context, 'rate'), loop=loop, passes=whole_number(context, 'passes'))]
+    told = [LogInfo(msg=f'a loop has no end at which out:= could save: call {services} before you stop it, or give passes:=3 in its place')] if loop and results and output_folder(context) else []
+    return [*told, *node(context, 'player', on_end=on_end, bag=path, rate=number(context, 'rate'), loop=loop, passes=passes)]
 
 
 def rviz(context: LaunchContext, configuration: str, frame: str = '') -> list[Node]:

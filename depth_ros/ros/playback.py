@@ -30,7 +30,7 @@ class _Wrap:
 class Playback(Generic[Item]):
     """Calls `emit` with the items of `read()`, pairs of (stamp [ns], item) in order, at `rate` times the recorded speed.
 
-    It plays `passes` times; None: without end. `tick` is called with the playing time [ns] at least `tick_rate` times a second. After the last item `on_end` is called with the error that ended
+    It plays `passes` times, at least once; None: without end. `tick` is called with the playing time [ns] at least `tick_rate` times a second. After the last item `on_end` is called with the error that ended
     the stream early, or None. Pausing keeps the place; an item that is overdue is emitted at once, never skipped.
     """
 
@@ -79,7 +79,7 @@ class Playback(Generic[Item]):
                 for item in self._read():
                     if not self._put(item):
                         return
-                if done == self._passes or not self._put(_Wrap()):
+                if self._passes is not None and done >= self._passes or not self._put(_Wrap()):
                     break
         except Exception as error:      # the player reports it, after what came before it
             end = _End(error)

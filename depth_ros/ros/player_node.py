@@ -36,7 +36,7 @@ class PlayerConfig(NodeConfig):
     bag: str = setting('sample', 'what to play: sample, a TUM folder, a ROS 1 .bag, a rosbag2 folder, .mcap or .db3', read_only=True)
     rate: float = setting(1.0, 'speed, 1.0 being real time', low=0.01, high=100.0)
     loop: bool = setting(False, 'begin again at the end, for ever; stamps and clock then jump back', read_only=True)
-    passes: int = setting(1, 'times that it is played, where it does not loop for ever', '', 1, 1000000, read_only=True)
+    passes: int = setting(1, 'times that it is played, where it does not loop for ever; stamps and clock jump back in between', '', 1, 1000000, read_only=True)
     publish_clock: bool = setting(True, 'publish the time of the recording on /clock', read_only=True)
     clock_rate: float = setting(50.0, 'least rate of /clock', 'Hz', low=1.0, high=1000.0, read_only=True)
     scan_rate: float = setting(10.0, 'rate of the scans cut from depth where none was recorded; 0: cut none', 'Hz', low=0.0, high=100.0, read_only=True)
