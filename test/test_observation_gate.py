@@ -31,6 +31,25 @@ def test_hits_that_miss_by_a_fifth_to_both_sides_for_long_are_told_as_a_sensor_i
     assert feed(learner, range(130, 150), batches=1) is not State.HITS and same(parameters(offers[-1]), parameters(learner.weights()))
 
 
+@pytest.mark.parametrize('every', [0, 4])
+def test_what_missed_before_says_nothing_once_no_hits_come_any_more(start, every):
+    """Where hits end in the midst of distrust, depth from flow decides on the learned weights; hits that come rarely, every so many pairs, have not ended."""
+    offers = []
+    learner = OnlineLearner(start, QUICK, offers.append)
+    feed(learner, range(100, 110), batches=3)
+    for number in range(110, 180):
+        result, depth, guide = scene(number)
+        hits = hits_on(depth, SHARE)
+        hits[:, ::2] *= 1.25
+        hits[:, 1::2] /= 1.25
+        there = number < 130 or (every and number % every == 0)
+        learner.observe(result, T, hits if there else None, np.eye(4), guide)
+        learner.learn(0)
+        if number in (129, 135):
+            assert same(parameters(offers[-1]), start.model.state_dict())
+    assert same(parameters(offers[-1]), start.model.state_dict()) == bool(every)
+
+
 @pytest.mark.parametrize('wild, told', [(0, ''), (3, '34%')])
 def test_many_wild_hits_are_told_though_they_are_learned_from(start, wild, told):
     learner = OnlineLearner(start, QUICK)

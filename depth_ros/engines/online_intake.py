@@ -79,6 +79,8 @@ class Intake:
         count = int((small > 0).sum())
         self._watch(result, T_2_1, small, guide)
         few = count < self.config.min_hits
+        if few:
+            self._entry.pass_over()
         if few and not self.config.without_hits:
             return State.HITS, self._few(count)
         withheld = self._withholds()
