@@ -86,13 +86,14 @@ def test_a_loop_says_that_it_saves_nothing_by_itself(tmp_path, loop, told):
 
 @pytest.mark.parametrize('passes', ['0', '-2', '1.5', 'twice', ''])
 def test_passes_that_are_no_number_of_times_are_refused(passes):
-    with pytest.raises(ValueError, match='passes: expected a whole number of at least 1, got'):
-        graph('deepv2d_slam.launch.py', bag='sample', passes=passes)
+    with pytest.raises(RuntimeError, match='passes: expected a whole number of at least 1, got'):
+        graph(FILES[0], bag='sample', passes=passes)
 
 
-def test_a_loop_counts_no_passes():
-    with pytest.raises(ValueError, match='either passes:=3 or loop:=true'):
-        graph('deepv2d_slam.launch.py', bag='sample', passes='3', loop='true')
+@pytest.mark.parametrize('arguments', [{'bag': 'sample', 'loop': 'true'}, {}], ids=['loop', 'live'])
+def test_passes_that_nobody_would_count_are_refused(arguments):
+    with pytest.raises(RuntimeError, match='passes: .* so passes:=3 says nothing'):
+        graph(FILES[0], passes='3', **arguments)
 
 
 @pytest.fixture

@@ -166,8 +166,9 @@ def test_a_loop_goes_round_with_stamps_that_jump_back(world, folder, audience, p
     assert node.exit_status is None
 
 
-def test_so_many_passes_and_then_the_end(world, folder, audience, play):
+def test_so_many_passes_and_then_the_end(world, folder, audience, play, capfd):
     assert audience.hear(play(folder, passes=2, rate=4.0)) == 0
+    assert 'pass 2 of 2' in capfd.readouterr().err
     assert [stamp(m) for m in audience.images] == 2 * open_sequence(folder).colour_stamps.tolist()
 
 

@@ -123,7 +123,8 @@ class OnlineLearner:
     def _want(self) -> str:
         if self._thread.got >= _STARVED * self.config.share:
             return ''
-        return f'the cores are full, and learning gets less than {_STARVED * self.config.share:g} of one: let flow look at fewer images (max_share), let learning compete (only_idle: false), or learn on another machine'
+        return (f'the cores are full, learning gets less than {_STARVED * self.config.share:g} of one: replay slower (rate), let it compete (only_idle: false), let flow look at fewer images '
+                '(max_share), or learn on another machine')
 
     @property
     def buffered(self) -> dict[str, int]:
@@ -311,7 +312,7 @@ class OnlineLearner:
         with self._learning:
             progress, reason = self.progress, self.reason
             if not progress.number:
-                raise ValueError(f'nothing has been learned yet, from {progress.observed} pairs since learning began; now: {reason or self.state.value}')
+                raise ValueError('; '.join(filter(None, (f'nothing has been learned yet, from {progress.observed} pairs since learning began', f'now: {reason or self.state.value}', self.concern))))
             if progress.serves_frozen:
                 raise ValueError(f'nothing worth keeping: {reason or "the frozen weights are handed out"}')
             blob = self._blob(self._served.network)

@@ -89,7 +89,15 @@ def check(context: LaunchContext, file: str, known: Sequence[str]) -> None:
     bag = value(context, 'bag')
     if bag and not is_sample(bag) and not Path(bag).expanduser().exists():
         raise RuntimeError(f'bag: {bag} does not exist')
+    _check_passes(value(context, 'passes'), bag, value(context, 'loop') == 'true')
     _check_parameters(Path(value(context, 'params_file')).expanduser())
+
+
+def _check_passes(passes: str, bag: str, loop: bool) -> None:
+    if not passes.isdecimal() or int(passes) < 1:
+        raise RuntimeError(f'passes: expected a whole number of at least 1, got {passes!r}')
+    if int(passes) > 1 and (loop or not bag):
+        raise RuntimeError(f'passes: {"a loop goes on for ever" if loop else "live topics do not end"}, so passes:={passes} says nothing' + (': give either of both' if loop else ''))
 
 
 def _check_parameters(path: Path) -> None:
@@ -185,14 +193,6 @@ def number(context: LaunchContext, name: str) -> float:
         raise ValueError(f'{name}: expected a number, got {value(context, name)!r}') from None
 
 
-def whole_number(context: LaunchContext, name: str) -> int:
-    """What a launch argument that counts is set to. Raises ValueError naming it."""
-    given = value(context, name)
-    if not given.isdecimal() or int(given) < 1:
-        raise ValueError(f'{name}: expected a whole number of at least 1, got {given!r}')
-    return int(given)
-
-
 def node(context: LaunchContext, executable: str, topics: dict[str, str] | None = None, on_end: Callable[[ProcessExited, LaunchContext], list | None] | None = None,
          **parameters: object) -> list[Node | RegisterEventHandler]:
     """A node of the package under the common arguments; topics maps the node's names to ours.
@@ -254,13 +254,8 @@ def filled(context: LaunchContext, advice: str) -> str:
 
 
 def player(context: LaunchContext, results: Sequence[Result] = (), advice: str = '') -> list[LogInfo | Node | RegisterEventHandler]:
-    """The player, whose end ends the launch, once the results are saved where `out` asks for them, else with advice; nothing when the topics are live.
-
-    Raises ValueError for passes that are no number of times, or that a loop would not count.
-    """
-    bag, loop, passes = value(context, 'bag'), value(context, 'loop') == 'true', whole_number(context, 'passes')
-    if loop and passes > 1:
-        raise ValueError(f'passes: a loop goes on for ever, so give either passes:={passes} or loop:=true')
+    """The player, whose end ends the launch, once the results are saved where `out` asks for them, else with advice; nothing when the topics are live."""
+    bag, loop = value(context, 'bag'), value(context, 'loop') == 'true'
     if not bag:
         return []
     path = bag if is_sample(bag) else str(Path(bag).expanduser().absolute())
@@ -273,7 +268,7 @@ def player(context: LaunchContext, results: Sequence[Result] = (), advice: str =
 
     services = ' and '.join(result.service for result in results)
     told = [LogInfo(msg=f'a loop has no end at which out:= could save: call {services} before you stop it, or give passes:=3 in its place')] if loop and results and output_folder(context) else []
-    return [*told, *node(context, 'player', on_end=on_end, bag=path, rate=number(context, 'rate'), loop=loop, passes=passes)]
+    return [*told, *node(context, 'player', on_end=on_end, bag=path, rate=number(context, 'rate'), loop=loop, passes=int(value(context, 'passes')))]
 
 
 def rviz(context: LaunchContext, configuration: str, frame: str = '') -> list[Node]:

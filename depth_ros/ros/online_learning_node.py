@@ -359,6 +359,7 @@ class OnlineLearningNode(ManagedNode):
         self._tell_saved()
         state, reason = learner.state, learner.reason
         if state is State.LEARNING and learner.concern:
+            self.get_logger().warning(learner.concern, once=True)       # the figures in it change: diagnostics tell the rest
             self.diagnostics.hold('learning', diagnostics.WARN, learner.concern, logged=True)
         elif state is State.LEARNING:
             self.diagnostics.clear('learning')

@@ -84,7 +84,7 @@ class PlayerNode(ManagedNode):
         self._static_tf = StaticTransformBroadcaster(self)
         self._last_cut = -1
         self._scans_until = self._end_of_scans()
-        self._begun = False
+        self._begun, self._told_laps = False, 0
         self._playback = Playback(self._read, self._emit, self._tick, self._on_end, self.config.rate, None if self.config.loop else self.config.passes, self.config.clock_rate)
         seconds = (self._sequence.colour_stamps[-1] - self._sequence.colour_stamps[0]) * 1e-9
         self.get_logger().info(f'{self.config.bag}: {len(self._sequence)} images in {seconds:.1f} s, {len(self._sequence.depth_stamps)} of depth')
@@ -191,6 +191,9 @@ class PlayerNode(ManagedNode):
         if self._time_out is not None:
             self._time_out.publish(ClockMessage(clock=codecs.to_stamp(stamp)))
         self.diagnostics.value('laps', self._playback.laps)
+        if self._playback.laps > self._told_laps:
+            self._told_laps = self._playback.laps
+            self.get_logger().info(f'pass {1 + self._told_laps}' + ('' if self.config.loop else f' of {self.config.passes}'))
         self.diagnostics.value('behind [s]', f'{self._playback.overdue:.3f}')
 
     def _on_end(self, error: Exception | None) -> None:
