@@ -21,9 +21,9 @@ def described(file: str) -> LaunchDescription:
     return module.generate_launch_description()
 
 
-def graph(file: str, **arguments: str) -> tuple[LaunchContext, list]:
-    """The actions of a launch file with these arguments, and the context that has them."""
-    context, actions = LaunchContext(), []
+def graph(file: str, argv: tuple[str, ...] = (), **arguments: str) -> tuple[LaunchContext, list]:
+    """The actions of a launch file with these arguments, and the context that has them; argv: the words of the command line."""
+    context, actions = LaunchContext(argv=list(argv)), []
     for entity in described(file).entities:
         if isinstance(entity, DeclareLaunchArgument):
             context.launch_configurations[entity.name] = arguments.get(entity.name, ''.join(part.perform(context) for part in entity.default_value))
@@ -84,16 +84,18 @@ def test_a_loop_says_that_it_saves_nothing_by_itself(tmp_path, loop, told):
     assert any('deepv2d/save_trajectory and deepv2d/save_map' in line for line in lines) == told
 
 
-@pytest.mark.parametrize('passes', ['0', '-2', '1.5', 'twice', ''])
+@pytest.mark.parametrize('passes', ['0', '-2', '1.5', 'twice', '', '1000001'])
 def test_passes_that_are_no_number_of_times_are_refused(passes):
-    with pytest.raises(RuntimeError, match='passes: expected a whole number of at least 1, got'):
+    with pytest.raises(RuntimeError, match='passes: expected a whole number from 1 to 1000000, got'):
         graph(FILES[0], bag='sample', passes=passes)
 
 
 @pytest.mark.parametrize('arguments', [{'bag': 'sample', 'loop': 'true'}, {}], ids=['loop', 'live'])
-def test_passes_that_nobody_would_count_are_refused(arguments):
+def test_passes_that_nobody_would_count_are_refused_unless_they_are_another_launch_files(monkeypatch, arguments):
+    graph(FILES[0], passes='3', **arguments)        # included: the command line is of another file
+    monkeypatch.setattr(launching.sys, 'argv', ['ros2', 'launch', 'depth_ros', FILES[0]])
     with pytest.raises(RuntimeError, match='passes: .* so passes:=3 says nothing'):
-        graph(FILES[0], passes='3', **arguments)
+        graph(FILES[0], ('passes:=3',), passes='3', **arguments)
 
 
 @pytest.fixture

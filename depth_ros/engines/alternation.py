@@ -36,7 +36,7 @@ _BELIEVABLE = 1e-4, 1e4             # median depths, whatever the unit
 _TRACKS = 1000                      # points of the keyframe that are followed into all views
 _FARTHEST = 20.0                    # usual depths beyond which what is triangulated says nothing
 _CONSTANT_DEVIATION = 0.5           # relative standard deviation of a constant depth
-_DEPTH_DEVIATION = 0.3              # the same of depth that was given or that the network gave, more than it errs by, for its errors are alike over wide areas; with 0.1 poses drift a little
+_DEPTH_DEVIATION = 0.3              # the same of depth that was given or that the network gave, more than it errs by, for its errors are alike over wide areas
 
 
 class AlternationStatus(enum.Enum):

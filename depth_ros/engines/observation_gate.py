@@ -15,8 +15,9 @@ _GATHERED = 20              # hits on confident depth from flow that tell whethe
 _FRAMES = 20, 5             # with hits that are looked back on, and that are needed, to see a lesser difference
 _MANY_WILD = 0.2            # share of wild hits that is worth a word
 _TRUST_AGAIN = 2 / 3         # of the difference that hits are distrusted at
-_SILENCE = 10               # moving pairs without a hit, after which what the last ones missed by says nothing of what is seen now
-_GAPS = 3                   # times the pairs from one hit to the next that a silence lasts at the least: a rangefinder may be slow
+_SILENCE = 10, 60           # bounds of the moving pairs without hits that can be compared, after which what the last ones missed by says nothing of what is seen now
+_GAPS = 3                   # within these: times the longest silence between the last hits, for a rangefinder may be slow
+_LAST = 5                   # hits whose silences are remembered
 _LEAST_WEIGHT = 0.1         # of an observation whose hits all contradict depth from flow: the flow may be what is wrong
 
 
@@ -25,7 +26,8 @@ class ObservationGate:
 
     def __init__(self) -> None:
         self._missed = False            # whether hits have missed for a while
-        self._silent, self._gap = 0, 0  # moving pairs since the last hits, and from those before to them
+        self._silent = 0                # moving pairs since the last hits that could be compared
+        self._gaps: deque[int] = deque(maxlen=_LAST)    # and between these
         self._agreement: list[float] = []
         self._misfits: deque[float] = deque(maxlen=_FRAMES[0])      # median difference of the logs in each of the last frames
         self._shares: deque[float] = deque(maxlen=_FRAMES[0])       # of the hits that lie far off, in each of them
@@ -33,11 +35,25 @@ class ObservationGate:
     @property
     def distrusts(self) -> bool:
         """Whether hits have missed for a while, so that what they taught before may be wrong as well. Once none come any more it is for depth from flow to tell that."""
-        return self._missed and self._silent < max(_SILENCE, _GAPS * self._gap)
+        return self._missed and not self._is_long_silent
+
+    @property
+    def _is_long_silent(self) -> bool:
+        least, most = _SILENCE
+        return self._silent >= min(max(least, _GAPS * max(self._gaps, default=0)), most)
 
     def pass_over(self) -> None:
-        """A pair that moves came without hits."""
+        """A pair that moves came without hits that could be compared."""
         self._silent += 1
+
+    def _hear(self) -> None:
+        """Hits can be compared again; those from before a long silence no longer count."""
+        if self._is_long_silent:
+            self._misfits.clear()
+            self._shares.clear()
+            self._missed = False
+        self._gaps.append(self._silent)
+        self._silent = 0
 
     @staticmethod
     def missing(result: FlowResult, T_2_1: np.ndarray | None, hanging: str, config: OnlineLearnerConfig) -> str:
@@ -64,9 +80,11 @@ class ObservationGate:
         """Why the hits are not believed: they and depth from flow speak of different metres. '' if they do not, or cannot be compared."""
         both = (new.hits > 0) & (new.guide > 0)
         differences = np.log(new.hits[both] / new.guide[both])
-        self._gap, self._silent = self._silent, 0
         if differences.size:
+            self._hear()
             self._shares.append(float(np.mean(np.abs(differences) > config.max_contradiction)))
+        else:
+            self.pass_over()
         self._agreement = [*self._agreement, *differences.tolist()][-max(_GATHERED, differences.size):]
         if len(self._agreement) < min(_GATHERED, 5 * config.min_hits):
             return ''
@@ -76,7 +94,7 @@ class ObservationGate:
             self._misfits.append(float(np.median(np.abs(differences))))
         misfit = float(np.median(self._misfits)) if len(self._misfits) >= _FRAMES[1] else 0.0
         self._missed = misfit > (_TRUST_AGAIN if self._missed else 1.0) * config.max_misfit
-        if not self._missed:
+        if not self.distrusts:
             return ''
         return f'for a while hits and what flow and motion tell differ by {np.expm1(misfit):.0%}, now to one side, now to the other: is the sensor where TF says?'
 

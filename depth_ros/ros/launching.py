@@ -30,6 +30,7 @@ BOOLEANS = ('true', 'false')
 AUTO = ('auto', *BOOLEANS)
 TRACKED = 'deepv2d/odometry'    # the odometry of this package
 RESPAWN_DELAY = 2.0     # [s]
+_MOST_PASSES = 1000000  # that the player takes
 _OWN_PARAMETERS = 'own_params_file'     # launch configuration: the default of params_file
 
 
@@ -89,15 +90,15 @@ def check(context: LaunchContext, file: str, known: Sequence[str]) -> None:
     bag = value(context, 'bag')
     if bag and not is_sample(bag) and not Path(bag).expanduser().exists():
         raise RuntimeError(f'bag: {bag} does not exist')
-    _check_passes(value(context, 'passes'), bag, value(context, 'loop') == 'true')
+    _check_passes(value(context, 'passes'), bool(given), bag, value(context, 'loop') == 'true')
     _check_parameters(Path(value(context, 'params_file')).expanduser())
 
 
-def _check_passes(passes: str, bag: str, loop: bool) -> None:
-    if not passes.isdecimal() or int(passes) < 1:
-        raise RuntimeError(f'passes: expected a whole number of at least 1, got {passes!r}')
-    if int(passes) > 1 and (loop or not bag):
-        raise RuntimeError(f'passes: {"a loop goes on for ever" if loop else "live topics do not end"}, so passes:={passes} says nothing' + (': give either of both' if loop else ''))
+def _check_passes(passes: str, given: bool, bag: str, loop: bool) -> None:
+    if not passes.isdecimal() or not 1 <= int(passes) <= _MOST_PASSES:
+        raise RuntimeError(f'passes: expected a whole number from 1 to {_MOST_PASSES}, got {passes!r}')
+    if given and int(passes) > 1 and (loop or not bag):
+        raise RuntimeError(f'passes: {"a loop goes on for ever" if loop else "live topics do not end"}, so passes:={passes} says nothing' + (': give one of the two' if loop else ''))
 
 
 def _check_parameters(path: Path) -> None:
@@ -120,7 +121,7 @@ def common_arguments(parameters: str) -> list[DeclareLaunchArgument]:
                               'a TUM folder, a ROS 1 .bag or a rosbag2'),
         DeclareLaunchArgument('rate', default_value='1.0', description='Speed of the replay, 1.0 being real time'),
         DeclareLaunchArgument('loop', default_value='false', choices=BOOLEANS, description='Replay for ever; otherwise the launch ends with the recording'),
-        DeclareLaunchArgument('passes', default_value='1', description='How many times to replay before the launch ends, unless loop is true'),
+        DeclareLaunchArgument('passes', default_value='1', description='How many times to replay before the launch ends; not together with loop'),
         DeclareLaunchArgument('use_sim_time', default_value='auto', choices=AUTO, description='Follow /clock; auto: only while replaying'),
         DeclareLaunchArgument('params_file', default_value=share('config', parameters), description='Parameters of the nodes (YAML), above those of the default'),
         DeclareLaunchArgument('namespace', default_value='', description='Namespace of the nodes and their relative topics'),
@@ -267,7 +268,7 @@ def player(context: LaunchContext, results: Sequence[Result] = (), advice: str =
         return [*([LogInfo(msg=hint)] if hint else ()), *_shut_down(event, context)]
 
     services = ' and '.join(result.service for result in results)
-    told = [LogInfo(msg=f'a loop has no end at which out:= could save: call {services} before you stop it, or give passes:=3 in its place')] if loop and results and output_folder(context) else []
+    told = [LogInfo(msg=f'a loop has no end at which out:= could save: call {services} before you stop it, or give passes:=8 in its place')] if loop and results and output_folder(context) else []
     return [*told, *node(context, 'player', on_end=on_end, bag=path, rate=number(context, 'rate'), loop=loop, passes=int(value(context, 'passes')))]
 
 

@@ -13,7 +13,7 @@ from depth_ros.ros.launching import Result
 
 LEARNED = Result('learned.safetensors', 'online_learning/save', 'weights_file')
 ADVICE = 'The recording is over. What was learned is kept: the next launch goes on from it, unless you add resume:=false. To have it as a file, add out:=FOLDER; ' \
-         'to learn for longer, passes:=3 or loop:=true; for figures and a curve: {ros2} run depth_ros evaluate online --sequence {bag} --variant {variant}'
+         'to learn for longer, passes:=8 or loop:=true; for figures and a curve: {ros2} run depth_ros evaluate online --sequence {bag} --variant {variant}'
 
 
 def arguments() -> list[DeclareLaunchArgument]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from array import array
@@ -175,6 +176,7 @@ class OnlineLearningNode(ManagedNode):
         self.diagnostics.clear('learner')
         self._matcher = PairMatcher()
         self._lap = self._left_out = 0
+        self._concerns: set[str] = set()        # kinds that the log has
         self.diagnostics.value('pairs left out for want of time', 0)
         self._epoch_at_work = 0, self._poses.breaks
         self._newest = self.worker(self._work)
@@ -358,13 +360,20 @@ class OnlineLearningNode(ManagedNode):
         self._metrics.publish()
         self._tell_saved()
         state, reason = learner.state, learner.reason
-        if state is State.LEARNING and learner.concern:
-            self.get_logger().warning(learner.concern, once=True)       # the figures in it change: diagnostics tell the rest
-            self.diagnostics.hold('learning', diagnostics.WARN, learner.concern, logged=True)
+        if state is State.LEARNING and (concern := learner.concern):
+            self._log_concern(concern)
+            self.diagnostics.hold('learning', diagnostics.WARN, concern, logged=True)
         elif state is State.LEARNING:
             self.diagnostics.clear('learning')
         else:
             self.diagnostics.hold('learning', _LEVELS.get(state, diagnostics.OK), f'{state.value}: {reason}' if reason and state is not State.PAUSED else state.value, logged=True)
+
+    def _log_concern(self, concern: str) -> None:
+        """Once for each kind, whatever the figures in it: diagnostics tell the rest."""
+        kind = re.sub(r'[\d.%]+', '', concern)
+        if kind not in self._concerns:
+            self._concerns.add(kind)
+            self.get_logger().warning(concern)
 
     def _tell_saved(self) -> None:
         """Say so while weights that were saved for use are not served here, for they do harm or are not trusted."""
