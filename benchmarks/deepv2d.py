@@ -58,7 +58,7 @@ class Inputs:
     depth: Tensor           # (1, N, h, w) [m]
     motion: Tensor          # (1, N, C, h, w)
     stereo: Tensor          # (1, N, C, h, w)
-    measured: MeasuredFlow | None       # from frame 0 to the others, for a motion module that sees it
+    measured: MeasuredFlow | None       # from frame 0 to the others, for modules that see it
 
     @staticmethod
     def of(network: DeepV2D, frames: int, width: int, height: int, device: str) -> Inputs:
@@ -69,7 +69,7 @@ class Inputs:
         T[0, :, 0, 3] = 0.05 * torch.arange(frames)
         images, depth = torch.rand(frames, 3, height, width, generator=torch.Generator().manual_seed(0)), torch.full((1, frames, h, w), 2.0)
         images, K, T, depth = (x.to(device) for x in (images, K, T, depth))
-        flow = MeasuredFlow(pixel_grid(h, w).to(device).expand(1, frames - 1, h, w, 2), torch.zeros(1, frames - 1, h, w, device=device)) if network.motion.sees_flow else None
+        flow = MeasuredFlow(pixel_grid(h, w).to(device).expand(1, frames - 1, h, w, 2), torch.zeros(1, frames - 1, h, w, device=device)) if network.motion.sees_flow or network.depth.sees_flow else None
         return Inputs(images, K, T, depth, network.motion.features(images)[None], network.depth.features(images)[None], flow)
 
     @property
@@ -129,7 +129,7 @@ def update(motion: nn.Module, x: Inputs, views: int) -> object:
 
 def measured(network: DeepV2D, x: Inputs) -> object:
     """Depth of the keyframe by the poses of all views."""
-    return network.depth(x.stereo, x.K, x.T[:, 1:], network.planes(x.K), x.size)
+    return network.depth(x.stereo, x.K, x.T[:, 1:], network.planes(x.K), x.size, measured=x.measured)
 
 
 def calls_of(network: DeepV2D, x: Inputs) -> dict[str, Callable[[], object]]:

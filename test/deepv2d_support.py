@@ -131,12 +131,14 @@ class OracleMotion(nn.Module):
 class OracleDepth(nn.Module):
     """Triangulates the true correspondences with the poses that it is given: it errs as these do."""
 
+    sees_flow = False
+
     def __init__(self, oracle: Oracle) -> None:
         super().__init__()
         self.features = oracle.features
         self._oracle = oracle
 
-    def forward(self, features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, size: tuple[int, int]) -> DepthEstimate:
+    def forward(self, features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, size: tuple[int, int], measured: object = None) -> DepthEstimate:
         """Least squares over the views in the inverse depth of every pixel of the map."""
         key, views = features[0, 0].movedim(0, -1), features[0, 1:].movedim(1, -1)
         rays = F.pad(pinhole.pixel_grid(*key.shape[:2]), (0, 1), value=1.0) @ torch.linalg.inv(K[0]).T

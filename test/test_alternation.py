@@ -218,8 +218,8 @@ def test_a_network_that_gives_no_numbers(moving, part):
     module = getattr(oracle, part)
     honest = module.forward
 
-    def broken(*inputs):
-        said = honest(*inputs)
+    def broken(*inputs, **named):
+        said = honest(*inputs, **named)
         return tuple(x * torch.nan for x in said) if part == 'motion' else replace(said, depths=[said.depths[0] * torch.nan])
 
     module.forward = broken

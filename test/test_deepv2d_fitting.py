@@ -12,7 +12,7 @@ from depth_ros.frames import resize_intrinsics
 from depth_ros.geometry import pinhole, se3
 from depth_ros.geometry.warp import induced_flow, sample
 from depth_ros.models.deepv2d import LIVE, DeepV2D
-from depth_ros.models.deepv2d_motion import MotionEstimate, align, keyframe_edges
+from depth_ros.models.deepv2d_motion import MeasuredFlow, MotionEstimate, align, keyframe_edges
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 HEIGHT, WIDTH, WALLS = 64, 80, 2
@@ -41,13 +41,18 @@ def maps_of(features: torch.nn.Module, images: Tensor) -> Tensor:
     return features.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
 
-def test_depth_is_learned():
+@pytest.mark.parametrize('sees', [False, True], ids=['features', 'flow too'])
+def test_depth_is_learned(sees: bool):
+    """From features alone, and with flow that is half wild."""
     torch.manual_seed(0)
-    network, (images, depth, poses) = DeepV2D(replace(LIVE, planes=24)), walls()
+    network, (images, depth, poses) = DeepV2D(replace(LIVE, planes=24, flow_volume=sees)), walls()
+    exact = induced_flow(depth[:, None, 1::4, 1::4].expand(-1, 2, -1, -1), MAPS_K[:, None], poses[:, 1:])[0] + pinhole.pixel_grid(HEIGHT // 4, WIDTH // 4)
+    wild = torch.rand(exact.shape[:-1], generator=torch.Generator().manual_seed(1)) < 0.5
+    measured = MeasuredFlow(torch.where(wild[..., None], 2.0 * exact, exact), torch.zeros(exact.shape[:-1])) if sees else None
     optimiser = torch.optim.Adam(network.depth.parameters(), lr=2e-3)
     errors = []
     for _ in range(20):
-        found = network.depth(maps_of(network.depth, images), MAPS_K, poses[:, 1:], network.planes(images), (HEIGHT, WIDTH)).depths[-1]
+        found = network.depth(maps_of(network.depth, images), MAPS_K, poses[:, 1:], network.planes(images), (HEIGHT, WIDTH), measured=measured).depths[-1]
         loss = (found.log() - depth.log()).abs().mean()
         optimiser.zero_grad()
         loss.backward()

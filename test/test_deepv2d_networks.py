@@ -12,11 +12,12 @@ from torch import Tensor
 
 from depth_ros.geometry import se3
 from depth_ros.geometry.pinhole import pixel_grid
+from depth_ros.geometry.warp import induced_flow
 from depth_ros.models import checkpoint, deepv2d_depth, registry
 from depth_ros.models.deepv2d import LIVE, PAPER, DeepV2D, DeepV2DNetworkConfig
 from depth_ros.models.deepv2d_blocks import Conv3d
 from depth_ros.models.deepv2d_depth import planes_between
-from depth_ros.models.deepv2d_motion import agreement
+from depth_ros.models.deepv2d_motion import MeasuredFlow, agreement
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 SMALL = replace(LIVE, planes=8)
@@ -44,10 +45,18 @@ def images(*shape: int, seed: int = 6) -> Tensor:
     return torch.nn.functional.interpolate(coarse, shape[-2:], mode='bicubic', align_corners=False).clamp(0, 1).view(*shape)
 
 
+def flow_of(depth: Tensor, K: Tensor, T_view_key: Tensor) -> MeasuredFlow:
+    """Exact and consistent flow from depth (B, h, w) to views (B, V, 4, 4)."""
+    flow, _ = induced_flow(depth[:, None].expand(-1, T_view_key.shape[1], -1, -1), K[:, None], T_view_key)
+    return MeasuredFlow(flow + pixel_grid(*depth.shape[-2:]), torch.zeros(flow.shape[:-1]))
+
+
 def depth_of(network: DeepV2D, clips: Tensor, T_view_key: Tensor, seen: Tensor | None = None) -> deepv2d_depth.DepthEstimate:
+    """A network's, shown the flow of a wall at 2 m if it sees any."""
     features = network.depth.features(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
     K = camera(*features.shape[-2:], len(clips))
-    return network.depth(features, K, T_view_key, network.planes(clips), clips.shape[-2:], seen)
+    measured = flow_of(torch.full((len(clips), *features.shape[-2:]), 2.0), K, T_view_key) if network.depth.sees_flow else None
+    return network.depth(features, K, T_view_key, network.planes(clips), clips.shape[-2:], seen, measured)
 
 
 def conv(inputs: int, outputs: int, taps: int) -> int:
@@ -173,6 +182,67 @@ def test_untrained_correlation_prefers_the_right_plane():
                                        torch.cat([torch.ones(1, 4, 24, 32), view], 1), K, T, planes)[0, 4]
     assert float((found[:, 3:-3, 8:-3].argmax(0) == int((planes[0] - wall).abs().argmin())).float().mean()) > 0.99
     assert float(found.max()) <= 1.0 + 1e-4
+
+
+def wall(views: int = 3) -> tuple[Tensor, Tensor, Tensor, MeasuredFlow]:
+    """Depth (1, h, w) of a slanted wall, K, views that moved sideways by a tenth and less of it, and the flow to them."""
+    K, depth = camera(24, 32), (2.0 + torch.linspace(-0.4, 0.4, 32)).expand(1, 24, 32)
+    T = torch.eye(4).repeat(1, views, 1, 1)
+    T[0, :, 0, 3], T[0, :, 1, 3] = 0.2 / torch.arange(1, 1 + views), 0.05
+    return depth, K, T, flow_of(depth, K, T)
+
+
+def test_flow_is_nearest_to_the_plane_it_moved_by():
+    depth, K, T, flow = wall()
+    planes = planes_between(1.0, 4.0, 13, 'inverse')[None]
+    one = MeasuredFlow(flow.pixels[:, 0], flow.error[:, 0])
+    pixels, _ = deepv2d_depth.swept_pixels(24, 32, K, T[:, 0], planes)
+    near = deepv2d_depth.flow_nearness(pixels, one)
+    expected = (1 / planes[0, :, None, None] - 1 / depth).abs().argmin(0)
+    assert near.shape == (1, 2, 13, 24, 32) and (near[0].argmax(1) == expected).all()
+    fine, coarse = near[0].amax(1)
+    assert (coarse >= fine).all() and coarse.mean() > fine.mean() and fine.min() > 0.5       # half a plane is 0.2 px of these maps
+    wild = deepv2d_depth.flow_nearness(pixels, replace(one, error=torch.ones_like(one.error)))
+    torch.testing.assert_close(wild, near / 17)             # 1 px of inconsistency beside a quarter that counts half
+
+
+@pytest.mark.parametrize('off', [0.97, 1.03])
+def test_depth_moves_to_where_flow_is(off):
+    depth, K, T, flow = wall()
+    start, variance = off / depth, torch.full_like(depth, 0.02 ** 2)
+    moved = (deepv2d_depth.refined_by_flow(start, variance, K, T, flow) - start) / (1 / depth - start)
+    assert 0.2 < moved.min() and moved.max() < 0.5      # what 0.2 px of flow and 0.02 / m of depth are worth beside each other
+    loose = deepv2d_depth.refined_by_flow(start, 1e4 * variance, K, T, flow)
+    torch.testing.assert_close(loose, 1 / depth, rtol=2e-4, atol=0)
+    firm = deepv2d_depth.refined_by_flow(start, 1e-4 * variance, K, T, flow)
+    torch.testing.assert_close(firm, start, rtol=1e-3, atol=0)
+
+
+def test_depth_stays_where_flow_says_nothing_or_what_is_not_so():
+    depth, K, T, flow = wall()
+    start, variance = 0.97 / depth, torch.full_like(depth, 0.02 ** 2)
+    wild = replace(flow, pixels=flow.pixels + torch.tensor([6.0, -9.0]))
+    torch.testing.assert_close(deepv2d_depth.refined_by_flow(start, variance, K, T, wild), start, rtol=1e-3, atol=0)
+    torch.testing.assert_close(deepv2d_depth.refined_by_flow(start, variance, K, torch.eye(4).expand(1, 3, 4, 4), flow), start)      # no parallax
+    behind = T.clone()
+    behind[..., 2, 3] = -3.0
+    torch.testing.assert_close(deepv2d_depth.refined_by_flow(start, variance, K, behind, flow), start)
+    one_wild = replace(flow, pixels=torch.cat([flow.pixels[:, :2], wild.pixels[:, 2:]], 1))
+    both = deepv2d_depth.refined_by_flow(start, variance, K, T[:, :2], MeasuredFlow(flow.pixels[:, :2], flow.error[:, :2]))
+    torch.testing.assert_close(deepv2d_depth.refined_by_flow(start, variance, K, T, one_wild), both, rtol=1e-3, atol=0)
+    unseen = deepv2d_depth.refined_by_flow(start, variance, K, T, one_wild, torch.tensor([[True, True, False]]))
+    torch.testing.assert_close(unseen, both)
+
+
+def test_a_depth_module_that_sees_flow_says_that_it_got_none_or_that_of_other_views(live):
+    features = live.depth.features(images(3, 3, 48, 64))[None]
+    K, T, planes = camera(12, 16), motions(1, 2), live.planes(features)
+    for measured, expected in ((None, 'got None'), (flow_of(torch.ones(1, 12, 16), K, T[:, :1]), r'got \(1, 1, 12, 16\)')):
+        with pytest.raises(ValueError, match=r'measured flow \(1, 2, 12, 16\), which this depth module sees, ' + expected):
+            live.depth(features, K, T, planes, (48, 64), measured=measured)
+    for changes in ({'spacing': 'linear'}, {'upsampling': 'logits'}, {'matching': 'concatenation', 'zncc': False}):
+        with pytest.raises(ValueError, match='flow_volume: expected False unless matching is correlation, spacing inverse and upsampling convex'):
+            replace(LIVE, **changes)
 
 
 def test_samples_and_the_order_of_views_do_not_matter(live):

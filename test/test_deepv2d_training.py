@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from clip_support import TINY, ClipMemory, sample_clips
+from clip_support import SHOWN, TINY, ClipMemory, sample_clips
 from pair_support import few_surfaces
 from safetensors.torch import load_file
 
@@ -42,11 +42,11 @@ def of_kind(kind: str, **changes) -> Recipe:
 
 
 def shown_flow(kind: str, **changes) -> Recipe:
-    """The same with a motion module that is shown measured flow."""
-    return of_kind(kind, model_config=TINY | {'motion_reach': 0, 'measured_flow': True}, measured_flow=True, **changes)
+    """The same with modules that are shown measured flow."""
+    return of_kind(kind, model_config=SHOWN, measured_flow=True, **changes)
 
 
-@pytest.mark.parametrize('kind, of', [*((kind, of_kind) for kind in KINDS), ('deepv2d_motion', shown_flow)])
+@pytest.mark.parametrize('kind, of', [*((kind, of_kind) for kind in KINDS), *((kind, shown_flow) for kind in KINDS)])
 def test_going_on_is_bit_equal_to_never_having_stopped(data, tmp_path, kind, of):
     recipe = of(kind, predicted_from=0.25)
     whole = Trainer(recipe, data, tmp_path / 'whole').run()
@@ -58,9 +58,9 @@ def test_going_on_is_bit_equal_to_never_having_stopped(data, tmp_path, kind, of)
     assert whole == parts and {*objectives.kind(recipe).reported} <= whole.best.keys()
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_networks_in_half_precision_learn_nearly_what_those_in_full_learn(data, kind):
-    recipe = of_kind(kind, predicted_from=0.0)
+@pytest.mark.parametrize('kind, of', [*((kind, of_kind) for kind in KINDS), ('deepv2d_depth', shown_flow)])
+def test_networks_in_half_precision_learn_nearly_what_those_in_full_learn(data, kind, of):
+    recipe = of(kind, predicted_from=0.0)
     objective = objectives.build(recipe)
     torch.manual_seed(0)
     network, drawn = registry.build(recipe.model, recipe.model_config), ClipBatches(data.train, recipe).of_step(3)
@@ -82,7 +82,7 @@ def test_a_stage_changes_every_weight_of_its_part_and_no_other(data, tmp_path, k
     assert changed == {name for name in before if name.startswith(part)}
 
 
-@pytest.mark.parametrize('kind, of, steps, watched', [('deepv2d_depth', of_kind, 25, 'depth'), ('deepv2d_motion', of_kind, 45, 'flow'), ('deepv2d_motion', shown_flow, 30, 'certainty')])
+@pytest.mark.parametrize('kind, of, steps, watched', [('deepv2d_depth', of_kind, 25, 'depth'), ('deepv2d_depth', shown_flow, 25, 'depth'), ('deepv2d_motion', of_kind, 45, 'flow'), ('deepv2d_motion', shown_flow, 30, 'certainty')])
 def test_some_steps_lower_the_loss_on_two_clips(data, kind, of, steps, watched):
     recipe = of(kind, colour=0.0, stretch=1.0, fewest_views=4, flip=False, still_start=0.0)
     torch.manual_seed(0)
@@ -118,11 +118,25 @@ def test_flow_is_measured_on_the_images_that_are_shown(data, form, edges):
 def test_flow_is_asked_for_by_recipe_and_network_alike(data):
     seeing = shown_flow('deepv2d_motion')
     for recipe, expected in ((replace(seeing, measured_flow=False), 'expected True, as what is trained sees'), (of_kind('deepv2d_motion', measured_flow=True), 'expected False'),
-                             (replace(seeing, objective='deepv2d_depth', best_by='abs_rel'), 'expected False')):
+                             (replace(seeing, objective='deepv2d_depth', best_by='abs_rel', model_config=SHOWN | {'flow_volume': False}), 'expected False'),
+                             (replace(seeing, model_config=SHOWN | {'measured_flow': False}), 'expected False')):
         with pytest.raises(ValueError, match=expected):
             objectives.build(recipe)
     with pytest.raises(ValueError, match='something to measure flow with'):
         ClipBatches(ClipMemory(sample_clips()), shown_flow('deepv2d_motion')).of_step(0)
+
+
+def test_the_depth_module_is_shown_the_flow_from_the_keyframe_in_either_form(data):
+    """Whatever edges the motion module has beside them: depth is the same."""
+    torch.manual_seed(0)
+    network = registry.build('deepv2d', SHOWN).eval()
+    found = []
+    for form in ('keyframe', 'global'):
+        recipe = shown_flow('deepv2d', form=form, fewest_views=4, colour=0.0)
+        clips = ClipBatches(data.train, recipe).of_step(0).clips
+        with torch.inference_mode():
+            found.append(objectives.build(recipe)._depth(network, clips, clips.T_cam_world).depths[-1])
+    torch.testing.assert_close(*found)
 
 
 def test_modules_trained_apart_are_joined(data, tmp_path):

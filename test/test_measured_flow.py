@@ -1,4 +1,4 @@
-"""Flow that was measured, as DeepV2D's motion module sees it: exact flow gives exact poses, wild flow is outvoted, and no pair is worked out twice."""
+"""Flow that was measured, as DeepV2D's modules see it: exact flow gives exact poses, wild flow is outvoted, and no pair is worked out twice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from clip_support import TINY, sample_clips
+from clip_support import SHOWN, TINY, sample_clips
 from torch import Tensor
 
 from depth_ros.engines import known_flows
@@ -244,7 +244,7 @@ def test_matches_that_no_homography_joins_begin_nothing(monkeypatch, homography)
 @pytest.mark.parametrize('form, remembered', [('keyframe', 16), ('global', 16), ('global', 1)])
 def test_an_alternation_measures_flow_once_for_all_rounds(form, remembered):
     torch.manual_seed(0)
-    network = registry.build('deepv2d', TINY | {'motion_reach': 0, 'measured_flow': True}).eval()
+    network = registry.build('deepv2d', SHOWN).eval()
     alternation = Alternation(network, AlternationConfig(rounds=3, form=form, min_parallax=0.0))
     engine = Counting(FlowConfig(preset='medium'))
     alternation.flows = KnownFlows(engine, remembered)

@@ -112,6 +112,10 @@ class FeatureCache:
         return wanted
 
 
+Pairs = tuple[tuple[int, int], ...]
+"""Frames i and j of each edge."""
+
+
 @dataclass
 class _Scene:
     """A run under way, in the networks' unit. The keyframe is frame 0, and its camera the world."""
@@ -125,7 +129,7 @@ class _Scene:
     depth_deviation: float      # relative, of the keyframe's depth where it is known; inf: it is only a place to begin at
     flows: list[FlowResult] = field(default_factory=list)       # from the keyframe to each view, once somebody asked for them
     tracks: Tracks | None = None                                # points of the keyframe that these follow, likewise
-    measured: MeasuredFlow | None = None                        # of all edges, likewise
+    measured: dict[Pairs, MeasuredFlow] = field(default_factory=dict)      # of some pairs of frames, likewise
     focal_deviation: float | None = None                        # of the logarithm of the focal length, if the flow between all frames told it
 
     def rescale(self) -> None:
@@ -265,12 +269,12 @@ class Alternation:
 
     def _measured(self, scene: _Scene, edges: tuple[Tensor, Tensor]) -> MeasuredFlow:
         """The flow of all edges, which stays the same in all rounds."""
-        if scene.measured is None:
+        pairs = tuple(zip(*(e.tolist() for e in edges), strict=True))
+        if pairs not in scene.measured:
             from_key = self._flows_to_views(scene)
-            pairs = list(zip(*(e.tolist() for e in edges), strict=True))
             known = {(0, 1 + i): flow for i, flow in enumerate(from_key)} | {(1 + i, 0): reverse(flow) for i, flow in enumerate(from_key)}
-            scene.measured = along([known.get(pair) or self.flows.between(*(scene.frames[i] for i in pair)) for pair in pairs]).to(self._device)
-        return scene.measured
+            scene.measured[pairs] = along([known.get(pair) or self.flows.between(*(scene.frames[i] for i in pair)) for pair in pairs]).to(self._device)
+        return scene.measured[pairs]
 
     def _move(self, scene: _Scene) -> tuple[AlternationStatus, str] | None:
         """Poses by the depth there is, adjusted to it and to the flow, and the focal length if nothing has told it yet.
@@ -344,7 +348,8 @@ class Alternation:
         """Depth and confidence (H, W) of the first frame of an order."""
         key, *views = order
         T_view_key = scene.T[:, views] @ se3.inverse(scene.T[:, key:key + 1])
-        estimate = self.network.depth(features[:, order], scene.K, T_view_key, self.network.planes(features), scene.depth.shape[-2:])
+        measured = self._measured(scene, (torch.full((len(views),), key), torch.tensor(views))) if self.network.depth.sees_flow else None
+        estimate = self.network.depth(features[:, order], scene.K, T_view_key, self.network.planes(features), scene.depth.shape[-2:], measured=measured)
         return estimate.depths[-1][0], estimate.confidence[0]
 
     def _parallax(self, scene: _Scene) -> float:

@@ -26,7 +26,7 @@ from depth_ros.learning.recipe import Recipe
 from depth_ros.models import registry
 from depth_ros.models.deepv2d import TYPICAL_DEPTH
 from depth_ros.models.deepv2d_depth import DepthEstimate
-from depth_ros.models.deepv2d_motion import STRIDE, MotionEstimate, align, edges_of, keyframe_edges, measured_flow
+from depth_ros.models.deepv2d_motion import STRIDE, MeasuredFlow, MotionEstimate, align, edges_of, keyframe_edges, measured_flow
 
 _IN_USE = 3             # iterations of the motion network in a validation, whatever it is trained with
 _ROUNDS = 2             # of motion and depth, in the validation of both
@@ -41,7 +41,8 @@ class _OfClips(Objective):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
-        sees = 'motion' in (self.parts or ('motion',)) and registry.configuration(recipe.model, recipe.model_config).measured_flow
+        config, parts = registry.configuration(recipe.model, recipe.model_config), self.parts or ('motion', 'depth')
+        sees = 'motion' in parts and config.measured_flow or 'depth' in parts and config.flow_volume
         if sees != recipe.measured_flow:
             raise ValueError(f'measured_flow: expected {sees}, as what is trained {"sees" if sees else "does not see"} measured flow, got {recipe.measured_flow}')
 
@@ -49,7 +50,15 @@ class _OfClips(Objective):
         """The depth module's, given poses (B, N, 4, 4)."""
         features = _features(network.depth, clips.images)
         T_view_key = full_precision(relative_motion)(T_cam_world, *keyframe_edges(T_cam_world.shape[1]))
-        return network.depth(features, _map_intrinsics(clips.K), T_view_key, network.planes(clips.K), tuple(clips.images.shape[-2:]))
+        planes, measured = network.planes(clips.K), self._from_key(clips) if network.depth.sees_flow else None
+        return network.depth(features, _map_intrinsics(clips.K), T_view_key, planes, tuple(clips.images.shape[-2:]), measured=measured)
+
+    def _from_key(self, clips: ClipBatch) -> MeasuredFlow:
+        """The flow that was measured from the keyframe to each view, among those of all edges."""
+        views = clips.images.shape[1]
+        from_key = dict(zip(zip(*(e.tolist() for e in edges_of(self._recipe.form, views)), strict=True), range(clips.flow.shape[1]), strict=True))
+        which = [from_key[0, view] for view in range(1, views)]
+        return measured_flow(clips.flow[:, which], clips.flow_error[:, which])
 
     def _motion(self, network: nn.Module, clips: ClipBatch, depth: Tensor, T_start: Tensor, iterations: int | None = None) -> MotionEstimate:
         """The motion module's, given depth (B, N, h, w) of the maps and poses to start from; as many iterations as the recipe says, or so many."""

@@ -51,7 +51,7 @@ class Recipe:
     fewest_views: int = setting(4, 'a step shows at least so many of the views around the keyframe of its clips', low=1)
     predicted_from: float = setting(1.0, 'share of the steps after which motion is found with predicted depth in half of them, not with the true one', low=0.0, high=1.0)
     iterations: int = setting(3, 'times that the motion network looks at a clip; gradients do not pass from one to the next', low=1)
-    measured_flow: bool = setting(False, 'measure the flow of clips, for a motion network that is made to see it')
+    measured_flow: bool = setting(False, 'measure the flow of clips, for networks that are made to see it')
     form: str = setting('keyframe', 'how poses are solved: each against the keyframe, or all in one system', choices=('keyframe', 'global'))
     reduce: int = setting(1, 'begin on pairs of 1 / reduce of the size that the data has', low=1, high=8)
     grow_at: float = setting(1.0, 'share of the steps after which the size doubles, and again the same share of what is left, until it is full; 1: never', low=0.0, high=1.0)

@@ -2,12 +2,15 @@
 
 Source: Teed & Deng, "DeepV2D", section 3.1 and appendix F. Beside the paper's form, where features of the keyframe and of a view stand side by side in the
 volume, there is a lighter one, `matching: correlation`: group-wise correlation (Guo et al., CVPR 2019) and, with `zncc`, the zero-mean normalised
-cross-correlation of grey windows, which matches before anything is learned. Maps have a quarter of the images' size, and so has K here.
+cross-correlation of grey windows, which matches before anything is learned. With `flow_volume` (not in the paper) it also sees how near each plane comes to optical flow that
+was measured, which a robot has anyway and which errs elsewhere than features do, and what it chose moves between planes to where that flow says. Maps have a quarter of the images' size, and so has K here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +22,7 @@ from depth_ros.geometry.plane_sweep import box_mean
 from depth_ros.geometry.precision import full_precision
 from depth_ros.geometry.warp import sample
 from depth_ros.models.deepv2d_blocks import Hourglass, Residual, Trunk, grey_maps, normalisation, plain_conv, standardised, unit
+from depth_ros.models.deepv2d_motion import MeasuredFlow
 from depth_ros.models.layers import resize
 
 if TYPE_CHECKING:
@@ -30,6 +34,11 @@ FORMS = 'mean', 'concatenation'
 UPSAMPLING = 'logits', 'convex'
 WINDOW = 5                  # [px of the maps] of the grey windows
 _NOISE = 0.02               # grey values: windows with less contrast match nothing
+_NEAR_FLOW = 0.25, 1.0      # [px of the maps] between a plane's pixel and the measured one, at which the two channels of the flow volume have halved
+_CONSISTENT = 0.25          # [px of the maps] of inconsistency that halves what measured flow counts
+_FLOW_DEVIATION = 0.2       # [px of the maps] of measured flow
+_LEAST_DEVIATION = 0.4      # planes, of the expected inverse depth, however sure the network is
+_REFINEMENTS = 2            # Gauss-Newton steps
 _SURE = 1.5                 # planes each side of the expected one whose probability is the confidence
 _PRIOR = 8.0                # how much the logits follow the mean correlation before anything is learned
 _CONTEXT = 16               # channels of the hidden layer that the convex weights come from, for each channel of the matching features: see _Convex
@@ -73,6 +82,11 @@ class DepthModule(nn.Module):
         self.excite = nn.ModuleList(nn.Conv2d(config.context, volume, 1) for _ in range(config.volume_hourglasses)) if config.context else None
         self.convex = _Convex(config.depth_features + config.context) if config.upsampling == 'convex' else None
 
+    @property
+    def sees_flow(self) -> bool:
+        """Whether it is made to see measured flow."""
+        return self.config.flow_volume
+
     def features(self, images: Tensor) -> Tensor:
         """Features (B, C, h, w), h = ceil(H / 4), of images (B, 3, H, W) in [0, 1]: those that are matched, those of the context, and grey if `zncc` asks for it."""
         maps = self.embed(self.hourglasses(self.trunk(images)))
@@ -83,36 +97,42 @@ class DepthModule(nn.Module):
             return maps
         return torch.cat([maps, grey_maps(images, maps.shape[-2:])], 1)
 
-    def forward(self, features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, size: tuple[int, int], seen: Tensor | None = None) -> DepthEstimate:
+    def forward(self, features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, size: tuple[int, int], seen: Tensor | None = None,
+                measured: MeasuredFlow | None = None) -> DepthEstimate:
         """Depth at `size` (H, W) of the keyframe, from features (B, 1 + V, C, h, w), the keyframe's first, K (B, 3, 3) [px of the maps], T_view_key (B, V, 4, 4).
 
         planes (B, D) [m], increasing. seen (B, V) bool: views that count, all by default; every sample needs one. Any V will do, unless the form is concatenation.
+        measured: flow from the keyframe to each view (E = V), for a module that is made to see it, which otherwise raises ValueError.
         """
-        self._check(features, T_view_key, planes)
+        self._check(features, T_view_key, planes, measured)
         key, context = features[:, 0], None
         matched = self.config.depth_features
         if self.config.context:
             context = key[:, matched:matched + self.config.context]
-        volume, x = self._volume(features, K, T_view_key, planes, seen)
+        volume, x = self._volume(features, K, T_view_key, planes, seen, measured)
+        refine = partial(refined_by_flow, K=K, T_view_key=T_view_key, measured=measured, seen=seen) if self.sees_flow else None
         depths, confidence = [], key[:, 0]
         for i, (matcher, head) in enumerate(zip(self.matchers, self.heads)):
             if self.excite is not None:
                 x = x * (2 * torch.sigmoid(self.excite[i](context)))[:, :, None]
             x = matcher(x)
             logits = head(x) if self.prior is None else head(x) + self.prior(volume)
-            depth, confidence = self._choose(logits, planes, key, size)
+            depth, confidence = self._choose(logits, planes, key, size, refine)
             depths.append(depth)
         return DepthEstimate(depths, confidence)
 
-    def _check(self, features: Tensor, T_view_key: Tensor, planes: Tensor) -> None:
+    def _check(self, features: Tensor, T_view_key: Tensor, planes: Tensor, measured: MeasuredFlow | None) -> None:
         batch, frames = features.shape[:2]
         if frames < 2 or T_view_key.shape != (batch, frames - 1, 4, 4) or planes.dim() != 2 or len(planes) != batch:
             raise ValueError(f'expected features (B, 1 + V, C, h, w), T_view_key (B, V, 4, 4) and planes (B, D) with V >= 1, '
                              f'got {tuple(features.shape)}, {tuple(T_view_key.shape)} and {tuple(planes.shape)}')
         if self.config.form == 'concatenation' and frames != 1 + self.config.views:
             raise ValueError(f'the form concatenation was made for {self.config.views} views, got {frames - 1}')
+        if self.sees_flow and (measured is None or measured.error.shape != (batch, frames - 1, *features.shape[-2:])):
+            raise ValueError(f'expected measured flow {(batch, frames - 1, *features.shape[-2:])}, which this depth module sees, got '
+                             f'{None if measured is None else tuple(measured.error.shape)}')
 
-    def _volume(self, features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, seen: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def _volume(self, features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, seen: Tensor | None, measured: MeasuredFlow | None) -> tuple[Tensor | None, Tensor]:
         """The mean of all views' costs (B, c, D, h, w), None where no prior looks at it, and what the 3D network starts with (B, volume_width, D, h, w)."""
         key, views = features[:, 0], features[:, 1:].unbind(1)
         if self.config.form == 'concatenation':
@@ -122,21 +142,25 @@ class DepthModule(nn.Module):
         weight = torch.ones_like(T_view_key[..., 0, 0]) if seen is None else seen.to(features)
         share = weight / weight.sum(1, keepdim=True).clamp(min=1.0)
         mean, x = None if self.prior is None else 0.0, 0.0
-        for view, T, part in zip(views, T_view_key.unbind(1), share.unbind(1)):     # one after the other: memory that is written once costs most of the time
-            cost, part = self._cost(key, view, K, T, planes), part[:, None, None, None, None]
+        for i, (view, T, part) in enumerate(zip(views, T_view_key.unbind(1), share.unbind(1))):     # one after the other: memory that is written once costs most of the time
+            flow = MeasuredFlow(measured.pixels[:, i], measured.error[:, i]) if self.sees_flow else None
+            cost, part = self._cost(key, view, K, T, planes, flow), part[:, None, None, None, None]
             x = x + self.stem(cost) * part
             mean = None if mean is None else mean + cost * part
         return mean, x
 
-    def _cost(self, key: Tensor, view: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor) -> Tensor:
+    def _cost(self, key: Tensor, view: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, flow: MeasuredFlow | None) -> Tensor:
         """One view's volume (B, c, D, h, w)."""
         if self.config.matching == 'correlation':
-            return _correlation(self.config, key, view, K, T_view_key, planes)
+            return _correlation(self.config, key, view, K, T_view_key, planes, flow)
         warped, inside = swept(view, K, T_view_key, planes)
         return torch.cat([_repeated(key, planes), warped * inside[:, None]], 1)
 
-    def _choose(self, logits: Tensor, planes: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Expected depth and its confidence (B, H, W) of logits (B, D, h, w). With inverse spacing it is the inverse of the expected inverse depth."""
+    def _choose(self, logits: Tensor, planes: Tensor, key: Tensor, size: tuple[int, int], refine: Callable[[Tensor, Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Expected depth and its confidence (B, H, W) of logits (B, D, h, w). With inverse spacing it is the inverse of the expected inverse depth.
+
+        `refine`: what an expected inverse depth and its variance (B, h, w) are refined by.
+        """
         inverse = self.config.spacing == 'inverse'
         if self.convex is None:
             logits = F.interpolate(logits, size, mode='bilinear', align_corners=False)
@@ -145,6 +169,9 @@ class DepthModule(nn.Module):
         index = torch.arange(planes.shape[1], dtype=logits.dtype, device=logits.device)[:, None, None]
         expected, place = (probability * value).sum(1), (probability * index).sum(1, keepdim=True)
         confidence = torch.where((index - place).abs() <= _SURE, probability, 0.0).sum(1)
+        if refine is not None:
+            variance = (probability * (value - expected[:, None]).square()).sum(1)
+            expected = refine(expected, variance + (_LEAST_DEVIATION * (value[:, 0] - value[:, -1]) / (planes.shape[1] - 1)).square()).clamp(value[:, -1], value[:, 0])
         if self.convex is not None:
             expected = resized(self.convex(expected, key), size)
             confidence = resized(confidence, size)
@@ -152,8 +179,8 @@ class DepthModule(nn.Module):
 
 
 def _costs(config: DeepV2DNetworkConfig) -> int:
-    """Channels of one view's volume in `matching: correlation`: groups, the grey windows' correlation, and where it is inside."""
-    return config.groups + config.zncc + 1
+    """Channels of one view's volume in `matching: correlation`: groups, the grey windows' correlation, nearness to measured flow, and where it is inside."""
+    return config.groups + config.zncc + len(_NEAR_FLOW) * config.flow_volume + 1
 
 
 def _stem(config: DeepV2DNetworkConfig) -> nn.Module:
@@ -221,13 +248,29 @@ def swept(features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor) -> tu
 
     K (B, 3, 3) [px of the maps], T_view_key (B, 4, 4). Equation 3 of the paper.
     """
-    height, width = features.shape[-2:]
+    return _sampled(features, *swept_pixels(*features.shape[-2:], K, T_view_key, planes))
+
+
+@full_precision
+def swept_pixels(height: int, width: int, K: Tensor, T_view_key: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a view sees the keyframe's pixels at every plane: (B, D, h, w, 2) [px of the maps], and whether that is in front of it (B, D, h, w); arguments as for `swept`."""
     infinity = pinhole.apply_to_grid(K @ T_view_key[:, :3, :3] @ pinhole.inverse(K), height, width)[:, None]      # (B, 1, h, w, 3)
     epipole = (K @ T_view_key[:, :3, 3:])[:, None, None, None, :, 0]
     # Divided by depth, so that far planes keep their digits.
-    pixels, in_front = pinhole.dehomogenise(infinity + epipole / planes[:, :, None, None, None])
+    return pinhole.dehomogenise(infinity + epipole / planes[:, :, None, None, None])
+
+
+def _sampled(features: Tensor, pixels: Tensor, in_front: Tensor) -> tuple[Tensor, Tensor]:
     values, inside = sample(features, pixels.flatten(1, 2))
-    return values.unflatten(2, (-1, height)), inside.view_as(in_front) & in_front
+    return values.unflatten(2, (-1, features.shape[-2])), inside.view_as(in_front) & in_front
+
+
+def flow_nearness(pixels: Tensor, flow: MeasuredFlow) -> Tensor:
+    """How near each plane's pixels (B, D, h, w, 2) come to measured flow, pixels (B, h, w, 2) and error (B, h, w): (B, 2, D, h, w) in [0, 1], as a Geman-McClure
+    estimator sees it, at a fine and at a coarse scale, less where the flow is inconsistent.
+    """
+    missed = (pixels - flow.pixels[:, None]).square().sum(-1)
+    return torch.stack([_flow_trust(flow.error)[:, None] * scale ** 2 / (scale ** 2 + missed) for scale in _NEAR_FLOW], 1)
 
 
 def _repeated(key: Tensor, planes: Tensor) -> Tensor:
@@ -235,16 +278,46 @@ def _repeated(key: Tensor, planes: Tensor) -> Tensor:
     return key[:, :, None].expand(-1, -1, planes.shape[1], -1, -1)
 
 
-def _correlation(config: DeepV2DNetworkConfig, key: Tensor, view: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor) -> Tensor:
-    """Costs (B, c, D, h, w) of one view: correlation of each group of features, of the grey windows, and 1 where it is inside; 0 where it is not."""
+@full_precision
+def refined_by_flow(inverse: Tensor, variance: Tensor, K: Tensor, T_view_key: Tensor, measured: MeasuredFlow, seen: Tensor | None = None) -> Tensor:
+    """Inverse depth (B, h, w) [1/m] of the keyframe moved to where measured flow to all views puts it, which it gives way to as far as its variance [1/m^2] lets it.
+
+    The sum of squares of what it misses of the flow, each view's by its Geman-McClure weight, and of how far it moves is made small by Gauss-Newton steps, which are one division a pixel.
+    K (B, 3, 3) [px of the maps], T_view_key (B, V, 4, 4), seen (B, V) bool: views that count, all by default.
+    """
+    infinity = pinhole.apply_to_grid(K[:, None] @ T_view_key[..., :3, :3] @ pinhole.inverse(K)[:, None], *inverse.shape[-2:])      # (B, V, h, w, 3)
+    epipole = (K[:, None] @ T_view_key[..., :3, 3:])[:, :, None, None, :, 0]
+    stiffness, start = _FLOW_DEVIATION ** 2 / variance, inverse
+    for _ in range(_REFINEMENTS):
+        pixels, in_front = pinhole.dehomogenise(infinity + epipole * inverse[:, None, ..., None])
+        depth = (infinity + epipole * inverse[:, None, ..., None])[..., 2].clamp(min=pinhole.MIN_DEPTH)
+        slope = (epipole[..., :2] - pixels * epipole[..., 2:]) / depth[..., None]
+        missed = measured.pixels - pixels
+        weight = _flow_trust(measured.error) * (_FLOW_DEVIATION ** 2 / (_FLOW_DEVIATION ** 2 + missed.square().sum(-1))).square() * in_front
+        weight = weight if seen is None else weight * seen[:, :, None, None]
+        pull, hold = ((weight * (slope * x).sum(-1)).sum(1) for x in (missed, slope))
+        inverse = inverse + (pull + stiffness * (start - inverse)) / (hold + stiffness)
+    return inverse
+
+
+def _flow_trust(error: Tensor) -> Tensor:
+    """How much measured flow of an inconsistency [px of the maps] counts, in [0, 1]."""
+    return _CONSISTENT ** 2 / (_CONSISTENT ** 2 + error.square())
+
+
+def _correlation(config: DeepV2DNetworkConfig, key: Tensor, view: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, flow: MeasuredFlow | None = None) -> Tensor:
+    """Costs (B, c, D, h, w) of one view: correlation of each group of features, of the grey windows, nearness to measured flow, and 1 where it is inside; 0 where it is not."""
     matched = config.depth_features
     which = torch.cat([view[:, :matched], view[:, -1:]], 1) if config.zncc else view[:, :matched]
-    warped, inside = swept(which, K, T_view_key, planes)
+    pixels, in_front = swept_pixels(*view.shape[-2:], K, T_view_key, planes)
+    warped, inside = full_precision(_sampled)(which, pixels, in_front)
     mask = inside[:, None].to(key)
     product = (warped[:, :matched] * key[:, :matched, None]).unflatten(1, (config.groups, -1)).sum(2) * config.groups
     parts = [product * mask]
     if config.zncc:
         parts.append(_zncc(key[:, -1:], warped[:, -1]) * mask)
+    if flow is not None:
+        parts.append(flow_nearness(pixels, flow) * mask)
     return torch.cat([*parts, mask], 1)
 
 
