@@ -155,6 +155,16 @@ def test_waiting_for_subscribers_is_told(world, folder, play, monkeypatch, capfd
     assert '0 of 5 subscribers; playing begins without them after 1 s' in capfd.readouterr().err
 
 
+def test_another_player_is_warned_of(world, folder, play, audience, capfd):
+    clock = world.publisher(Clock, '/clock')
+    node = play(folder)
+    world.until(lambda: node.count_publishers('/clock') == 2, 'the two to see each other')
+    assert audience.hear(node) == 0
+    said = capfd.readouterr().err
+    assert '/clock: 1 more publish here' in said and 'another ROS_DOMAIN_ID' in said and '/camera/rgb/image_color: ' not in said
+    world.tester.destroy_publisher(clock)
+
+
 def test_a_loop_goes_round_with_stamps_that_jump_back(world, folder, audience, play):
     node = play(folder, loop=True, rate=4.0)
     world.until(lambda: len(audience.images) >= 2 * FRAMES + 3, 'two wraps')
@@ -168,7 +178,8 @@ def test_a_loop_goes_round_with_stamps_that_jump_back(world, folder, audience, p
 
 def test_so_many_passes_and_then_the_end(world, folder, audience, play, capfd):
     assert audience.hear(play(folder, passes=2, rate=4.0)) == 0
-    assert 'pass 2 of 2' in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert 'pass 2 of 2' in said and 'publish here' not in said
     assert [stamp(m) for m in audience.images] == 2 * open_sequence(folder).colour_stamps.tolist()
 
 

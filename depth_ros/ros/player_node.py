@@ -146,7 +146,15 @@ class PlayerNode(ManagedNode):
         self.diagnostics.value('waiting for subscribers', 'no')
         if not self._begun:
             self._begun, self._played_since = True, now
+            self._tell_of_others()
         self._playback.play()
+
+    def _tell_of_others(self) -> None:
+        """Warn of another player in the same domain: who listens to both goes to and fro between two times and two cameras."""
+        for own in filter(None, (self._image, self._time_out)):
+            others = self.count_publishers(own.topic_name) - 1
+            if others > 0:
+                self.get_logger().warning(f'{own.topic_name}: {others} more publish here, and who listens goes to and fro between them; end the others, or set another ROS_DOMAIN_ID')
 
     # In the reader's thread: decoding and filling messages
 
