@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from depth_ros import files
 from depth_ros.apps import report
-from depth_ros.engines.flow import FlowEngine
+from depth_ros.engines.flow import FAR_APART, FlowConfig, FlowEngine
 from depth_ros.engines.inference import ExportedModel, InferenceConfig
 from depth_ros.engines.known_flows import KnownFlows, along
 from depth_ros.engines.learned_depth import for_cpu
@@ -41,10 +41,10 @@ CONFIGS = {'live': (LIVE, 320, 240), 'paper': (PAPER, 640, 480)}
 PEAKS = {'fp32': 66.9, 'tf32': 494.7, 'bf16': 989.5, 'fp16': 989.5}                                         # [TFLOPS] of an H200, dense
 DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 STRIDE, ITERATIONS = 4, 3
-FLOW, POSE, DEPTH = 'measured flow, a view', 'pose of a frame', 'depth of a keyframe'
+FLOW, FLOWS, POSE, DEPTH = 'measured flow, a view', 'measured flow, all views', 'pose of a frame', 'depth of a keyframe'
 LIMITS = {'live': {DEPTH: 400.0, POSE: 100.0}, 'paper': {'round': 44.0}}      # [ms]
 MATCHING = 'depth.stem', 'depth.matchers', 'depth.heads', 'depth.prior', 'depth.excite', 'depth.convex'        # the 3D network and what it ends in
-_FLOW = FlowEngine()
+_TRACKING, _APART = FlowEngine(), FlowEngine(FlowConfig(preset=FAR_APART))      # the tracker's, and that of views that are chosen for their parallax
 CONVOLUTIONS = 'motion.trunk', 'motion.embed', 'motion.flow', 'depth.trunk', 'depth.hourglasses', 'depth.embed', *MATCHING
 
 
@@ -77,16 +77,16 @@ class Inputs:
         """(H, W)."""
         return tuple(self.images.shape[-2:])
 
-    @property
-    def pair(self) -> tuple[Tensor, ...]:
+    def pair(self, sees_flow: bool) -> tuple[Tensor, ...]:
         """What the residual flow of a view is found from."""
         features = self.motion[:, 0], self.motion[:, 0]         # the time is the same
-        return features if self.measured is None else (*features, self.measured.pixels[:, 0].movedim(-1, 1), self.measured.error[:, 0])
+        return (*features, self.measured.pixels[:, 0].movedim(-1, 1), self.measured.error[:, 0]) if sees_flow else features
 
-    def measure(self) -> object:
-        """The flow to one view, as a tracker would have it measured."""
-        pair = [CameraFrame(stamp, '', (255 * image.permute(1, 2, 0)).byte().contiguous().numpy(), np.eye(3)) for stamp, image in enumerate(self.images[:2])]
-        return along([KnownFlows(_FLOW, 1).between(*pair)])
+    def measure(self, flow: FlowEngine, views: int) -> object:
+        """The flow from frame 0 to so many views, as learned depth and a tracker have it measured; what the images show costs it nothing."""
+        key, *others = (CameraFrame(stamp, '', (255 * image.permute(1, 2, 0)).byte().contiguous().numpy(), np.eye(3)) for stamp, image in enumerate(self.images[:1 + views]))
+        known = KnownFlows(flow, views)
+        return along([known.between(key, view) for view in others])
 
 
 class Features(nn.Module):
@@ -137,14 +137,18 @@ def calls_of(network: DeepV2D, x: Inputs) -> dict[str, Callable[[], object]]:
     views = len(x.images) - 1
     matching, volume = Matching(network), met(network, x)
     parts = {'motion features, a frame': lambda: network.motion.features(x.images[:1]), 'depth features, a frame': lambda: network.depth.features(x.images[:1]),
-             'residual flow, a view': lambda: network.motion(*x.pair), 'motion update, a view': lambda: update(network.motion, x, 1),
+             'residual flow, a view': lambda: network.motion(*x.pair(network.motion.sees_flow)), 'motion update, a view': lambda: update(network.motion, x, 1),
              f'motion update, {views} views': lambda: update(network.motion, x, views), 'hourglasses and heads': lambda: matching(volume),
              'volume and 3D network': lambda: measured(network, x)}
     of_pose = parts['motion features, a frame'], parts['motion update, a view']
     if network.motion.sees_flow:
-        parts[FLOW] = x.measure
-        of_pose = parts[FLOW], _both(*of_pose)
-    return parts | {POSE: _both(*of_pose), DEPTH: _both(parts['depth features, a frame'], parts['volume and 3D network'])}
+        parts[FLOW] = lambda: x.measure(_TRACKING, 1)
+        of_pose = parts[FLOW], *of_pose
+    of_depth = parts['depth features, a frame'], parts['volume and 3D network']
+    if network.depth.sees_flow:
+        parts[FLOWS] = lambda: x.measure(_APART, views)
+        of_depth = parts[FLOWS], *of_depth
+    return parts | {POSE: _all(*of_pose), DEPTH: _all(*of_depth)}
 
 
 def graphs_of(network: DeepV2D, x: Inputs, threads: int) -> dict[str, Callable[[], object]]:
@@ -155,10 +159,10 @@ def graphs_of(network: DeepV2D, x: Inputs, threads: int) -> dict[str, Callable[[
     return {name: lambda name=name: graphs[name](*examples[name][1]) for name, graph in graphs.items() if graph.backend == 'onnxruntime'}
 
 
-def _both(first: Callable[[], object], second: Callable[[], object]) -> Callable[[], object]:
+def _all(*calls: Callable[[], object]) -> Callable[[], object]:
     def run() -> None:
-        first()
-        second()
+        for call in calls:
+            call()
     return run
 
 
@@ -216,11 +220,12 @@ def operations(network: DeepV2D, frames: int, width: int, height: int) -> dict[s
         x = replace(x, images=x.images[:1], stereo=x.stereo[:, :1], T=x.T[:, :1])       # the features of one count
         each, views = {}, frames - 1
         for name, call in {'motion features': lambda: network.motion.features(x.images), 'depth features': lambda: network.depth.features(x.images),
-                           'residual flow': lambda: network.motion(*x.pair)}.items():
+                           'residual flow': lambda: network.motion(*x.pair(network.motion.sees_flow))}.items():
             before = counter.get_total_flops()
             call()
             each[name] = counter.get_total_flops() - before
-        x = replace(x, stereo=x.stereo.expand(-1, frames, -1, -1, -1), T=x.T.expand(-1, frames, -1, -1))
+        flow = x.measured and MeasuredFlow(x.measured.pixels.expand(-1, views, -1, -1, -1), x.measured.error.expand(-1, views, -1, -1))
+        x = replace(x, stereo=x.stereo.expand(-1, frames, -1, -1, -1), T=x.T.expand(-1, frames, -1, -1), measured=flow)
         before = counter.get_total_flops()
         with share_of(network, MATCHING, counter.get_total_flops) as matching:
             measured(network, x)
@@ -269,15 +274,15 @@ def on_accelerator(args: argparse.Namespace, network: DeepV2D) -> dict[str, dict
     views = args.frames - 1
 
     def synchronised(call: Callable[[], object]) -> Callable[[], object]:
-        return _both(call, torch.cuda.synchronize)
+        return _all(call, torch.cuda.synchronize)
 
     def now() -> float:
         torch.cuda.synchronize()
         return 1e3 * time.perf_counter()
 
-    parts = {'features': _both(lambda: network.motion.features(x.images), lambda: network.depth.features(x.images)),
+    parts = {'features': _all(lambda: network.motion.features(x.images), lambda: network.depth.features(x.images)),
              'motion update': lambda: update(network.motion, x, views), 'volume and 3D network': lambda: measured(network, x)}
-    parts['round'] = _both(parts['motion update'], parts['volume and 3D network'])
+    parts['round'] = _all(parts['motion update'], parts['volume and 3D network'])
     found = {name: told(milliseconds) for name, milliseconds in in_turns({name: synchronised(call) for name, call in parts.items()}, args.rounds).items()}
     flow = []
     for _ in range(args.rounds):

@@ -14,7 +14,7 @@ from depth_ros.learning.sequences import camera_matrix
 TINY = {'motion_width': 4, 'motion_blocks': 0, 'motion_norm': 'group', 'motion_features': 8, 'motion_flow': 8, 'motion_levels': 2, 'motion_widest': 16, 'motion_reach': 2, 'pose_network': False,
         'depth_width': 4, 'depth_blocks': 0, 'depth_norm': 'group', 'depth_hourglasses': 0, 'depth_features': 8, 'matching': 'correlation', 'groups': 2, 'zncc': True,
         'volume_width': 4, 'volume_hourglasses': 1, 'volume_levels': 1, 'volume_growth': 4, 'volume_norm': 'none', 'planes': 12, 'near': 0.5, 'far': 8.0, 'spacing': 'inverse'}
-SHOWN = TINY | {'motion_reach': 0, 'measured_flow': True, 'flow_volume': True, 'upsampling': 'convex'}     # both modules see flow
+SHOWN = TINY | {'motion_reach': 0, 'measured_flow': True, 'depth_flow': True, 'upsampling': 'convex'}     # both modules see flow
 WIDTH, HEIGHT = 64, 48
 _APART = 4          # frames of the sample's video between two views
 

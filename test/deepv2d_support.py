@@ -20,8 +20,8 @@ STRIDE = 4
 # The smallest network of the package: for what need not have learned anything.
 NARROW = DeepV2DNetworkConfig(
     motion_width=8, motion_blocks=0, motion_norm='none', motion_features=8, motion_flow=8, motion_levels=3, motion_widest=16, pose_network=False, depth_width=8, depth_blocks=0,
-    depth_norm='none', depth_hourglasses=0, depth_features=8, matching='correlation', groups=2, zncc=True, volume_width=4, volume_hourglasses=1, volume_levels=2,
-    volume_growth=4, volume_norm='none', planes=24, near=0.4, far=12.0, spacing='inverse')
+    depth_norm='none', depth_hourglasses=0, depth_features=8, matching='correlation', groups=2, zncc=True, depth_flow=True, volume_width=4, volume_hourglasses=1, volume_levels=2,
+    volume_growth=4, volume_norm='none', upsampling='convex', planes=24, near=0.4, far=12.0, spacing='inverse')
 STEP = 33_333_333
 
 

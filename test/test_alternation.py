@@ -11,7 +11,9 @@ from deepv2d_support import NARROW, SIZE, Clip, K, Oracle, clip
 from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationResult, AlternationStatus, FeatureCache
 from depth_ros.engines.keyframes import DepthMap
 from depth_ros.geometry.bundle import Tracks
-from depth_ros.models.deepv2d import DeepV2D
+from depth_ros.geometry.pinhole import pixel_grid
+from depth_ros.geometry.warp import induced_flow
+from depth_ros.models.deepv2d import TYPICAL_DEPTH, DeepV2D
 
 TWISTS = np.array([[0.25, 0.05, 0.06, 0.02, -0.05, 0.01], [-0.2, 0.1, 0.02, -0.03, 0.04, 0.02], [0.1, -0.22, -0.06, 0.03, 0.02, -0.02], [-0.3, -0.05, 0.1, 0.0, 0.06, 0.0]])
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -87,6 +89,24 @@ def test_poses_that_are_off_are_mended_from_the_second_round_on(moving):
     poses[:, :3, 3] += np.random.default_rng(3).normal(0, 0.03, (len(poses), 3))
     first, later = (errors(run(moving, AlternationConfig(rounds=rounds), T_view_key=poses, expected_depth=2.0), moving) for rounds in (1, 8))
     assert later[0] < 0.5 * first[0] and later[1] < 0.5 * first[1]
+
+
+@pytest.mark.parametrize('form', ['keyframe', 'global'])
+def test_depth_is_shown_the_flow_from_its_own_keyframe_to_the_views(moving, form):
+    oracle, missed = Oracle(moving), []
+    honest, oracle.depth.sees_flow = oracle.depth.forward, True
+
+    def looking(features, K, T_view_key, planes, size, measured):
+        depth = torch.from_numpy(moving.depth[len(missed)])[None, None, 2::4, 2::4]
+        flow, _ = induced_flow(depth.expand(1, len(moving.T_view_key), -1, -1), K[:, None], T_view_key)
+        sure = measured.error < 0.1
+        assert sure.float().mean() > 0.1
+        missed.append((measured.pixels - pixel_grid(*sure.shape[-2:]) - flow).norm(dim=-1)[sure].median())
+        return honest(features, K, T_view_key, planes, size)
+
+    oracle.depth.forward = looking
+    run(moving, AlternationConfig(rounds=1, form=form), oracle, T_view_key=moving.T_view_key, expected_depth=TYPICAL_DEPTH)
+    assert len(missed) == (1 if form == 'keyframe' else len(moving.frames)) and max(missed) < 0.2
 
 
 def drifting(one: Clip) -> Oracle:

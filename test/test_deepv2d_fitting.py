@@ -41,14 +41,13 @@ def maps_of(features: torch.nn.Module, images: Tensor) -> Tensor:
     return features.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
 
-@pytest.mark.parametrize('sees', [False, True], ids=['features', 'flow too'])
-def test_depth_is_learned(sees: bool):
-    """From features alone, and with flow that is half wild."""
+def learned_depth(share: float | None) -> float:
+    """Least error of log depth within twenty steps, flow to the views being wild for such a share of pixels; None: no flow is shown."""
     torch.manual_seed(0)
-    network, (images, depth, poses) = DeepV2D(replace(LIVE, planes=24, flow_volume=sees)), walls()
+    network, (images, depth, poses) = DeepV2D(replace(LIVE, planes=24, depth_flow=share is not None)), walls()
     exact = induced_flow(depth[:, None, 1::4, 1::4].expand(-1, 2, -1, -1), MAPS_K[:, None], poses[:, 1:])[0] + pinhole.pixel_grid(HEIGHT // 4, WIDTH // 4)
-    wild = torch.rand(exact.shape[:-1], generator=torch.Generator().manual_seed(1)) < 0.5
-    measured = MeasuredFlow(torch.where(wild[..., None], 2.0 * exact, exact), torch.zeros(exact.shape[:-1])) if sees else None
+    wild = torch.rand(exact.shape[:-1], generator=torch.Generator().manual_seed(1)) < (share or 0.0)
+    measured = MeasuredFlow(torch.where(wild[..., None], 2.0 * exact, exact), torch.zeros(exact.shape[:-1]))
     optimiser = torch.optim.Adam(network.depth.parameters(), lr=2e-3)
     errors = []
     for _ in range(20):
@@ -59,6 +58,12 @@ def test_depth_is_learned(sees: bool):
         optimiser.step()
         errors.append(float(loss.detach()))
     assert min(errors) < 0.25 * errors[0] and min(errors) < 0.1
+    return min(errors)
+
+
+def test_depth_is_learned_and_better_with_flow_half_of_which_is_wild():
+    alone, half, none = learned_depth(None), learned_depth(0.5), learned_depth(1.0)
+    assert half < 0.7 * min(alone, none)
 
 
 def flow_error(estimate: MotionEstimate, depth: Tensor, poses: Tensor) -> list[Tensor]:

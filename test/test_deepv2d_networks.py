@@ -17,7 +17,7 @@ from depth_ros.models import checkpoint, deepv2d_depth, registry
 from depth_ros.models.deepv2d import LIVE, PAPER, DeepV2D, DeepV2DNetworkConfig
 from depth_ros.models.deepv2d_blocks import Conv3d
 from depth_ros.models.deepv2d_depth import planes_between
-from depth_ros.models.deepv2d_motion import MeasuredFlow, agreement
+from depth_ros.models.deepv2d_motion import INCONSISTENT, MeasuredFlow, agreement, measured_flow
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 SMALL = replace(LIVE, planes=8)
@@ -202,8 +202,9 @@ def test_flow_is_nearest_to_the_plane_it_moved_by():
     assert near.shape == (1, 2, 13, 24, 32) and (near[0].argmax(1) == expected).all()
     fine, coarse = near[0].amax(1)
     assert (coarse >= fine).all() and coarse.mean() > fine.mean() and fine.min() > 0.5       # half a plane is 0.2 px of these maps
-    wild = deepv2d_depth.flow_nearness(pixels, replace(one, error=torch.ones_like(one.error)))
-    torch.testing.assert_close(wild, near / 17)             # 1 px of inconsistency beside a quarter that counts half
+    doubtful, wild = (deepv2d_depth.flow_nearness(pixels, replace(one, error=torch.full_like(one.error, error))) for error in (0.25, INCONSISTENT))
+    torch.testing.assert_close(doubtful, near / 2)
+    assert not wild.any()
 
 
 @pytest.mark.parametrize('off', [0.97, 1.03])
@@ -234,6 +235,36 @@ def test_depth_stays_where_flow_says_nothing_or_what_is_not_so():
     torch.testing.assert_close(unseen, both)
 
 
+def test_flow_that_is_none_changes_nothing(live):
+    """Not a number, wherever it would lead."""
+    clips, T = images(1, 3, 3, 48, 64), motions(1, 2)
+    features = live.depth.features(clips.flatten(0, 1))[None]
+    flow = torch.stack([torch.full((48, 64, 2), torch.nan), torch.full((48, 64, 2), torch.inf)])[None]
+    nothing = measured_flow(flow, torch.full(flow.shape[:-1], torch.nan))
+    other = MeasuredFlow(nothing.pixels + 3.0, nothing.error)
+    with torch.inference_mode():
+        first, second = (live.depth(features, camera(12, 16), T, live.planes(clips), (48, 64), measured=one) for one in (nothing, other))
+    assert torch.isfinite(first.depths[-1]).all() and torch.equal(first.depths[-1], second.depths[-1])
+
+
+def test_gradients_of_depth_that_flow_refined_are_finite_with_views_behind_it():
+    depth, K, T, flow = wall()
+    T[0, 0, 2, 3] = -2.0        # in the midst of the wall
+    inverse, variance = (0.97 / depth).requires_grad_(), torch.full_like(depth, 0.02 ** 2).requires_grad_()
+    deepv2d_depth.refined_by_flow(inverse, variance, K, T, flow).sum().backward()
+    assert torch.isfinite(inverse.grad).all() and torch.isfinite(variance.grad).all() and inverse.grad.abs().sum() > 0
+
+
+def test_confidence_is_that_of_the_depth_that_flow_chose(live):
+    """Of two planes that the network takes for equally likely, between which the expected depth lies."""
+    planes, key = live.planes(torch.zeros(1)), live.depth.features(torch.zeros(1, 3, 16, 16))
+    logits = torch.full((1, SMALL.planes, 4, 4), -50.0)
+    logits[:, 1], logits[:, 6] = 0.0, 0.0
+    between, chosen = (live.depth._choose(logits, planes, key, (16, 16), refine)[1] for refine in (None, lambda inverse, _: torch.full_like(inverse, 1 / planes[0, 1].item())))
+    assert between.max() < 1e-6
+    torch.testing.assert_close(chosen, torch.full_like(chosen, 0.5))
+
+
 def test_a_depth_module_that_sees_flow_says_that_it_got_none_or_that_of_other_views(live):
     features = live.depth.features(images(3, 3, 48, 64))[None]
     K, T, planes = camera(12, 16), motions(1, 2), live.planes(features)
@@ -241,7 +272,7 @@ def test_a_depth_module_that_sees_flow_says_that_it_got_none_or_that_of_other_vi
         with pytest.raises(ValueError, match=r'measured flow \(1, 2, 12, 16\), which this depth module sees, ' + expected):
             live.depth(features, K, T, planes, (48, 64), measured=measured)
     for changes in ({'spacing': 'linear'}, {'upsampling': 'logits'}, {'matching': 'concatenation', 'zncc': False}):
-        with pytest.raises(ValueError, match='flow_volume: expected False unless matching is correlation, spacing inverse and upsampling convex'):
+        with pytest.raises(ValueError, match='depth_flow: expected False unless matching is correlation, spacing inverse and upsampling convex'):
             replace(LIVE, **changes)
 
 

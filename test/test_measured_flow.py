@@ -253,6 +253,22 @@ def test_an_alternation_measures_flow_once_for_all_rounds(form, remembered):
     assert engine.worked == (3 if form == 'keyframe' else 6)
 
 
+def test_no_second_look_is_taken_at_flow_of_given_poses():
+    """Images of nothing in common, whose flow does not come back: where poses are given the images still tell something."""
+    torch.manual_seed(0)
+    alternation = Alternation(registry.build('deepv2d', SHOWN).eval(), AlternationConfig(rounds=1, min_parallax=0.0))
+    engine = Counting(FlowConfig(preset='medium'))
+    alternation.flows = KnownFlows(engine, 16)
+    rng = np.random.default_rng(0)
+    frames = [replace(frame, image=rng.integers(0, 255, frame.image.shape, dtype=np.uint8)) for frame in frames_of(4)]
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[:, 0, 3] = 0.1, 0.2, 0.3
+    assert alternation.run(frames, T_view_key=poses).status is AlternationStatus.OK
+    assert engine.worked == 3
+    alternation.flows.to_views(frames[0], frames[1:])
+    assert engine.worked > 3
+
+
 def test_an_alternation_begins_with_what_flow_tells():
     """Before any network has a word, poses and depth are already near the truth, in the unit of a depth that is given or else a free one; without parallax it begins as it would have."""
     batch = clip_batch(sample_clips(larger=5)[:1], [[0, 1, 2, 3, 4]])
@@ -276,10 +292,11 @@ def test_an_alternation_begins_with_what_flow_tells():
     assert (resting.depth[0, 0] == resting.depth[0, 0, 0, 0]).all() and torch.allclose(resting.T, torch.eye(4), atol=1e-3)
 
 
-def test_an_alternation_finds_the_focal_length_in_the_flow_and_keeps_it():
+@pytest.mark.parametrize('sizes', [TINY, SHOWN], ids=['features', 'flow too'])
+def test_an_alternation_finds_the_focal_length_in_the_flow_and_keeps_it(sizes):
     """Whatever the networks say; and where there is only a still or nothing to see it keeps what was given, and tells that it knows no better."""
     torch.manual_seed(0)
-    network = registry.build('deepv2d', TINY)
+    network = registry.build('deepv2d', sizes)
     off = [replace(frame, K=frame.K * [[1.2, 1, 1], [1, 1.2, 1], [1, 1, 1]]) for frame in frames_of(larger=4, number=3)]
     for rounds in (1, 2):
         config = AlternationConfig(rounds=rounds, initial_poses='flow', uncalibrated=True, min_parallax=0.0)

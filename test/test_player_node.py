@@ -161,7 +161,7 @@ def test_another_player_is_warned_of(world, folder, play, audience, capfd):
     world.until(lambda: node.count_publishers('/clock') == 2, 'the two to see each other')
     assert audience.hear(node) == 0
     said = capfd.readouterr().err
-    assert '/clock: 1 more publish here' in said and 'another ROS_DOMAIN_ID' in said and '/camera/rgb/image_color: ' not in said
+    assert '/clock: published by others too (1)' in said and 'another ROS_DOMAIN_ID' in said and '/camera/rgb/image_color: ' not in said
     world.tester.destroy_publisher(clock)
 
 
@@ -179,7 +179,7 @@ def test_a_loop_goes_round_with_stamps_that_jump_back(world, folder, audience, p
 def test_so_many_passes_and_then_the_end(world, folder, audience, play, capfd):
     assert audience.hear(play(folder, passes=2, rate=4.0)) == 0
     said = capfd.readouterr().err
-    assert 'pass 2 of 2' in said and 'publish here' not in said
+    assert 'pass 2 of 2' in said and 'published by others' not in said
     assert [stamp(m) for m in audience.images] == 2 * open_sequence(folder).colour_stamps.tolist()
 
 

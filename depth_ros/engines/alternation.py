@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -112,10 +112,6 @@ class FeatureCache:
         return wanted
 
 
-Pairs = tuple[tuple[int, int], ...]
-"""Frames i and j of each edge."""
-
-
 @dataclass
 class _Scene:
     """A run under way, in the networks' unit. The keyframe is frame 0, and its camera the world."""
@@ -129,7 +125,8 @@ class _Scene:
     depth_deviation: float      # relative, of the keyframe's depth where it is known; inf: it is only a place to begin at
     flows: list[FlowResult] = field(default_factory=list)       # from the keyframe to each view, once somebody asked for them
     tracks: Tracks | None = None                                # points of the keyframe that these follow, likewise
-    measured: dict[Pairs, MeasuredFlow] = field(default_factory=dict)      # of some pairs of frames, likewise
+    measured: dict[tuple[int, int], MeasuredFlow] = field(default_factory=dict)     # of an edge, frames i and j, likewise
+    posed: bool = False                                         # whether its poses were given, and no depth
     focal_deviation: float | None = None                        # of the logarithm of the focal length, if the flow between all frames told it
 
     def rescale(self) -> None:
@@ -172,10 +169,9 @@ class Alternation:
             return self._given_up(frames, T_view_key, *refused)
         self.flows.make_room(len(frames) * (len(frames) - 1) // 2)
         scene = self._begin(frames, depth, T_view_key, expected_depth)
-        posed = T_view_key is not None and depth is None
         problem = None
         for number in range(self.config.rounds):
-            problem = (None if posed and number == 0 else self._move(scene)) or self._measure(scene)
+            problem = (None if scene.posed and number == 0 else self._move(scene)) or self._measure(scene)
             if problem is not None:
                 break
         return _result(scene, *(problem or (AlternationStatus.OK, '')))
@@ -225,7 +221,8 @@ class Alternation:
             images = image_tensor(np.stack([frame.image for frame in frames]), self._device)
             T[0, 1:] = se3.exp(self.network.motion.initial_motion(images[:1].expand(len(frames) - 1, -1, -1, -1), images[1:]))
         K = resize_intrinsics(torch.from_numpy(frames[0].K).float(), 1 / STRIDE, 1 / STRIDE)[None].to(self._device)
-        scene = _Scene(frames, K, scaled(T, unit if T_view_key is not None else 1.0), start * unit, confidence, unit, _CONSTANT_DEVIATION if depth is None else _DEPTH_DEVIATION)
+        scene = _Scene(frames, K, scaled(T, unit if T_view_key is not None else 1.0), start * unit, confidence, unit, _CONSTANT_DEVIATION if depth is None else _DEPTH_DEVIATION,
+                       posed=T_view_key is not None and depth is None)
         if self.config.initial_poses == 'flow' and T_view_key is None:
             self._triangulate(scene)
         return scene
@@ -256,9 +253,10 @@ class Alternation:
             scene.depth_deviation = np.inf  # flow has told it, and would tell it twice
 
     def _flows_to_views(self, scene: _Scene) -> list[FlowResult]:
-        """From the keyframe, worked out when they are first asked for."""
+        """From the keyframe, worked out when they are first asked for. No second look is taken at those of given poses: what flow loses there the images still tell."""
         if not scene.flows:
-            scene.flows = self.flows.to_views(scene.frames[0], scene.frames[1:])
+            key, *views = scene.frames
+            scene.flows = [self.flows.between(key, view) for view in views] if scene.posed else self.flows.to_views(key, views)
         return scene.flows
 
     def _tracks(self, scene: _Scene) -> Tracks:
@@ -267,14 +265,19 @@ class Alternation:
             scene.tracks = tracks_of({(0, 1 + view): flow for view, flow in enumerate(self._flows_to_views(scene))}, len(scene.frames), _TRACKS)
         return scene.tracks
 
-    def _measured(self, scene: _Scene, edges: tuple[Tensor, Tensor]) -> MeasuredFlow:
-        """The flow of all edges, which stays the same in all rounds."""
-        pairs = tuple(zip(*(e.tolist() for e in edges), strict=True))
-        if pairs not in scene.measured:
-            from_key = self._flows_to_views(scene)
-            known = {(0, 1 + i): flow for i, flow in enumerate(from_key)} | {(1 + i, 0): reverse(flow) for i, flow in enumerate(from_key)}
-            scene.measured[pairs] = along([known.get(pair) or self.flows.between(*(scene.frames[i] for i in pair)) for pair in pairs]).to(self._device)
-        return scene.measured[pairs]
+    def _measured(self, scene: _Scene, edges: Iterable[tuple[int, int]]) -> MeasuredFlow:
+        """The flow of edges, frames i and j each, as the networks see it; each edge's stays the same in all rounds."""
+        edges = list(edges)
+        for i, j in edges:
+            if (i, j) not in scene.measured:
+                scene.measured[i, j] = along([self._flow(scene, i, j)]).to(self._device)
+        return MeasuredFlow(*(torch.cat([getattr(scene.measured[edge], name) for edge in edges], 1) for name in ('pixels', 'error')))
+
+    def _flow(self, scene: _Scene, i: int, j: int) -> FlowResult:
+        if i == 0 or j == 0:
+            of_view = self._flows_to_views(scene)[max(i, j) - 1]
+            return of_view if i == 0 else reverse(of_view)
+        return self.flows.between(scene.frames[i], scene.frames[j])
 
     def _move(self, scene: _Scene) -> tuple[AlternationStatus, str] | None:
         """Poses by the depth there is, adjusted to it and to the flow, and the focal length if nothing has told it yet.
@@ -286,7 +289,7 @@ class Alternation:
         features = self.motion_features.of(scene.frames, self.network.motion.features, self._device)
         edges = edges_of(config.form, count)
         depth = at_maps(scene.depth, features.shape[-2:])
-        measured = self._measured(scene, edges) if self.network.motion.sees_flow else None
+        measured = self._measured(scene, zip(*(e.tolist() for e in edges), strict=True)) if self.network.motion.sees_flow else None
         T, K, solved = scene.T, scene.K, True
         for iterations in [1] * config.iterations if unknown else [config.iterations]:
             found = align(self.network.motion, features, depth, K, T, edges, form=config.form, iterations=iterations, measured=measured)
@@ -348,7 +351,7 @@ class Alternation:
         """Depth and confidence (H, W) of the first frame of an order."""
         key, *views = order
         T_view_key = scene.T[:, views] @ se3.inverse(scene.T[:, key:key + 1])
-        measured = self._measured(scene, (torch.full((len(views),), key), torch.tensor(views))) if self.network.depth.sees_flow else None
+        measured = self._measured(scene, ((key, view) for view in views)) if self.network.depth.sees_flow else None
         estimate = self.network.depth(features[:, order], scene.K, T_view_key, self.network.planes(features), scene.depth.shape[-2:], measured=measured)
         return estimate.depths[-1][0], estimate.confidence[0]
 

@@ -1,4 +1,4 @@
-"""Optical flow between frames, worked out once for each pair whoever asks, and the form in which DeepV2D's motion module sees it."""
+"""Optical flow between frames, worked out once for each pair whoever asks, and the form in which DeepV2D's networks see it."""
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -135,7 +135,7 @@ def agreeing(result: FlowResult) -> np.ndarray:
 
 
 def along(flows: Sequence[FlowResult]) -> MeasuredFlow:
-    """Flows, one an edge, as the motion module's maps see them (1, E, h, w)."""
+    """Flows, one an edge, as the networks' maps see them (1, E, h, w)."""
     return measured_flow(*(torch.stack([torch.from_numpy(getattr(f, name)) for f in flows])[None] for name in ('flow', 'error')))
 
 

@@ -42,7 +42,7 @@ class _OfClips(Objective):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         config, parts = registry.configuration(recipe.model, recipe.model_config), self.parts or ('motion', 'depth')
-        sees = 'motion' in parts and config.measured_flow or 'depth' in parts and config.flow_volume
+        sees = 'motion' in parts and config.measured_flow or 'depth' in parts and config.depth_flow
         if sees != recipe.measured_flow:
             raise ValueError(f'measured_flow: expected {sees}, as what is trained {"sees" if sees else "does not see"} measured flow, got {recipe.measured_flow}')
 
@@ -55,10 +55,11 @@ class _OfClips(Objective):
 
     def _from_key(self, clips: ClipBatch) -> MeasuredFlow:
         """The flow that was measured from the keyframe to each view, among those of all edges."""
-        views = clips.images.shape[1]
-        from_key = dict(zip(zip(*(e.tolist() for e in edges_of(self._recipe.form, views)), strict=True), range(clips.flow.shape[1]), strict=True))
-        which = [from_key[0, view] for view in range(1, views)]
-        return measured_flow(clips.flow[:, which], clips.flow_error[:, which])
+        source, target = edges_of(self._recipe.form, clips.images.shape[1])
+        from_key = source == 0
+        if not torch.equal(target[from_key], keyframe_edges(clips.images.shape[1])[1]):
+            raise ValueError(f'expected edges from the keyframe to every view in their order, got them to {target[from_key].tolist()}')
+        return measured_flow(clips.flow[:, from_key], clips.flow_error[:, from_key])
 
     def _motion(self, network: nn.Module, clips: ClipBatch, depth: Tensor, T_start: Tensor, iterations: int | None = None) -> MotionEstimate:
         """The motion module's, given depth (B, N, h, w) of the maps and poses to start from; as many iterations as the recipe says, or so many."""

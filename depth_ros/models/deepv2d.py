@@ -46,7 +46,7 @@ class DeepV2DNetworkConfig:
     matching: str = setting('concatenation', 'features side by side, as published, or correlated in groups', choices=MATCHING)
     groups: int = setting(8, 'groups of the correlation', '', 1, 64)
     zncc: bool = setting(False, 'correlate grey windows too, in both modules')
-    flow_volume: bool = setting(False, 'show the 3D network how near each plane comes to optical flow that was measured, and move the depth it chooses to where that flow says')
+    depth_flow: bool = setting(False, 'show the depth module optical flow that was measured: the 3D network how near each plane comes to it, and what it chose moves to where flow says')
     volume_width: int = setting(32, 'channels of the 3D network', '', 1, 128)
     volume_hourglasses: int = setting(2, '3D hourglasses, each with a depth of its own', '', 1, 4)
     volume_levels: int = setting(4, 'levels of the 3D hourglasses', '', 1, 6)
@@ -69,15 +69,15 @@ class DeepV2DNetworkConfig:
             raise ValueError('form: expected mean with matching correlation, got concatenation')
         if self.zncc and self.matching != 'correlation':
             raise ValueError('zncc: expected False with matching concatenation, got True')
-        if self.flow_volume and (self.matching, self.spacing, self.upsampling) != ('correlation', 'inverse', 'convex'):
-            raise ValueError(f'flow_volume: expected False unless matching is correlation, spacing inverse and upsampling convex, got {self.matching}, {self.spacing} and {self.upsampling}')
+        if self.depth_flow and (self.matching, self.spacing, self.upsampling) != ('correlation', 'inverse', 'convex'):
+            raise ValueError(f'depth_flow: expected False unless matching is correlation, spacing inverse and upsampling convex, got {self.matching}, {self.spacing} and {self.upsampling}')
 
 
 PAPER = DeepV2DNetworkConfig()
 LIVE = DeepV2DNetworkConfig(
     motion_width=16, motion_blocks=1, motion_norm='group', motion_features=16, motion_flow=16, motion_levels=4, motion_widest=64, motion_kernel=3, measured_flow=True, pose_network=False,
     depth_width=16, depth_blocks=1, depth_norm='group', depth_hourglasses=1, depth_levels=2, depth_growth=16, depth_features=16, context=16,
-    matching='correlation', groups=4, zncc=True, flow_volume=True, volume_width=8, volume_hourglasses=1, volume_levels=3, volume_growth=8, volume_norm='none', upsampling='convex',
+    matching='correlation', groups=4, zncc=True, depth_flow=True, volume_width=8, volume_hourglasses=1, volume_levels=3, volume_growth=8, volume_norm='none', upsampling='convex',
     planes=48, near=0.4, far=12.0, spacing='inverse')
 TYPICAL_DEPTH = 2.0         # [m] the median depth that LIVE's planes are made for: whoever works in a free unit scales lengths to it
 

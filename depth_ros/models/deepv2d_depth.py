@@ -2,7 +2,7 @@
 
 Source: Teed & Deng, "DeepV2D", section 3.1 and appendix F. Beside the paper's form, where features of the keyframe and of a view stand side by side in the
 volume, there is a lighter one, `matching: correlation`: group-wise correlation (Guo et al., CVPR 2019) and, with `zncc`, the zero-mean normalised
-cross-correlation of grey windows, which matches before anything is learned. With `flow_volume` (not in the paper) it also sees how near each plane comes to optical flow that
+cross-correlation of grey windows, which matches before anything is learned. With `depth_flow` (not in the paper) it also sees how near each plane comes to optical flow that
 was measured, which a robot has anyway and which errs elsewhere than features do, and what it chose moves between planes to where that flow says. Maps have a quarter of the images' size, and so has K here.
 """
 
@@ -22,7 +22,7 @@ from depth_ros.geometry.plane_sweep import box_mean
 from depth_ros.geometry.precision import full_precision
 from depth_ros.geometry.warp import sample
 from depth_ros.models.deepv2d_blocks import Hourglass, Residual, Trunk, grey_maps, normalisation, plain_conv, standardised, unit
-from depth_ros.models.deepv2d_motion import MeasuredFlow
+from depth_ros.models.deepv2d_motion import INCONSISTENT, MeasuredFlow
 from depth_ros.models.layers import resize
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ FORMS = 'mean', 'concatenation'
 UPSAMPLING = 'logits', 'convex'
 WINDOW = 5                  # [px of the maps] of the grey windows
 _NOISE = 0.02               # grey values: windows with less contrast match nothing
-_NEAR_FLOW = 0.25, 1.0      # [px of the maps] between a plane's pixel and the measured one, at which the two channels of the flow volume have halved
-_CONSISTENT = 0.25          # [px of the maps] of inconsistency that halves what measured flow counts
+_NEAR_FLOW = 0.25, 1.0      # [px of the maps] between a plane's pixel and the measured one, at which the two channels of the volume have halved
+_HALF_TRUSTED = 0.25        # [px of the maps] of inconsistency that halves what measured flow counts
 _FLOW_DEVIATION = 0.2       # [px of the maps] of measured flow
 _LEAST_DEVIATION = 0.4      # planes, of the expected inverse depth, however sure the network is
 _REFINEMENTS = 2            # Gauss-Newton steps
 _SURE = 1.5                 # planes each side of the expected one whose probability is the confidence
-_PRIOR = 8.0                # how much the logits follow the mean correlation before anything is learned
+_PRIOR = 8.0                # how much the logits follow the mean of all costs, correlations and nearness to flow, before anything is learned
 _CONTEXT = 16               # channels of the hidden layer that the convex weights come from, for each channel of the matching features: see _Convex
 _UP = 4                     # from the maps to the images
 
@@ -85,7 +85,7 @@ class DepthModule(nn.Module):
     @property
     def sees_flow(self) -> bool:
         """Whether it is made to see measured flow."""
-        return self.config.flow_volume
+        return self.config.depth_flow
 
     def features(self, images: Tensor) -> Tensor:
         """Features (B, C, h, w), h = ceil(H / 4), of images (B, 3, H, W) in [0, 1]: those that are matched, those of the context, and grey if `zncc` asks for it."""
@@ -143,7 +143,7 @@ class DepthModule(nn.Module):
         share = weight / weight.sum(1, keepdim=True).clamp(min=1.0)
         mean, x = None if self.prior is None else 0.0, 0.0
         for i, (view, T, part) in enumerate(zip(views, T_view_key.unbind(1), share.unbind(1))):     # one after the other: memory that is written once costs most of the time
-            flow = MeasuredFlow(measured.pixels[:, i], measured.error[:, i]) if self.sees_flow else None
+            flow = MeasuredFlow(measured.pixels[:, i], measured.error[:, i]) if self.sees_flow else None      # of that one edge
             cost, part = self._cost(key, view, K, T, planes, flow), part[:, None, None, None, None]
             x = x + self.stem(cost) * part
             mean = None if mean is None else mean + cost * part
@@ -167,11 +167,15 @@ class DepthModule(nn.Module):
         value = (1.0 / planes if inverse else planes)[..., None, None]
         probability = torch.softmax(logits, 1)
         index = torch.arange(planes.shape[1], dtype=logits.dtype, device=logits.device)[:, None, None]
-        expected, place = (probability * value).sum(1), (probability * index).sum(1, keepdim=True)
-        confidence = torch.where((index - place).abs() <= _SURE, probability, 0.0).sum(1)
+        expected = (probability * value).sum(1)
         if refine is not None:
-            variance = (probability * (value - expected[:, None]).square()).sum(1)
-            expected = refine(expected, variance + (_LEAST_DEVIATION * (value[:, 0] - value[:, -1]) / (planes.shape[1] - 1)).square()).clamp(value[:, -1], value[:, 0])
+            step = (value[:, 0] - value[:, -1]) / (planes.shape[1] - 1)
+            variance = (probability * (value - expected[:, None]).square()).sum(1) + (_LEAST_DEVIATION * step).square()
+            expected = refine(expected, variance).clamp(value[:, -1], value[:, 0])
+            place = ((value[:, 0] - expected) / step)[:, None]
+        else:
+            place = (probability * index).sum(1, keepdim=True)
+        confidence = torch.where((index - place).abs() <= _SURE, probability, 0.0).sum(1)
         if self.convex is not None:
             expected = resized(self.convex(expected, key), size)
             confidence = resized(confidence, size)
@@ -180,7 +184,7 @@ class DepthModule(nn.Module):
 
 def _costs(config: DeepV2DNetworkConfig) -> int:
     """Channels of one view's volume in `matching: correlation`: groups, the grey windows' correlation, nearness to measured flow, and where it is inside."""
-    return config.groups + config.zncc + len(_NEAR_FLOW) * config.flow_volume + 1
+    return config.groups + config.zncc + len(_NEAR_FLOW) * config.depth_flow + 1
 
 
 def _stem(config: DeepV2DNetworkConfig) -> nn.Module:
@@ -242,7 +246,6 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return resize(x[:, None], x.new_empty(1, 1, *size))[:, 0]
 
 
-@full_precision
 def swept(features: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
     """Features (B, C, h, w) of a view as the keyframe would see them at every plane (B, D) [m]: (B, C, D, h, w), and where they are inside (B, D, h, w).
 
@@ -260,6 +263,7 @@ def swept_pixels(height: int, width: int, K: Tensor, T_view_key: Tensor, planes:
     return pinhole.dehomogenise(infinity + epipole / planes[:, :, None, None, None])
 
 
+@full_precision
 def _sampled(features: Tensor, pixels: Tensor, in_front: Tensor) -> tuple[Tensor, Tensor]:
     values, inside = sample(features, pixels.flatten(1, 2))
     return values.unflatten(2, (-1, features.shape[-2])), inside.view_as(in_front) & in_front
@@ -269,8 +273,14 @@ def flow_nearness(pixels: Tensor, flow: MeasuredFlow) -> Tensor:
     """How near each plane's pixels (B, D, h, w, 2) come to measured flow, pixels (B, h, w, 2) and error (B, h, w): (B, 2, D, h, w) in [0, 1], as a Geman-McClure
     estimator sees it, at a fine and at a coarse scale, less where the flow is inconsistent.
     """
-    missed = (pixels - flow.pixels[:, None]).square().sum(-1)
-    return torch.stack([_flow_trust(flow.error)[:, None] * scale ** 2 / (scale ** 2 + missed) for scale in _NEAR_FLOW], 1)
+    (u, v), (told_u, told_v) = pixels.unbind(-1), flow.pixels[:, None].unbind(-1)
+    missed = (u - told_u).square() + (v - told_v).square()
+    return torch.stack([_trust(flow.error)[:, None] * scale ** 2 / (scale ** 2 + missed) for scale in _NEAR_FLOW], 1)
+
+
+def _trust(error: Tensor) -> Tensor:
+    """How much measured flow of an inconsistency [px of the maps] counts: 1 of none, 0 of as much as can be."""
+    return torch.where(error < INCONSISTENT, _HALF_TRUSTED ** 2 / (_HALF_TRUSTED ** 2 + error.square()), 0.0)
 
 
 def _repeated(key: Tensor, planes: Tensor) -> Tensor:
@@ -285,24 +295,23 @@ def refined_by_flow(inverse: Tensor, variance: Tensor, K: Tensor, T_view_key: Te
     The sum of squares of what it misses of the flow, each view's by its Geman-McClure weight, and of how far it moves is made small by Gauss-Newton steps, which are one division a pixel.
     K (B, 3, 3) [px of the maps], T_view_key (B, V, 4, 4), seen (B, V) bool: views that count, all by default.
     """
-    infinity = pinhole.apply_to_grid(K[:, None] @ T_view_key[..., :3, :3] @ pinhole.inverse(K)[:, None], *inverse.shape[-2:])      # (B, V, h, w, 3)
-    epipole = (K[:, None] @ T_view_key[..., :3, 3:])[:, :, None, None, :, 0]
+    height, width = inverse.shape[-2:]
+    infinity = pinhole.planes_of_grid(K[:, None] @ T_view_key[..., :3, :3] @ pinhole.inverse(K)[:, None], height, width)     # 3 x (B, V, h, w)
+    epipole = (K[:, None] @ T_view_key[..., :3, 3:])[..., None].unbind(-3)
+    told, trust = measured.pixels.unbind(-1), _trust(measured.error)
+    trust = trust if seen is None else trust * seen[:, :, None, None]
     stiffness, start = _FLOW_DEVIATION ** 2 / variance, inverse
     for _ in range(_REFINEMENTS):
-        pixels, in_front = pinhole.dehomogenise(infinity + epipole * inverse[:, None, ..., None])
-        depth = (infinity + epipole * inverse[:, None, ..., None])[..., 2].clamp(min=pinhole.MIN_DEPTH)
-        slope = (epipole[..., :2] - pixels * epipole[..., 2:]) / depth[..., None]
-        missed = measured.pixels - pixels
-        weight = _flow_trust(measured.error) * (_FLOW_DEVIATION ** 2 / (_FLOW_DEVIATION ** 2 + missed.square().sum(-1))).square() * in_front
-        weight = weight if seen is None else weight * seen[:, :, None, None]
-        pull, hold = ((weight * (slope * x).sum(-1)).sum(1) for x in (missed, slope))
+        x, y, z = (a + b * inverse[:, None] for a, b in zip(infinity, epipole))
+        in_front = z > pinhole.MIN_DEPTH
+        z = torch.where(in_front, z, 1.0)       # that of the view over that of the keyframe
+        u, v = x / z, y / z
+        slopes = (epipole[0] - u * epipole[2]) / z, (epipole[1] - v * epipole[2]) / z
+        missed = told[0] - u, told[1] - v
+        weight = trust * in_front * (_FLOW_DEVIATION ** 2 / (_FLOW_DEVIATION ** 2 + missed[0].square() + missed[1].square())).square()
+        pull, hold = ((weight * (slopes[0] * a + slopes[1] * b)).sum(1) for a, b in (missed, slopes))
         inverse = inverse + (pull + stiffness * (start - inverse)) / (hold + stiffness)
     return inverse
-
-
-def _flow_trust(error: Tensor) -> Tensor:
-    """How much measured flow of an inconsistency [px of the maps] counts, in [0, 1]."""
-    return _CONSISTENT ** 2 / (_CONSISTENT ** 2 + error.square())
 
 
 def _correlation(config: DeepV2DNetworkConfig, key: Tensor, view: Tensor, K: Tensor, T_view_key: Tensor, planes: Tensor, flow: MeasuredFlow | None = None) -> Tensor:
@@ -310,7 +319,7 @@ def _correlation(config: DeepV2DNetworkConfig, key: Tensor, view: Tensor, K: Ten
     matched = config.depth_features
     which = torch.cat([view[:, :matched], view[:, -1:]], 1) if config.zncc else view[:, :matched]
     pixels, in_front = swept_pixels(*view.shape[-2:], K, T_view_key, planes)
-    warped, inside = full_precision(_sampled)(which, pixels, in_front)
+    warped, inside = _sampled(which, pixels, in_front)
     mask = inside[:, None].to(key)
     product = (warped[:, :matched] * key[:, :matched, None]).unflatten(1, (config.groups, -1)).sum(2) * config.groups
     parts = [product * mask]

@@ -39,7 +39,7 @@ _COARSE = 4                 # [px] of the maps that are one of the coarse correl
 _PATCH = 3                  # [px of the maps] of the grey patches that are correlated
 _NOISE = 0.02               # grey values: patches with less contrast match nothing
 _SHARPNESS = 10.0           # of the expected displacement, to start with
-_INCONSISTENT = 1.0         # [px of the maps] of measured flow: more is as bad, and so is what frame j does not show
+INCONSISTENT = 1.0         # [px of the maps] of measured flow: more is as bad, and so is what frame j does not show
 _CONSISTENT = 0.25          # [px of the maps] of measured flow that tells the scale of what it misses
 _KERNEL, _LEAST_SCALE = 2.0, 0.05       # scales at which measured flow counts half, and the least scale [px of the maps]
 _FINE, _FINEST = 0.25, 0.05     # [px of the maps] up to which the network sees residual flow, and inconsistency, as they are, and beyond which their logarithm
@@ -49,8 +49,8 @@ _FINE, _FINEST = 0.25, 0.05     # [px of the maps] up to which the network sees 
 class MeasuredFlow:
     """Optical flow of every edge at the size of the maps, by whatever measures it."""
 
-    pixels: Tensor          # (B, E, h, w, 2) [px of the maps] in frame j, of each pixel of frame i
-    error: Tensor           # (B, E, h, w) [px of the maps] by how much the flow back misses it, in [0, _INCONSISTENT]
+    pixels: Tensor          # (B, E, h, w, 2) [px of the maps] in frame j, of each pixel of frame i; finite
+    error: Tensor           # (B, E, h, w) [px of the maps] by how much the flow back misses it, in [0, INCONSISTENT]
 
     def to(self, device: torch.device | str) -> MeasuredFlow:
         """The same on another device."""
@@ -62,8 +62,8 @@ def measured_flow(flow: Tensor, error: Tensor) -> MeasuredFlow:
 
     What is not a number, or beyond what counts, is as inconsistent as can be.
     """
-    sound = torch.isfinite(flow).all(-1) & (error < STRIDE * _INCONSISTENT)      # also not where the error is no number
-    told = torch.cat([torch.where(torch.isfinite(flow), flow, 0.0), torch.where(sound, error, STRIDE * _INCONSISTENT)[..., None]], -1) / STRIDE
+    sound = torch.isfinite(flow).all(-1) & (error < STRIDE * INCONSISTENT)      # also not where the error is no number
+    told = torch.cat([torch.where(torch.isfinite(flow), flow, 0.0), torch.where(sound, error, STRIDE * INCONSISTENT)[..., None]], -1) / STRIDE
     maps = F.avg_pool2d(told.flatten(0, 1).movedim(-1, 1), STRIDE, ceil_mode=True, count_include_pad=False).movedim(1, -1).unflatten(0, flow.shape[:2])
     return MeasuredFlow(maps[..., :2] + pinhole.pixel_grid(*maps.shape[2:4], like=flow), maps[..., 2])
 

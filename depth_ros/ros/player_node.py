@@ -154,7 +154,7 @@ class PlayerNode(ManagedNode):
         for own in filter(None, (self._image, self._time_out)):
             others = self.count_publishers(own.topic_name) - 1
             if others > 0:
-                self.get_logger().warning(f'{own.topic_name}: {others} more publish here, and who listens goes to and fro between them; end the others, or set another ROS_DOMAIN_ID')
+                self.get_logger().warning(f'{own.topic_name}: published by others too ({others}), and who listens goes to and fro between them; end them, or set another ROS_DOMAIN_ID')
 
     # In the reader's thread: decoding and filling messages
 
