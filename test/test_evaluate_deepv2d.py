@@ -55,7 +55,7 @@ def test_every_study_leaves_a_table_and_a_plot(network, tmp_path, capsys):
     for name in ('abs_rel', 'rotation', 'translation_cm'):
         assert figures[name] == studies['rounds'][str(ROUNDS)][name] == studies['views']['5'][name] == studies['uncalibrated']['calibrated'][name]
     assert studies['uncalibrated']['20 % off']['focal_error'] == pytest.approx(20.0, abs=1e-3)
-    assert 'plain_sweep_abs_rel' in figures and {'DeepV2D, identity', 'DeepV2D, learned', 'DeepV2D, reference', 'plane sweep, reference'} <= set(studies['pose_source'])
+    assert {'DeepV2D, identity', 'DeepV2D, learned', 'DeepV2D, reference', 'plane sweep, reference'} <= set(studies['pose_source'])
     assert studies['pose']['no motion']['direction'] == 90.0
     for name in studies:
         assert all((tmp_path / 'out' / f'{name}.{kind}').stat().st_size for kind in ('png', 'md', 'json')) and deepv2d_studies.STUDIES[name].title in shown
@@ -92,16 +92,6 @@ def test_the_truth_has_no_error_and_an_unknown_unit_does_not_matter(trials):
     scores = Found(3.0 * trial.depth, T).scores(trial)
     assert scores['abs_rel'] < 1e-6 and scores['delta_1_25'] == 1.0
     assert scores['rotation'] < 1e-3 and scores['direction'] < 1e-3 and scores['translation_cm'] < 1e-3
-
-
-def test_both_sweeps_find_depth_in_any_unit():
-    trial = next(clip_runs.synthetic(ClipMemory(sample_clips(1, larger=4)), 1))
-    usual = float(np.median(trial.depth))
-    plain, smooth, constant = (found.scores(trial)['abs_rel'] for found in (clip_runs.matched(trial, trial.T_view_key, usual), clip_runs.swept(trial, trial.T_view_key, usual), Found(np.ones_like(trial.depth))))
-    assert max(plain, smooth) < 0.6 * constant
-    far = trial.T_view_key.copy()
-    far[:, :3, 3] *= 7.0
-    assert clip_runs.matched(trial, far, 7.0 * usual).scores(trial)['abs_rel'] == pytest.approx(plain, rel=1e-3)
 
 
 def test_views_are_drawn_and_the_truth_goes_with_them(trials):

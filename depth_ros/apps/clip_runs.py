@@ -11,12 +11,10 @@ import torch
 
 from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationResult, AlternationStatus
 from depth_ros.engines.deepv2d import DeepV2DConfig, DeepV2DEngine
-from depth_ros.engines.images import image_tensor
 from depth_ros.engines.keyframes import DepthMap
-from depth_ros.engines.sweep import SWEPT, Sweeper, SweepSettings
+from depth_ros.engines.sweep import Sweeper, SweepSettings
 from depth_ros.frames import CameraFrame, TrackStatus
-from depth_ros.geometry import plane_sweep, se3
-from depth_ros.geometry.plane_sweep import SweepConfig
+from depth_ros.geometry import se3
 from depth_ros.learning import clip_augmentation, metrics, pose_metrics
 from depth_ros.learning.clips import ClipBatch, ClipStore, clip_batch, middle_first
 from depth_ros.learning.sequence_clips import SequenceClipData, sequence_clips
@@ -155,14 +153,6 @@ def swept(trial: Trial, T_view_key: np.ndarray, usual_depth: float) -> Found:
     sweeper.remember(trial.frames[0], np.eye(4))
     result = sweeper.step(1.0 / usual_depth)
     return Found(result.depth, T_view_key, result.confidence)
-
-
-def matched(trial: Trial, T_view_key: np.ndarray, usual_depth: float) -> Found:
-    """Depth by the plane that windows of grey match best at, each pixel by itself: the plain sweep by ZNCC, before smoothness, guided filter and refinement."""
-    key, *views = trial.frames
-    config = SweepConfig(SweepSettings().sweep_planes, SWEPT[0] / usual_depth, SWEPT[1] / usual_depth, small_step=0.0, large_step=0.0, fill_radius=0)
-    result = plane_sweep.sweep(image_tensor(key.image), image_tensor(np.stack([view.image for view in views])), torch.from_numpy(key.K).float(), torch.from_numpy(T_view_key).float(), config)
-    return Found((1 / result.inverse_depth).numpy(), T_view_key, result.confidence.numpy())
 
 
 def tracked(trial: Trial) -> Found:

@@ -81,10 +81,9 @@ def _pose_of(found: Found, trial: Trial) -> dict[str, float]:
 
 
 def depth(bench: Bench, trial: Trial) -> Iterator[Row]:
-    """Depth after all rounds, beside that of the plane sweep at the very same poses, as the package has it and plain."""
+    """Depth after all rounds, beside that of the plane sweep at the very same poses."""
     yield 'DeepV2D, own poses', _depth_of(bench.best, trial)
     yield 'plane sweep, the same poses', _depth_of(_swept(bench.best, trial), trial)
-    yield 'plain sweep, the same poses', _depth_of(_swept(bench.best, trial, clip_runs.matched), trial)
     yield 'one constant', _depth_of(Found(np.ones_like(trial.depth)), trial)
 
 
@@ -144,9 +143,9 @@ def uncalibrated(bench: Bench, trial: Trial) -> Iterator[Row]:
             yield f'of these, told to {NEAR:.0f} %', scores if 100.0 * found[-1].focal_deviation <= NEAR else {}
 
 
-def _swept(found: Found, trial: Trial, sweep: Callable[[Trial, np.ndarray, float], Found] = clip_runs.swept) -> Found:
-    """A plane sweep's depth at what was found, its planes about the depth that was found there."""
-    return Found() if found.depth is None else sweep(trial, found.T_view_key, float(np.median(found.depth[found.depth > 0])))
+def _swept(found: Found, trial: Trial) -> Found:
+    """The plane sweep's depth at what was found, its planes about the depth that was found there."""
+    return Found() if found.depth is None else clip_runs.swept(trial, found.T_view_key, float(np.median(found.depth[found.depth > 0])))
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ class Study:
 
 
 STUDIES = {
-    'depth': Study(depth, 'Depth', 'After a match of medians. The plain sweep takes the plane at which grey windows match best, each pixel by itself.'),
+    'depth': Study(depth, 'Depth', 'After a match of medians.'),
     'pose': Study(pose, 'Poses', 'The tracker begins with two views and then sees all of them twice; "solved" is the share of views that it has poses of.', needs_flow=True),
     'rounds': Study(rounds, 'Accuracy against rounds', 'All views; each round is one of motion and one of depth.', curve='rounds'),
     'views': Study(views, 'Accuracy against frames', 'The keyframe and the others, drawn in any order.', curve='frames'),
@@ -267,7 +266,7 @@ def _table(name: str, rows: dict[str, list[dict[str, float]]]) -> Table:
 
 def _headline(tables: dict[str, Table]) -> dict[str, float]:
     """The figures that matter most, flat: those of a row, under its prefix."""
-    wanted = {'depth': {'DeepV2D, own poses': '', 'plane sweep, the same poses': 'sweep_', 'plain sweep, the same poses': 'plain_sweep_'},
+    wanted = {'depth': {'DeepV2D, own poses': '', 'plane sweep, the same poses': 'sweep_'},
               'pose': {'DeepV2D': '', 'flow tracker': 'flow_', 'the same views: DeepV2D': 'both_', 'the same views: flow tracker': 'both_flow_'},
               'uncalibrated': {f'{100 * OFF:.0f} % off, solved for': 'uncalibrated_'}}
     figures = {prefix + name: value for study, labels in wanted.items() if study in tables for label, prefix in labels.items()

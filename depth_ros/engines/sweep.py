@@ -16,7 +16,7 @@ from depth_ros.geometry import plane_sweep
 from depth_ros.settings import setting
 
 _VIEWS = 40                     # past frames that references are chosen from
-SWEPT = 0.22, 5.5              # multiples of the median inverse depth that a sweep covers
+_SWEPT = 0.22, 5.5              # multiples of the median inverse depth that a sweep covers
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Sweeper(PosedFrames):
 
     @single_threaded()
     def _work(self, frames: list[CameraFrame], T_ref_cur: torch.Tensor, middle: float) -> DepthResult:
-        config = plane_sweep.SweepConfig(planes=self.config.sweep_planes, min_inverse_depth=SWEPT[0] * middle, max_inverse_depth=SWEPT[1] * middle)
+        config = plane_sweep.SweepConfig(planes=self.config.sweep_planes, min_inverse_depth=_SWEPT[0] * middle, max_inverse_depth=_SWEPT[1] * middle)
         small, *views = _views_at(self.config.sweep_width, frames)
         found = plane_sweep.sweep(*views, T_ref_cur, config)
         if self.config.sweep_fine_width > self.config.sweep_width:
