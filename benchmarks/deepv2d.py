@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from depth_ros import files
 from depth_ros.apps import report
-from depth_ros.engines.flow import FAR_APART, FlowConfig, FlowEngine
+from depth_ros.engines.flow import FlowEngine
 from depth_ros.engines.inference import ExportedModel, InferenceConfig
 from depth_ros.engines.known_flows import KnownFlows, along
 from depth_ros.engines.learned_depth import for_cpu
@@ -44,7 +44,7 @@ STRIDE, ITERATIONS = 4, 3
 FLOW, FLOWS, POSE, DEPTH = 'measured flow, a view', 'measured flow, all views', 'pose of a frame', 'depth of a keyframe'
 LIMITS = {'live': {DEPTH: 400.0, POSE: 100.0}, 'paper': {'round': 44.0}}      # [ms]
 MATCHING = 'depth.stem', 'depth.matchers', 'depth.heads', 'depth.prior', 'depth.excite', 'depth.convex'        # the 3D network and what it ends in
-_TRACKING, _APART = FlowEngine(), FlowEngine(FlowConfig(preset=FAR_APART))      # the tracker's, and that of views that are chosen for their parallax
+_FLOW = FlowEngine()        # as tracking and learned depth have it
 CONVOLUTIONS = 'motion.trunk', 'motion.embed', 'motion.flow', 'depth.trunk', 'depth.hourglasses', 'depth.embed', *MATCHING
 
 
@@ -82,10 +82,10 @@ class Inputs:
         features = self.motion[:, 0], self.motion[:, 0]         # the time is the same
         return (*features, self.measured.pixels[:, 0].movedim(-1, 1), self.measured.error[:, 0]) if sees_flow else features
 
-    def measure(self, flow: FlowEngine, views: int) -> object:
+    def measure(self, views: int) -> object:
         """The flow from frame 0 to so many views, as learned depth and a tracker have it measured; what the images show costs it nothing."""
         key, *others = (CameraFrame(stamp, '', (255 * image.permute(1, 2, 0)).byte().contiguous().numpy(), np.eye(3)) for stamp, image in enumerate(self.images[:1 + views]))
-        known = KnownFlows(flow, views)
+        known = KnownFlows(_FLOW, views)
         return along([known.between(key, view) for view in others])
 
 
@@ -142,11 +142,11 @@ def calls_of(network: DeepV2D, x: Inputs) -> dict[str, Callable[[], object]]:
              'volume and 3D network': lambda: measured(network, x)}
     of_pose = parts['motion features, a frame'], parts['motion update, a view']
     if network.motion.sees_flow:
-        parts[FLOW] = lambda: x.measure(_TRACKING, 1)
+        parts[FLOW] = lambda: x.measure(1)
         of_pose = parts[FLOW], *of_pose
     of_depth = parts['depth features, a frame'], parts['volume and 3D network']
     if network.depth.sees_flow:
-        parts[FLOWS] = lambda: x.measure(_APART, views)
+        parts[FLOWS] = lambda: x.measure(views)
         of_depth = parts[FLOWS], *of_depth
     return parts | {POSE: _all(*of_pose), DEPTH: _all(*of_depth)}
 

@@ -140,14 +140,16 @@ class _Scene:
 class Alternation:
     """Runs with one network. `network` may be a DeepV2D or anything with its interface, such as one whose parts are graphs."""
 
-    def __init__(self, network: DeepV2D, config: AlternationConfig = AlternationConfig(), device: torch.device | str = 'cpu') -> None:
+    def __init__(self, network: DeepV2D, config: AlternationConfig = AlternationConfig(), device: torch.device | str = 'cpu',
+                 flow: FlowConfig = FlowConfig(preset=FAR_APART)) -> None:
+        """`flow`: how the flow that the networks are shown is measured."""
         settings.check(config)
         if config.initial_poses == 'network' and not network.config.pose_network:
             raise ValueError('initial_poses: this network has no pose network')
         self.config = config
         self.network = network
         self.motion_features, self.depth_features = FeatureCache(config.remembered), FeatureCache(config.remembered)
-        self.flows = KnownFlows(FlowEngine(FlowConfig(preset=FAR_APART)), config.remembered)
+        self.flows = KnownFlows(FlowEngine(flow), config.remembered)
         self._focal = FocalEngine()
         self._device = device
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import depth_ros
 from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationStatus
+from depth_ros.engines.flow import FlowConfig
 from depth_ros.engines.sweep import PosedFrames
 from depth_ros.frames import CameraFrame, DepthResult, Scale
 from depth_ros.models import checkpoint
@@ -17,6 +18,8 @@ from depth_ros.models.deepv2d import DeepV2D
 from depth_ros.settings import setting
 
 SHIPPED = Path(depth_ros.__file__).parent / 'weights' / 'deepv2d_live.safetensors'
+
+_FLOW = FlowConfig()    # on synthetic clips depth is as good with it as with that of FAR_APART, which takes two and a half times as long
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def for_cpu(network: DeepV2D) -> DeepV2D:
     """The network with its channels last in memory, which the CPU's convolutions are faster with.
 
     Measured for LIVE at 320 x 240 on one thread, as it comes / channels last / in ONNX Runtime: features of motion 12 / 10.7 / 9.1 ms, residual flow
-    4.4 / 3.8 / (its median cannot be exported), features of depth 21 / 17 / 14, matching in 3D 107 / 116 / 140. So there is no graph of it.
+    4.4 / 3.8 / (its median cannot be exported), features of depth 21 / 17 / 14, matching in 3D 129 / 118 / 134. So there is no graph of it.
     """
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -68,7 +71,7 @@ class LearnedDepth(PosedFrames):
         """Forget the frames and their features. Work that is under way goes on with those that it has."""
         super().reset()
         self.reason = ''
-        self._alternation = Alternation(self._network, AlternationConfig(rounds=self.config.learned_rounds, adjust_poses=False))
+        self._alternation = Alternation(self._network, AlternationConfig(rounds=self.config.learned_rounds, adjust_poses=False), flow=_FLOW)
 
     @property
     def baselines(self) -> tuple[float, ...]:
