@@ -205,6 +205,14 @@ def test_flow_is_nearest_to_the_plane_it_moved_by():
     doubtful, wild = (deepv2d_depth.flow_nearness(pixels, replace(one, error=torch.full_like(one.error, error))) for error in (0.25, INCONSISTENT))
     torch.testing.assert_close(doubtful, near / 2)
     assert not wild.any()
+    # Nothing where the plane's pixel lies outside the view, however near it comes to the flow.
+    beside = T[:, 0].clone()
+    beside[:, 0, 3] = 1.5
+    leaving = flow_of(depth, K, beside[:, None])
+    features = torch.ones(1, 5, 24, 32)
+    costs = deepv2d_depth._correlation(replace(LIVE, depth_features=4, groups=4), features, features, K, beside, planes, MeasuredFlow(leaving.pixels[:, 0], leaving.error[:, 0]))
+    outside = costs[:, -1] == 0
+    assert 0.1 < outside.float().mean() < 1 and not costs[:, 5:7][outside[:, None].expand(-1, 2, -1, -1, -1)].any() and costs[:, 5:7].any()
 
 
 @pytest.mark.parametrize('off', [0.97, 1.03])
@@ -263,6 +271,39 @@ def test_confidence_is_that_of_the_depth_that_flow_chose(live):
     between, chosen = (live.depth._choose(logits, planes, key, (16, 16), refine)[1] for refine in (None, lambda inverse, _: torch.full_like(inverse, 1 / planes[0, 1].item())))
     assert between.max() < 1e-6
     torch.testing.assert_close(chosen, torch.full_like(chosen, 0.5))
+
+
+def test_what_the_network_chose_gives_way_by_its_spread_and_stays_between_the_planes(live):
+    planes, key, told = live.planes(torch.zeros(1)), live.depth.features(torch.zeros(1, 3, 16, 16)), []
+    step = ((1 / planes[0, 0] - 1 / planes[0, -1]) / (SMALL.planes - 1)).item()
+    sure, torn = torch.full((2, 1, SMALL.planes, 4, 4), -50.0)
+    sure[:, 3], torn[:, 1], torn[:, 5] = 0.0, 0.0, 0.0
+
+    def looking(inverse, variance):
+        told.append(variance.sqrt().mean().item() / step)
+        return inverse
+
+    for logits in (sure, torn):
+        live.depth._choose(logits, planes, key, (16, 16), looking)
+    assert told == pytest.approx([0.4, math.hypot(0.4, 2.0)], rel=1e-3)
+    for wild, end in ((-1.0, SMALL.far), (1e3, SMALL.near)):
+        depth, _ = live.depth._choose(sure, planes, key, (16, 16), lambda inverse, _: torch.full_like(inverse, wild))
+        torch.testing.assert_close(depth, torch.full_like(depth, end))
+
+
+def test_exact_flow_moves_an_untrained_network_between_the_planes(live):
+    """Features that say nothing, a wall between two planes."""
+    near, far = (1 / live.planes(torch.zeros(1))[0, i].item() for i in (3, 4))
+    wall_at = 1 / (0.7 * near + 0.3 * far)
+    K, T = camera(24, 32), torch.eye(4).repeat(1, 2, 1, 1)
+    T[0, :, 0, 3] = torch.tensor([0.3, -0.3])
+    features, size = live.depth.features(torch.full((3, 3, 96, 128), 0.5))[None], (96, 128)
+    flow = flow_of(torch.full((1, 24, 32), wall_at), K, T)
+    with torch.inference_mode():
+        told = live.depth(features, K, T, live.planes(features), size, measured=flow).depths[-1]
+        untold = live.depth(features, K, T, live.planes(features), size, measured=replace(flow, error=torch.ones_like(flow.error))).depths[-1]
+    missed, without = ((1 / found[:, 16:-16, 24:-24] - 1 / wall_at).abs().median().item() * wall_at for found in (told, untold))
+    assert missed < 0.02 and missed < 0.2 * without
 
 
 def test_a_depth_module_that_sees_flow_says_that_it_got_none_or_that_of_other_views(live):

@@ -155,14 +155,20 @@ def test_waiting_for_subscribers_is_told(world, folder, play, monkeypatch, capfd
     assert '0 of 5 subscribers; playing begins without them after 1 s' in capfd.readouterr().err
 
 
-def test_another_player_is_warned_of(world, folder, play, audience, capfd):
-    clock = world.publisher(Clock, '/clock')
-    node = play(folder)
-    world.until(lambda: node.count_publishers('/clock') == 2, 'the two to see each other')
-    assert audience.hear(node) == 0
+@pytest.mark.parametrize('kind, topic, publish_clock', [(Clock, '/clock', True), (Image, '/camera/rgb/image_color', True), (Image, '/camera/rgb/image_color', False)])
+def test_a_player_that_comes_later_is_warned_of_once(world, folder, play, audience, monkeypatch, capfd, kind, topic, publish_clock):
+    monkeypatch.setattr(player_node, '_LOOK_EVERY', 0.02)
+    node = play(folder, publish_clock=publish_clock, rate=0.2)
+    world.until(lambda: audience.images, 'the first image')
+    assert 'published by others' not in capfd.readouterr().err
+    other = world.publisher(kind, topic)
+    try:
+        world.until(lambda: node.count_publishers(topic) == 2, 'the two to see each other')
+        assert audience.hear(node) == 0
+    finally:
+        world.tester.destroy_publisher(other)
     said = capfd.readouterr().err
-    assert '/clock: published by others too (1)' in said and 'another ROS_DOMAIN_ID' in said and '/camera/rgb/image_color: ' not in said
-    world.tester.destroy_publisher(clock)
+    assert said.count('published by others') == 1 and f'{topic}: published by others too (1)' in said and 'another ROS_DOMAIN_ID' in said
 
 
 def test_a_loop_goes_round_with_stamps_that_jump_back(world, folder, audience, play):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -142,7 +142,7 @@ class Alternation:
 
     def __init__(self, network: DeepV2D, config: AlternationConfig = AlternationConfig(), device: torch.device | str = 'cpu',
                  flow: FlowConfig = FlowConfig(preset=FAR_APART)) -> None:
-        """`flow`: how the flow that the networks are shown is measured."""
+        """`flow`: how flow is measured, for the networks that are shown it and for all else that is made of it."""
         settings.check(config)
         if config.initial_poses == 'network' and not network.config.pose_network:
             raise ValueError('initial_poses: this network has no pose network')
@@ -267,9 +267,8 @@ class Alternation:
             scene.tracks = tracks_of({(0, 1 + view): flow for view, flow in enumerate(self._flows_to_views(scene))}, len(scene.frames), _TRACKS)
         return scene.tracks
 
-    def _measured(self, scene: _Scene, edges: Iterable[tuple[int, int]]) -> MeasuredFlow:
+    def _measured(self, scene: _Scene, edges: list[tuple[int, int]]) -> MeasuredFlow:
         """The flow of edges, frames i and j each, as the networks see it; each edge's stays the same in all rounds."""
-        edges = list(edges)
         for i, j in edges:
             if (i, j) not in scene.measured:
                 scene.measured[i, j] = along([self._flow(scene, i, j)]).to(self._device)
@@ -291,7 +290,7 @@ class Alternation:
         features = self.motion_features.of(scene.frames, self.network.motion.features, self._device)
         edges = edges_of(config.form, count)
         depth = at_maps(scene.depth, features.shape[-2:])
-        measured = self._measured(scene, zip(*(e.tolist() for e in edges), strict=True)) if self.network.motion.sees_flow else None
+        measured = self._measured(scene, list(zip(*(e.tolist() for e in edges), strict=True))) if self.network.motion.sees_flow else None
         T, K, solved = scene.T, scene.K, True
         for iterations in [1] * config.iterations if unknown else [config.iterations]:
             found = align(self.network.motion, features, depth, K, T, edges, form=config.form, iterations=iterations, measured=measured)
@@ -353,7 +352,7 @@ class Alternation:
         """Depth and confidence (H, W) of the first frame of an order."""
         key, *views = order
         T_view_key = scene.T[:, views] @ se3.inverse(scene.T[:, key:key + 1])
-        measured = self._measured(scene, ((key, view) for view in views)) if self.network.depth.sees_flow else None
+        measured = self._measured(scene, [(key, view) for view in views]) if self.network.depth.sees_flow else None
         estimate = self.network.depth(features[:, order], scene.K, T_view_key, self.network.planes(features), scene.depth.shape[-2:], measured=measured)
         return estimate.depths[-1][0], estimate.confidence[0]
 

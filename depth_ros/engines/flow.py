@@ -17,7 +17,7 @@ from depth_ros.settings import setting
 
 PRESETS = {'ultrafast': cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, 'fast': cv2.DISOPTICAL_FLOW_PRESET_FAST, 'medium': cv2.DISOPTICAL_FLOW_PRESET_MEDIUM}
 
-# What DeepV2D's networks are shown of views that are far apart: at 320 x 240, wild on fewer pixels of synthetic clips (a mean error of 8 px, tuned 10), as exact on the others.
+# What DeepV2D's networks learned from, and are shown of a few views that may be far apart: at 320 x 240, wild on fewer pixels of synthetic clips (a mean error of 8 px, tuned 10), as exact on the others.
 FAR_APART = 'medium'
 # Pairs of a recorded sequence ten frames apart, at 256 x 192 on a slow core: the published and the pose-aware network err by 0.170 and 0.103 (Abs-Rel) in 7.5 ms a direction; with
 # ten refinements by 0.170 and 0.103 in 10.2, with patches every 4 px by 0.181 and 0.105 in 5.9. The way back, which tells where flow is to be trusted

@@ -3,7 +3,7 @@
 Source: Teed & Deng, "DeepV2D", section 3.1 and appendix F. Beside the paper's form, where features of the keyframe and of a view stand side by side in the
 volume, there is a lighter one, `matching: correlation`: group-wise correlation (Guo et al., CVPR 2019) and, with `zncc`, the zero-mean normalised
 cross-correlation of grey windows, which matches before anything is learned. With `depth_flow` (not in the paper) it also sees how near each plane comes to optical flow that
-was measured, which a robot has anyway and which errs elsewhere than features do, and what it chose moves between planes to where that flow says. Maps have a quarter of the images' size, and so has K here.
+was measured, which errs elsewhere than features do, and what it chose moves between planes to where that flow says. Maps have a quarter of the images' size, and so has K here.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class DepthModule(nn.Module):
                 measured: MeasuredFlow | None = None) -> DepthEstimate:
         """Depth at `size` (H, W) of the keyframe, from features (B, 1 + V, C, h, w), the keyframe's first, K (B, 3, 3) [px of the maps], T_view_key (B, V, 4, 4).
 
-        planes (B, D) [m], increasing. seen (B, V) bool: views that count, all by default; every sample needs one. Any V will do, unless the form is concatenation.
-        measured: flow from the keyframe to each view (E = V), for a module that is made to see it, which otherwise raises ValueError.
+        planes (B, D) [m], increasing and evenly spaced as configured. seen (B, V) bool: views that count, all by default; every sample needs one. Any V will do, unless the form is concatenation.
+        measured: flow from the keyframe to each view (E = V). A module that is made to see it raises ValueError without, any other looks at none.
         """
         self._check(features, T_view_key, planes, measured)
         key, context = features[:, 0], None
@@ -168,13 +168,11 @@ class DepthModule(nn.Module):
         probability = torch.softmax(logits, 1)
         index = torch.arange(planes.shape[1], dtype=logits.dtype, device=logits.device)[:, None, None]
         expected = (probability * value).sum(1)
+        step = (value[:, -1] - value[:, 0]) / (planes.shape[1] - 1)
         if refine is not None:
-            step = (value[:, 0] - value[:, -1]) / (planes.shape[1] - 1)
             variance = (probability * (value - expected[:, None]).square()).sum(1) + (_LEAST_DEVIATION * step).square()
             expected = refine(expected, variance).clamp(value[:, -1], value[:, 0])
-            place = ((value[:, 0] - expected) / step)[:, None]
-        else:
-            place = (probability * index).sum(1, keepdim=True)
+        place = ((expected - value[:, 0]) / step)[:, None]
         confidence = torch.where((index - place).abs() <= _SURE, probability, 0.0).sum(1)
         if self.convex is not None:
             expected = resized(self.convex(expected, key), size)
