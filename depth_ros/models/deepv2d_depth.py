@@ -272,8 +272,8 @@ def flow_nearness(pixels: Tensor, flow: MeasuredFlow) -> Tensor:
     estimator sees it, at a fine and at a coarse scale, less where the flow is inconsistent.
     """
     (u, v), (told_u, told_v) = pixels.unbind(-1), flow.pixels[:, None].unbind(-1)
-    missed = (u - told_u).square() + (v - told_v).square()
-    return torch.stack([_trust(flow.error)[:, None] * scale ** 2 / (scale ** 2 + missed) for scale in _NEAR_FLOW], 1)
+    missed, trust = (u - told_u).square() + (v - told_v).square(), _trust(flow.error)[:, None]
+    return torch.stack([trust * scale ** 2 / (scale ** 2 + missed) for scale in _NEAR_FLOW], 1)
 
 
 def _trust(error: Tensor) -> Tensor:

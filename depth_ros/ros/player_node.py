@@ -150,18 +150,6 @@ class PlayerNode(ManagedNode):
             self._begun, self._played_since = True, now
         self._playback.play()
 
-    def _tell_of_others(self) -> None:
-        """Warn, once, of another player in the same domain, whoever was there first: who listens to both goes to and fro between two times and two cameras."""
-        now = time.monotonic()
-        if now < self._looked_at + _LOOK_EVERY:
-            return
-        self._looked_at = now
-        for topic in {own.topic_name for own in (self._image, self._time_out) if own is not None} - self._not_alone_on:
-            others = self.count_publishers(topic) - 1
-            if others > 0:
-                self._not_alone_on.add(topic)
-                self.get_logger().warning(f'{topic}: published by others too ({others}), and who listens goes to and fro between them; end them, or set another ROS_DOMAIN_ID')
-
     # In the reader's thread: decoding and filling messages
 
     def _read(self) -> Iterator[tuple[int, list[tuple[Any, Any]]]]:
@@ -210,6 +198,18 @@ class PlayerNode(ManagedNode):
             self.get_logger().info(f'pass {1 + self._told_laps}' + ('' if self.config.loop else f' of {self.config.passes}'))
         self.diagnostics.value('behind [s]', f'{self._playback.overdue:.3f}')
         self._tell_of_others()
+
+    def _tell_of_others(self) -> None:
+        """Warn, once, of another player in the same domain, whoever was there first: who listens to both goes to and fro between two times and two cameras."""
+        now = time.monotonic()
+        if now < self._looked_at + _LOOK_EVERY:
+            return
+        self._looked_at = now
+        for topic in {own.topic_name for own in (self._image, self._time_out) if own is not None} - self._not_alone_on:
+            others = self.count_publishers(topic) - 1
+            if others > 0:
+                self._not_alone_on.add(topic)
+                self.get_logger().warning(f'{topic}: published by others too ({others}), and who listens goes to and fro between them; end them, or set another ROS_DOMAIN_ID')
 
     def _on_end(self, error: Exception | None) -> None:
         if error is not None:
