@@ -291,6 +291,30 @@ def test_what_the_network_chose_gives_way_by_its_spread_and_stays_between_the_pl
         torch.testing.assert_close(depth, torch.full_like(depth, end))
 
 
+def test_a_correction_begins_with_none_and_then_scales_inverse_depth(live):
+    clips, T = images(1, 3, 3, 48, 64), motions(1, 2)
+    plain, corrected = DeepV2D(replace(SMALL, correction=0)).eval(), DeepV2D(SMALL).eval()
+    plain.load_state_dict({name: value for name, value in live.state_dict().items() if '.correction.' not in name})
+    corrected.load_state_dict(live.state_dict())
+    with torch.inference_mode():
+        before, begun = (depth_of(network, clips, T).depths[-1] for network in (plain, corrected))
+        corrected.depth.correction.head[-1].bias.fill_(math.log(1.05))
+        after = depth_of(corrected, clips, T).depths[-1]
+    assert torch.equal(before, begun) and (after > SMALL.near).all()
+    torch.testing.assert_close(after, begun / 1.05)
+
+
+def test_a_correction_sees_the_image_the_choice_and_how_sure_it_is(live):
+    correction = deepv2d_depth._Correction(SMALL)
+    torch.nn.init.normal_(correction.head[-1].weight)
+    features, logits, at, deviation = torch.rand(1, 33, 12, 16), torch.randn(1, SMALL.planes, 12, 16), torch.rand(1, 12, 16), 0.4 + torch.rand(1, 12, 16)
+    told = [features, torch.softmax(logits, 1), at, deviation]
+    found = correction(*told)
+    assert found.shape == (1, 12, 16)
+    for i, other in enumerate((torch.rand(1, 33, 12, 16), torch.softmax(-logits, 1), 1.0 - at, 2.0 * deviation)):
+        assert not torch.allclose(correction(*told[:i], other, *told[i + 1:]), found)
+
+
 def test_exact_flow_moves_an_untrained_network_between_the_planes(live):
     """Features that say nothing, a wall between two planes."""
     near, far = (1 / live.planes(torch.zeros(1))[0, i].item() for i in (3, 4))
@@ -350,7 +374,7 @@ def test_wrong_numbers_of_views_are_told():
         depth_of(network, images(1, 1, 3, 48, 64), motions(1, 1)[:, :0])
 
 
-@pytest.mark.parametrize('values, told', [({'near': 5.0, 'far': 2.0}, 'near'), ({'matching': 'correlation', 'groups': 5}, 'groups'), ({'zncc': True}, 'zncc'),
+@pytest.mark.parametrize('values, told', [({'near': 5.0, 'far': 2.0}, 'near'), ({'matching': 'correlation', 'groups': 5}, 'groups'), ({'zncc': True}, 'zncc'), ({'correction': 8}, 'correction'),
                                           ({'form': 'concatenation', 'matching': 'correlation'}, 'form'), ({'plane': 3}, 'plane')])
 def test_settings_that_contradict_are_refused(values, told):
     with pytest.raises(ValueError, match=told):

@@ -159,6 +159,21 @@ def test_modules_trained_apart_are_joined(data, tmp_path):
         Trainer(other, data, tmp_path / 'other')
 
 
+def test_a_module_that_a_checkpoint_lacks_begins_anew_if_told_so(data, tmp_path):
+    convex = TINY | {'upsampling': 'convex'}
+    Trainer(of_kind('deepv2d_depth', model_config=convex), data, tmp_path / 'before').run()
+    given, wider = {'depth': str(tmp_path / 'before' / BEST)}, convex | {'correction': 8, 'correction_levels': 2}
+    with pytest.raises(ValueError, match='do not fit their network: it lacks: correction'):
+        Trainer(of_kind('deepv2d_depth', start_parts=given, model_config=wider), data, tmp_path / 'strict')
+    grown = Trainer(of_kind('deepv2d_depth', start_parts=given, start_new='depth.correction', model_config=wider), data, tmp_path / 'grown').model.depth.state_dict()
+    for name, value in checkpoint.load(given['depth']).model.depth.state_dict().items():
+        assert torch.equal(grown.pop(name), value)
+    assert grown and all(name.startswith('correction.') for name in grown)
+    for wrong, parts in (('depth.corection', given), ('motion.trunk', given), ('depth.correction', {})):
+        with pytest.raises(ValueError, match=f"start_new: expected a module within a part of start_parts.*got '{wrong}'"):
+            Trainer(of_kind('deepv2d_depth', start_parts=parts, start_new=wrong, model_config=wider), data, tmp_path / 'wrong')
+
+
 def test_parts_have_rates_of_their_own_and_rmsprop_takes_steps(data, tmp_path):
     recipe = of_kind('deepv2d', optimiser='rmsprop', rate_shares={'motion': 0.0}, steps=2, ema=0.0)
     trainer = Trainer(recipe, data, tmp_path)

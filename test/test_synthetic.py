@@ -14,7 +14,7 @@ from sequence_support import assert_identical
 from torch.nn import functional as F
 
 from depth_ros.geometry import pinhole, se3, warp
-from depth_ros.learning import materials, sample, synthetic
+from depth_ros.learning import lighting, materials, sample, synthetic
 from depth_ros.learning.sequences import ColourEvent, ScanEvent
 from depth_ros.learning.tum import open_sequence
 
@@ -199,6 +199,52 @@ def test_scenes_of_a_batch_do_not_mix(scene, K, poses):
         single = synthetic.render(alone, poses[[frame]], K, HEIGHT, WIDTH)
         assert torch.equal(together.depth[i], single.depth[0])
         assert (together.image[i].int() - single.image[0].int()).abs().max() <= 1
+
+
+def glossy(scene: synthetic.Scene, mirror: float, shade: float | None = None) -> synthetic.Scene:
+    """The scene with everything as glossy as can be; `shade`: all of it of one brightness in an even light."""
+    tiles = torch.rand(len(materials.NAMES), materials.TILE, materials.TILE, 3, generator=torch.Generator().manual_seed(4))
+    tiles = tiles if shade is None else torch.full_like(tiles, shade)
+    lights = scene.lights if shade is None else lighting.sunlight(torch.zeros(0, 3), torch.zeros(0), 1.0)
+    return replace(scene, textures=materials.Textures(tiles, [2.0] * len(tiles), [1.0] * len(tiles), mirror), lights=lights)
+
+
+def test_a_mirror_shows_what_a_camera_behind_it_sees(scene, K, poses):
+    """As if the wall were a window, and the camera and its rays lay reflected behind it; the more so, the more slanted the view."""
+    views = poses[[30, 120]]
+    rays = synthetic.camera_rays(K, HEIGHT, WIDTH)
+    hits = synthetic.cast(scene, views, rays, K)
+    shiny, dull = (synthetic.colours(glossy(scene, 0.3), views, rays, hits, K[:1, 0], mirror) for mirror in (True, False))
+    room = scene.kinds.index(synthetic.ROOM)
+    T_room, half = scene.T_world_self[0, room], scene.half[0, room]
+    inside = se3.transform(se3.inverse(T_room) @ views, pinhole.unproject(hits.distance, K))
+    direction = torch.nn.functional.normalize(pinhole.unproject(torch.ones(HEIGHT, WIDTH), K), dim=-1) @ (se3.inverse(T_room) @ views)[:, :3, :3].mT[:, None]
+    compared = 0
+    for axis in range(3):
+        for side in (-1.0, 1.0):
+            on_wall = (hits.primitive == room) & ((inside[..., axis] - side * half[axis]).abs() < 1e-4)
+            reflection = torch.eye(4)
+            reflection[axis, axis], reflection[axis, 3] = -1.0, 2.0 * side * half[axis]
+            behind = T_room @ reflection @ se3.inverse(T_room) @ views
+            seen = synthetic.cast(scene, behind, rays._replace(nearest=hits.distance * 1.001))
+            image = synthetic.colours(glossy(scene, 0.3), behind, rays, seen, K[:1, 0], mirror=False)
+            share = 0.3 + 0.7 * (1.0 - direction[..., axis].abs()) ** 5
+            wanted = torch.lerp(dull, image, share[:, None])
+            off = (shiny - wanted).abs().amax(1)[on_wall]
+            compared += on_wall.sum()
+            assert on_wall.sum() == 0 or (off < 2e-3).float().mean() > 0.98        # rounding takes some edges for what is beside them
+    assert compared > 0.2 * hits.primitive.numel() and (shiny - dull).abs().mean() > 0.05
+
+
+def test_whatever_mirrors_shows_a_world_of_one_shade_as_that(scene, K, poses):
+    """No mirrored ray is lost, on round things and flat ones."""
+    plain = synthetic.render(glossy(scene, 0.5, 0.4), poses[::60], K, HEIGHT, WIDTH)
+    assert (plain.image.int() - 102).abs().max() <= 1
+
+
+def test_mirrors_change_colours_alone(scene, K, poses):
+    dull, shiny = (synthetic.render(glossy(scene, mirror), poses[[30]], K, HEIGHT, WIDTH, fine=False) for mirror in (0.0, 0.3))
+    assert torch.equal(dull.depth, shiny.depth) and (dull.image != shiny.image).float().mean() > 0.5
 
 
 def test_a_tile_is_sampled_at_its_texels_and_repeats():

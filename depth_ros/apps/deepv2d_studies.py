@@ -176,6 +176,7 @@ def add_options(task: argparse.ArgumentParser) -> None:
     task.add_argument('--weights', default='', help='checkpoint of a deepv2d network (default: the one that comes with the package)')
     task.add_argument('--clips', type=int, default=32, help='how many of the test split, or of the sequence (default: %(default)s)')
     task.add_argument('--reduce', type=int, default=1, help='synthetic clips at 1 / reduce of the size that they are rendered at (default: %(default)s)')
+    task.add_argument('--mirror', type=float, default=ClipData.mirror, help='how well glossy surfaces of synthetic clips mirror the scene, from 0 to 1 (default: %(default)s)')
     task.add_argument('--studies', nargs='+', choices=tuple(STUDIES), default=list(STUDIES), help='which ones (default: all)')
     task.add_argument('--out', type=Path, default=Path('evaluation/deepv2d'), help='folder for metrics.json, tables and plots (default: %(default)s)')
     task.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto', help='where the networks run (default: %(default)s)')
@@ -213,7 +214,7 @@ def _trials(args: argparse.Namespace, spec: SequenceClipData) -> Iterator[Trial]
         if args.reduce != 1:
             raise ValueError('--reduce: for synthetic clips; those of a sequence come at --width and --height')
         return clip_runs.recorded(spec, args.clips)
-    return clip_runs.synthetic(open_clips(ClipData(width=spec.width, height=spec.height, test=args.clips), 'test'), args.clips, args.reduce)
+    return clip_runs.synthetic(open_clips(ClipData(width=spec.width, height=spec.height, mirror=args.mirror, test=args.clips), 'test'), args.clips, args.reduce)
 
 
 @contextmanager

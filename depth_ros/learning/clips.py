@@ -60,6 +60,7 @@ class ClipData(StoreData, ViewData):
     width: int = setting(320, 'width of the views', 'px', 32, 1920)
     height: int = setting(240, 'height of the views', 'px', 24, 1200)
     focal_jitter: float = setting(0.15, 'largest relative change of the focal length from path to path', '', 0.0, 0.5)
+    mirror: float = setting(0.5, 'how well glossy surfaces mirror the scene: the share of their gloss that they mirror head on', '', 0.0, 1.0)
     train: int = setting(2400, 'clips to train on', '', 1)
     validation: int = setting(96, 'clips of the validation split', '', 1)
     test: int = setting(96, 'clips of the test split', '', 1)

@@ -25,10 +25,13 @@ LEVELS = 9      # of the pyramid, the coarsest of TILE / 256 texels
 class Textures:
     """A pyramid of tiles in one atlas: a column for each level, the tiles below each other, each with a wrapped border of one texel."""
 
-    def __init__(self, tiles: Tensor, metres: Sequence[float], gloss: Sequence[float] | None = None) -> None:
-        """Tiles (N, TILE, TILE, 3) in [0, 1], row 0 on top, the side of each [m], and how much each mirrors (nothing by default)."""
+    def __init__(self, tiles: Tensor, metres: Sequence[float], gloss: Sequence[float] | None = None, mirror: float = 0.0) -> None:
+        """Tiles (N, TILE, TILE, 3) in [0, 1], row 0 on top, the side of each [m], how strong spots of light are on each (not there by default),
+        and what share of that strength a mirror image of the scene has, head on.
+        """
         self.metres = tiles.new_tensor(metres)
         self.gloss = tiles.new_tensor([0.0] * len(tiles) if gloss is None else gloss)
+        self.mirror = mirror * self.gloss
         columns, level = [], tiles.movedim(-1, 1)
         for _ in range(LEVELS):
             column = F.pad(level, (1, 1, 1, 1), mode='circular').movedim(0, 1).flatten(1, 2)      # (3, N * (side + 2), side + 2)
@@ -184,8 +187,8 @@ def bake(seed: int) -> Textures:
     return Textures(tiles, [metres for _, metres, _ in MATERIALS])
 
 
-def random_palette(seed: int, count: int, photographs: str = '') -> Textures:
-    """Tiles of as many random surfaces, many plain as painted walls and cupboards are, many with a gloss; deterministic from the seed.
+def random_palette(seed: int, count: int, photographs: str = '', mirror: float = 0.0) -> Textures:
+    """Tiles of as many random surfaces, many plain as painted walls and cupboards are, many with a gloss that may `mirror`; deterministic from the seed.
 
     With a folder of photographs, a third of the surfaces show parts of them. Raises ValueError naming the folder or file that cannot be used.
     """
@@ -198,7 +201,7 @@ def random_palette(seed: int, count: int, photographs: str = '') -> Textures:
         shown = torch.randint(len(files), (count,), generator=painter.generator).tolist()
         tiles = [_photograph(painter, files[shown[i]]) if i % 3 == 0 else tile for i, tile in enumerate(tiles)]
     gloss = torch.where(painter.random(count) < 0.45, 0.6 * painter.random(count) ** 2, 0.0)
-    return Textures(torch.stack(tiles).clamp(0.02, 0.98), metres, gloss.tolist())
+    return Textures(torch.stack(tiles).clamp(0.02, 0.98), metres, gloss.tolist(), mirror)
 
 
 def photograph_files(folder: str) -> list[Path]:

@@ -1,7 +1,8 @@
 """Rooms of textured primitives, ray-cast in torch: images with exact depth, flow, visibility and 2D laser scans. Batched, on any device.
 
 The world is z-up [m]. A ray's direction has z = 1 in the camera, so that its parameter is the z-depth itself. Primitives are convex: casting finds the
-interval of a ray inside each and keeps the nearest entry (of the room around the camera: the exit).
+interval of a ray inside each and keeps the nearest entry (of the room around the camera: the exit). Glossy surfaces mirror the scene once, as seen at that angle
+(C. Schlick, "An inexpensive BRDF model for physically-based rendering", Computer Graphics Forum 1994): what is seen in them moves as if it lay behind them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ NEAREST = 1e-4                  # [m] before which nothing is hit
 _VISIBLE = 2e-3                 # relative difference of depth up to which two views see the same point
 SUNS = sunlight(torch.tensor([[0.35, 0.25, 0.9], [-0.6, 0.5, 0.35]]), torch.tensor([0.42, 0.22]), 0.5)
 _SHIFT = 0.37                   # [m] of the textures from primitive to primitive
+_LEAST_MIRRORED = 0.02          # share of the light below which a mirror image is left out
+_CLEAR = 1e-3                   # relative distance that a mirrored ray goes before it meets anything, so that it does not meet the mirror
 # Where the rays of a pixel on an edge go, off its centre [px]: a rotated grid, so that edges near the axes get four steps.
 _SUBPIXELS = ((-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375))
 
@@ -86,15 +89,17 @@ class Rays(NamedTuple):
     x: Tensor
     y: Tensor
     z: Tensor
+    origin: tuple[Tensor, Tensor, Tensor] | None = None     # three planes [m] of where they come from, in the sensor's frame; None: all from the sensor
+    nearest: Tensor | float = NEAREST                       # in lengths of the direction, before which nothing is hit
 
     def cut(self, rows: slice, columns: slice) -> Rays:
-        """The rays of a window."""
-        return Rays(*(d[:, rows if d.shape[1] > 1 else slice(None), columns if d.shape[2] > 1 else slice(None)] for d in self))
+        """The rays of a window; those of an image all come from the sensor."""
+        return Rays(*(d[:, rows if d.shape[1] > 1 else slice(None), columns if d.shape[2] > 1 else slice(None)] for d in self[:3]))
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(B or 1, H, W)."""
-        return tuple(torch.broadcast_shapes(*(d.shape for d in self)))
+        return tuple(torch.broadcast_shapes(*(d.shape for d in self[:3])))
 
 
 class Hits(NamedTuple):
@@ -135,12 +140,12 @@ def cast(scene: Scene, T_world_sensor: Tensor, rays: Rays, K: Tensor | None = No
     half = scene.half.expand(batch, -1, -1)
     windows = _windows(scene, T_self_sensor, half, K, height, width)
     for index, (kind, (rows, columns)) in enumerate(zip(scene.kinds, windows)):
-        near, far = _interval(kind, T_self_sensor[:, index], half[:, index], rays.cut(rows, columns))
-        met = far if kind == ROOM else near
         if rows.start == rows.stop or columns.start == columns.stop:
             continue
+        near, far = _interval(kind, T_self_sensor[:, index], half[:, index], rays if K is None else rays.cut(rows, columns))
+        met = far if kind == ROOM else near
         seen = distance[:, rows, columns]
-        closer = (near < far) & (met > NEAREST) & (met < seen)
+        closer = (near < far) & (met > rays.nearest) & (met < seen)
         distance[:, rows, columns] = torch.where(closer, met, seen)
         primitive[:, rows, columns].masked_fill_(closer, index)
     return Hits(distance, primitive)
@@ -150,6 +155,8 @@ def _interval(kind: int, T_self_sensor: Tensor, half: Tensor, rays: Rays) -> tup
     """Where rays enter and leave a primitive, (B, h, w) each; near >= far where they miss. T_self_sensor (B, 4, 4), half (B, 3)."""
     M = T_self_sensor[:, :3, :, None, None]                                            # (B, 3, 4, 1, 1)
     o = [M[:, i, 3] for i in range(3)]
+    if rays.origin is not None:
+        o = [M[:, i, 0] * rays.origin[0] + M[:, i, 1] * rays.origin[1] + M[:, i, 2] * rays.origin[2] + o[i] for i in range(3)]
     d = [M[:, i, 0] * rays.x + M[:, i, 2] * rays.z + M[:, i, 1] * rays.y for i in range(3)]
     h = [half[:, i, None, None] for i in range(3)]
     if kind == SPHERE:
@@ -211,8 +218,8 @@ def _clip(begin: int, end: int, size: int) -> tuple[int, int]:
     return begin, max(min(end, size), begin)
 
 
-def colours(scene: Scene, T_world_sensor: Tensor, rays: Rays, hits: Hits, focal: Tensor) -> Tensor:
-    """Colours (B, 3, H, W) in [0, 1] of what was met by cameras of the focal length (1,) or (B,) [px]."""
+def colours(scene: Scene, T_world_sensor: Tensor, rays: Rays, hits: Hits, focal: Tensor, mirror: bool = True) -> Tensor:
+    """Colours (B, 3, H, W) in [0, 1] of what was met by cameras of the focal length (1,) or (B,) [px]; with what is mirrored in it, unless told otherwise."""
     batch, height, width = hits.distance.shape
     count = len(scene.kinds)
     device = hits.distance.device
@@ -225,15 +232,21 @@ def colours(scene: Scene, T_world_sensor: Tensor, rays: Rays, hits: Hits, focal:
     first = torch.arange(batch, device=device)[:, None, None] * count
     slot = (hits.primitive + first).flatten()
     distance = hits.distance.flatten()
-    planes = [p.expand(batch, height, width).flatten() for p in rays]
+    planes = [p.expand(batch, height, width).flatten() for p in rays[:3]]
+    origin = None if rays.origin is None else [p.expand(batch, height, width).flatten() for p in rays.origin]
     colour = distance.new_zeros(3, len(slot))
+    mirrors = _Mirrors(distance.new_zeros(len(slot)), distance.new_zeros(3, len(slot))) if mirror and scene.textures.mirror.any() else None
     shapes[~torch.isfinite(distance)] = -1
     for shape in sorted({BOX if kind == ROOM else kind for kind in scene.kinds}):
         which = (shapes == shape).nonzero()[:, 0]
         row, t, ray = slot[which], distance[which], [p[which] for p in planes]
         M = T.index_select(1, row)
         d = [M[4 * i] * ray[0] + M[4 * i + 1] * ray[1] + M[4 * i + 2] * ray[2] for i in range(3)]
-        place = _surface(shape, half.index_select(1, row), [t * d[i] + M[4 * i + 3] for i in range(3)])
+        point, begin = [t * r for r in ray], [M[4 * i + 3] for i in range(3)]
+        if origin is not None:
+            o = [p[which] for p in origin]
+            point, begin = [p + q for p, q in zip(point, o)], [M[4 * i] * o[0] + M[4 * i + 1] * o[1] + M[4 * i + 2] * o[2] + begin[i] for i in range(3)]
+        place = _surface(shape, half.index_select(1, row), [t * d[i] + begin[i] for i in range(3)])
         normal = place.normal
         index = row % count
         if shape == BOX:
@@ -247,13 +260,45 @@ def colours(scene: Scene, T_world_sensor: Tensor, rays: Rays, hits: Hits, focal:
         texture = scene.textures.sample(material, place.u + shift, place.v + 0.5 * shift, footprint)
         camera = row // count
         seen = [M[i] * normal[0] + M[4 + i] * normal[1] + M[8 + i] * normal[2] for i in range(3)]      # the normal in the camera
-        shade = texture * lights.diffuse(camera, [t * r for r in ray], seen)
+        shade = texture * lights.diffuse(camera, point, seen)
         gloss = scene.textures.gloss[material]
         shiny = gloss.nonzero()[:, 0]
         if len(shiny):
             shade[:, shiny] += gloss[shiny] * lights.mirrored(camera[shiny], [r[shiny] for r in ray], [n[shiny] for n in seen])
+            if mirrors is not None:
+                head_on = scene.textures.mirror[material[shiny]]
+                mirrors.share[which[shiny]] = torch.where(head_on > 0.0, head_on + (1.0 - head_on) * (1.0 - cosine[shiny]) ** 5, 0.0)
+                mirrors.normal[:, which[shiny]] = torch.stack(seen)[:, shiny]
         colour[:, which] = shade
+    colour = colour.reshape(3, batch, height * width)
+    if mirrors is not None:
+        _add_mirrored(colour, mirrors, scene, T_world_sensor, torch.stack(planes), distance, focal)
     return colour.clamp_(0.0, 1.0).reshape(3, batch, height, width).movedim(0, 1)
+
+
+class _Mirrors(NamedTuple):
+    """How surfaces mirror."""
+
+    share: Tensor       # (P,) of the light
+    normal: Tensor      # (3, P) unit, in the camera's frame
+
+
+def _add_mirrored(colour: Tensor, mirrors: _Mirrors, scene: Scene, T_world_sensor: Tensor, rays: Tensor, distance: Tensor, focal: Tensor) -> None:
+    """Blend into colours (3, B, P / B) what surfaces met by rays (3, P) at distances (P,) mirror."""
+    batch = len(T_world_sensor)
+    shares, normals, rays, distances = mirrors.share.view(batch, -1), mirrors.normal.view(3, batch, -1), rays.view(3, batch, -1), distance.view(batch, -1)
+    for b, share in enumerate(shares):
+        which = (share > _LEAST_MIRRORED).nonzero()[:, 0]
+        if not len(which):
+            continue
+        ray, normal, t = rays[:, b, which], normals[:, b, which], distances[b, which]
+        away = ray - 2.0 * (ray * normal).sum(0) * normal
+        # As if they came from behind the mirror, so that distance, and with it what a pixel covers, is that of the whole way.
+        seen = Rays(*away[:, None, None], tuple((t * (ray - away))[:, None, None]), (t * (1.0 + _CLEAR))[None, None])
+        own, T = scene.of_camera(b), T_world_sensor[b:b + 1]
+        met = cast(own, T, seen)        # nothing in corners, and through gaps
+        mirrored = colours(own, T, seen, met, focal if len(focal) == 1 else focal[b:b + 1], mirror=False)
+        colour[:, b, which] = torch.lerp(colour[:, b, which], mirrored[0, :, 0], torch.where(torch.isfinite(met.distance[0, 0]), share[which], 0.0))
 
 
 class Place(NamedTuple):

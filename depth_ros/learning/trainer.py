@@ -248,9 +248,14 @@ def _begin_with(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, object]
         else:
             model.load_state_dict(loaded.model.state_dict())
     settings.refuse_unknown(recipe.start_parts, [name for name, _ in model.named_children()], 'start_parts: the network has no part')
+    inside = [name for name, _ in model.named_modules() if name.partition('.')[0] in recipe.start_parts and '.' in name]
+    if recipe.start_new and recipe.start_new not in inside:
+        raise ValueError(f'start_new: expected a module within a part of start_parts, {", ".join(recipe.start_parts) or "which has none"}, got {recipe.start_new!r}')
     givers = {part: checkpoint.load(path, recipe.model) for part, path in recipe.start_parts.items()}
     for part, giver in givers.items():
-        checkpoint.fill(model.get_submodule(part), giver.model.get_submodule(part).state_dict(), f'start_parts: {part} of {recipe.start_parts[part]}')
+        new, given, own = recipe.start_new + '.', giver.model.get_submodule(part).state_dict(prefix=f'{part}.'), model.get_submodule(part).state_dict(prefix=f'{part}.')
+        weights = {key: value for key, value in given.items() if not key.startswith(new)} | {key: value for key, value in own.items() if key.startswith(new)}
+        checkpoint.fill(model.get_submodule(part), {key.removeprefix(f'{part}.'): value for key, value in weights.items()}, f'start_parts: {part} of {recipe.start_parts[part]}')
     return {part: giver.record for part, giver in givers.items()}
 
 

@@ -52,6 +52,9 @@ class DeepV2DNetworkConfig:
     volume_levels: int = setting(4, 'levels of the 3D hourglasses', '', 1, 6)
     volume_growth: int = setting(48, 'channels that a 3D hourglass gains at each level', '', 0, 128)
     volume_norm: str = setting('batch', 'norm in the 3D network', choices=NORMS)
+    correction: int = setting(0, 'channels of a 2D network that corrects what the 3D one chose, by what the image shows; 0: none, as published', '', 0, 256)
+    correction_levels: int = setting(4, 'levels of that network', '', 1, 6)
+    correction_growth: int = setting(16, 'channels that it gains at each level', '', 0, 128)
     upsampling: str = setting('logits', 'to full size: the logits, bilinearly, as published; or the expected value, by convex weights that the features give', choices=UPSAMPLING)
 
     planes: int = setting(32, 'planes of depth', '', 2, 256)
@@ -69,6 +72,8 @@ class DeepV2DNetworkConfig:
             raise ValueError('form: expected mean with matching correlation, got concatenation')
         if self.zncc and self.matching != 'correlation':
             raise ValueError('zncc: expected False with matching concatenation, got True')
+        if self.correction and (self.spacing, self.upsampling) != ('inverse', 'convex'):
+            raise ValueError(f'correction: expected 0 unless spacing is inverse and upsampling convex, got {self.correction} with {self.spacing} and {self.upsampling}')
         if self.depth_flow and (self.matching, self.spacing, self.upsampling) != ('correlation', 'inverse', 'convex'):
             raise ValueError(f'depth_flow: expected False unless matching is correlation, spacing inverse and upsampling convex, got {self.matching}, {self.spacing} and {self.upsampling}')
 
@@ -77,7 +82,7 @@ PAPER = DeepV2DNetworkConfig()
 LIVE = DeepV2DNetworkConfig(
     motion_width=16, motion_blocks=1, motion_norm='group', motion_features=16, motion_flow=16, motion_levels=4, motion_widest=64, motion_kernel=3, measured_flow=True, pose_network=False,
     depth_width=16, depth_blocks=1, depth_norm='group', depth_hourglasses=1, depth_levels=2, depth_growth=16, depth_features=16, context=16,
-    matching='correlation', groups=4, zncc=True, depth_flow=True, volume_width=8, volume_hourglasses=1, volume_levels=3, volume_growth=8, volume_norm='none', upsampling='convex',
+    matching='correlation', groups=4, zncc=True, depth_flow=True, volume_width=8, volume_hourglasses=1, volume_levels=3, volume_growth=8, volume_norm='none', correction=48, upsampling='convex',
     planes=48, near=0.4, far=12.0, spacing='inverse')
 TYPICAL_DEPTH = 2.0         # [m] the median depth that LIVE's planes are made for: whoever works in a free unit scales lengths to it
 

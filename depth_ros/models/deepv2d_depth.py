@@ -21,7 +21,7 @@ from depth_ros.geometry import pinhole
 from depth_ros.geometry.plane_sweep import box_mean
 from depth_ros.geometry.precision import full_precision
 from depth_ros.geometry.warp import sample
-from depth_ros.models.deepv2d_blocks import Hourglass, Residual, Trunk, grey_maps, normalisation, plain_conv, standardised, unit
+from depth_ros.models.deepv2d_blocks import Hourglass, NormConv, Residual, Trunk, grey_maps, normalisation, plain_conv, standardised, unit
 from depth_ros.models.deepv2d_motion import INCONSISTENT, MeasuredFlow
 from depth_ros.models.layers import resize
 
@@ -41,6 +41,7 @@ _LEAST_DEVIATION = 0.4      # planes, of the expected inverse depth, however sur
 _REFINEMENTS = 2            # Gauss-Newton steps
 _SURE = 1.5                 # planes each side of the expected one whose probability is the confidence
 _PRIOR = 8.0                # how much the logits follow the mean of all costs, correlations and nearness to flow, before anything is learned
+_BINS = 12                  # of the planes' probabilities that the correction sees
 _CONTEXT = 16               # channels of the hidden layer that the convex weights come from, for each channel of the matching features: see _Convex
 _UP = 4                     # from the maps to the images
 
@@ -80,6 +81,7 @@ class DepthModule(nn.Module):
         self.heads = nn.ModuleList(_Head(volume, config.volume_norm) for _ in range(config.volume_hourglasses))
         self.prior = _Prior(_costs(config)) if config.matching == 'correlation' else None
         self.excite = nn.ModuleList(nn.Conv2d(config.context, volume, 1) for _ in range(config.volume_hourglasses)) if config.context else None
+        self.correction = _Correction(config) if config.correction else None
         self.convex = _Convex(config.depth_features + config.context) if config.upsampling == 'convex' else None
 
     @property
@@ -169,9 +171,12 @@ class DepthModule(nn.Module):
         index = torch.arange(planes.shape[1], dtype=logits.dtype, device=logits.device)[:, None, None]
         expected = (probability * value).sum(1)
         step = (value[:, -1] - value[:, 0]) / (planes.shape[1] - 1)
+        variance = (probability * (value - expected[:, None]).square()).sum(1) + (_LEAST_DEVIATION * step).square()
         if refine is not None:
-            variance = (probability * (value - expected[:, None]).square()).sum(1) + (_LEAST_DEVIATION * step).square()
             expected = refine(expected, variance).clamp(value[:, -1], value[:, 0])
+        if self.correction is not None:
+            at, deviation = (expected - value[:, 0]) / (value[:, -1] - value[:, 0]), variance.sqrt() / step.abs()
+            expected = (expected * self.correction(key, probability, at, deviation).exp()).clamp(value[:, -1], value[:, 0])
         place = ((expected - value[:, 0]) / step)[:, None]
         confidence = torch.where((index - place).abs() <= _SURE, probability, 0.0).sum(1)
         if self.convex is not None:
@@ -219,6 +224,25 @@ class _Prior(nn.Module):
     def forward(self, mean: Tensor) -> Tensor:
         """Logits."""
         return (mean * self.weight[:, None, None, None]).sum(1)
+
+
+class _Correction(nn.Module):
+    """A 2D hourglass that says by which factor, as its log, inverse depth is to be corrected; by none at first."""
+
+    def __init__(self, config: DeepV2DNetworkConfig) -> None:
+        super().__init__()
+        self.channels, width = config.depth_features + config.context, config.correction
+        self.stem = plain_conv(self.channels + _BINS + 2, width, 1)
+        self.hourglass = Hourglass(config.correction_levels, width, config.correction_growth, config.depth_norm, 2)
+        self.head = NormConv(width, 1, 1, config.depth_norm, 2)
+        nn.init.zeros_(self.head[-1].weight)
+
+    def forward(self, features: Tensor, probability: Tensor, at: Tensor, deviation: Tensor) -> Tensor:
+        """(B, h, w) of the keyframe's features (B, C, h, w), the planes' probabilities (B, D, h, w), and the choice (B, h, w): from 0 to 1 among the planes, and its deviation in planes."""
+        planes = probability.shape[1]
+        bins = F.adaptive_avg_pool1d(torch.eye(planes).to(probability), _BINS).mT * (planes / _BINS)      # (_BINS, D), of about 1 a row
+        told = torch.cat([features[:, :self.channels], F.conv2d(probability, bins[..., None, None]), 2.0 * at[:, None] - 1.0, deviation.log()[:, None]], 1)
+        return self.head(self.hourglass(self.stem(told)))[:, 0]
 
 
 class _Convex(nn.Module):
