@@ -123,7 +123,7 @@ def met(network: DeepV2D, x: Inputs) -> Tensor:
 
 def update(motion: nn.Module, x: Inputs, views: int) -> object:
     """Poses of so many views by the depth of the keyframe and a motion module, or what stands for its residual flow."""
-    flow = None if x.measured is None else MeasuredFlow(x.measured.pixels[:, :views], x.measured.error[:, :views])
+    flow = x.measured and x.measured.pick(slice(views))
     return align(motion, x.motion[:, :1 + views], x.depth[:, :1 + views], x.K, x.T[:, :1 + views], keyframe_edges(1 + views), iterations=ITERATIONS, measured=flow)
 
 

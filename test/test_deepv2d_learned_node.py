@@ -61,6 +61,20 @@ def test_tracking_goes_on_while_depth_is_worked_out(world, bench, monkeypatch):
     assert one.values()['depth from'] == 'sweep' and one.values()['keyframe depth'] == 'ok'
 
 
+def test_depth_that_comes_late_is_warned_of_until_it_does_not(bench, monkeypatch):
+    one = bench(depth=None, sweep_every=3, sweep_width=80, sweep_fine_width=80)
+    assert one.node.set_parameters([ros_support.Parameter('depth', value='sweep')])[0].successful
+
+    def told() -> bool:
+        return 'depth from sweep comes' in one.node.diagnostics.status().message
+
+    monkeypatch.setattr(deepv2d_node, '_LATE', 0.0)
+    one.follow(told, 'the warning')
+    assert one.node.diagnostics.status().level == DiagnosticStatus.WARN
+    monkeypatch.setattr(deepv2d_node, '_LATE', ros_support.LIMIT)
+    one.follow(lambda: not told(), 'its end')
+
+
 def test_depth_from_before_a_reset_is_dropped(world, bench, monkeypatch):
     images = world.record(Image, 'deepv2d/depth/image')
     work, let_go, stamps, done = Sweeper._work, threading.Event(), [], []

@@ -145,7 +145,7 @@ class DepthModule(nn.Module):
         share = weight / weight.sum(1, keepdim=True).clamp(min=1.0)
         mean, x = None if self.prior is None else 0.0, 0.0
         for i, (view, T, part) in enumerate(zip(views, T_view_key.unbind(1), share.unbind(1))):     # one after the other: memory that is written once costs most of the time
-            flow = MeasuredFlow(measured.pixels[:, i], measured.error[:, i]) if self.sees_flow else None      # of that one edge
+            flow = measured.pick(i) if self.sees_flow else None
             cost, part = self._cost(key, view, K, T, planes, flow), part[:, None, None, None, None]
             x = x + self.stem(cost) * part
             mean = None if mean is None else mean + cost * part

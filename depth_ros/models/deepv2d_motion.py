@@ -56,6 +56,10 @@ class MeasuredFlow:
         """The same on another device."""
         return MeasuredFlow(self.pixels.to(device), self.error.to(device))
 
+    def pick(self, edges: slice | int) -> MeasuredFlow:
+        """That of some edges, or of one, without their axis."""
+        return MeasuredFlow(self.pixels[:, edges], self.error[:, edges])
+
 
 def measured_flow(flow: Tensor, error: Tensor) -> MeasuredFlow:
     """Flow (B, E, H, W, 2) and its inconsistency (B, E, H, W), both [px of the images], as the maps see them: a pixel of theirs is the mean of what it covers.

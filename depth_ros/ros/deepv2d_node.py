@@ -33,6 +33,7 @@ _REFERENCES = 64        # frames remembered as possible references of a flow bun
 _HITS = 8               # messages of range hits that may wait for the next image
 _NO_TOPIC = 'none'      # what `depth` is remapped to where a sensor is not to be used
 _NICENESS = 5           # of the thread of a keyframe's depth: tracking goes first
+_LATE = 2.0             # [s] after its image at which a keyframe's depth comes too late for a robot that drives
 _DISCOVERY = 1.0        # [s] after the first image in which a depth sensor must be found
 
 
@@ -61,6 +62,7 @@ class KeyframeJob(NamedTuple):
     engine: DeepV2DEngine
     T_odom_cam: np.ndarray | None   # (4, 4), None where it must not go into the map
     generation: int                 # of the map
+    tracked: float                  # [s] by the monotonic clock
 
 
 class DeepV2DNode(ManagedNode):
@@ -246,7 +248,7 @@ class DeepV2DNode(ManagedNode):
         T_odom_cam = self._odometry.publish(track, frame.frame_id)
         T_map_cam = T_odom_cam if track.status is TrackStatus.OK else None
         if later is not None:
-            self._keyframes.put(KeyframeJob(later, engine, T_map_cam, self._map.generation))
+            self._keyframes.put(KeyframeJob(later, engine, T_map_cam, self._map.generation, time.monotonic()))
         if depth is not None:
             self._publish_depth(depth, T_map_cam, self._map.generation)
 
@@ -264,6 +266,14 @@ class DeepV2DNode(ManagedNode):
         self.diagnostics.value('keyframe depth', job.engine.depth_reason or 'ok')
         if depth is not None and self._is_current(job):
             self._publish_depth(depth, job.T_odom_cam, job.generation)
+            self._tell_delay(time.monotonic() - job.tracked)
+
+    def _tell_delay(self, delay: float) -> None:
+        """Warn as long as keyframes' depth comes late."""
+        if delay > _LATE:
+            self.diagnostics.hold('keyframe depth', diagnostics.WARN, f'depth from {self._source} comes {delay:.1f} s after its image: this machine has too little time for it')
+        else:
+            self.diagnostics.clear('keyframe depth')
 
     def _is_current(self, job: KeyframeJob) -> bool:
         return job.engine is self._engine_at_work and job.generation == self._map.generation

@@ -151,12 +151,24 @@ class Diagnostics:
 
     def publish(self) -> None:
         """Publish the status now; the timer does so every second."""
+        self._look_for_others()
         status = self.status()
         if not self._time_stands() and status.level == STALE:
             self._warn('stale', status.message)
         message = DiagnosticArray(status=[status])
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
+
+    def _look_for_others(self) -> None:
+        """Warn of others that publish what this node does: who listens goes to and fro between two times, cameras or maps."""
+        with self._lock:
+            topics = list(self._outputs)
+        shared = [topic for topic in topics if self._node.count_publishers(topic) > 1]
+        if shared:
+            self.hold('others', WARN, f'{", ".join(shared)}: published by others too, and who listens goes to and fro between them; end them, or set another ROS_DOMAIN_ID',
+                      logged='others' in self._conditions)
+        else:
+            self.clear('others')
 
     def _time_stands(self) -> bool:
         """Whether time on /clock has stood since last looked at: a recording is being made ready, pauses or is over, and its silence is no trouble to log."""

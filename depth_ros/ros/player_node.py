@@ -26,7 +26,6 @@ from depth_ros.ros.playback import Playback
 from depth_ros.settings import setting
 
 _SETTLED = 0.5      # [s] without a new subscriber before playing begins: discovery of a node's topics takes a moment
-_LOOK_EVERY = 1.0   # [s] for other players
 _PATIENCE = 10.0    # [s] after which it is said that subscribers are waited for: a misspelt topic would look like a hang
 
 
@@ -86,7 +85,6 @@ class PlayerNode(ManagedNode):
         self._last_cut = -1
         self._scans_until = self._end_of_scans()
         self._begun, self._told_laps = False, 0
-        self._looked_at, self._not_alone_on = 0.0, set[str]()
         self._playback = Playback(self._read, self._emit, self._tick, self._on_end, self.config.rate, None if self.config.loop else self.config.passes, self.config.clock_rate)
         seconds = (self._sequence.colour_stamps[-1] - self._sequence.colour_stamps[0]) * 1e-9
         self.get_logger().info(f'{self.config.bag}: {len(self._sequence)} images in {seconds:.1f} s, {len(self._sequence.depth_stamps)} of depth')
@@ -191,25 +189,12 @@ class PlayerNode(ManagedNode):
 
     def _tick(self, stamp: int) -> None:
         if self._time_out is not None:
-            self._time_out.publish(ClockMessage(clock=codecs.to_stamp(stamp)))
+            self.tell(self._time_out, ClockMessage(clock=codecs.to_stamp(stamp)))
         self.diagnostics.value('laps', self._playback.laps)
         if self._playback.laps > self._told_laps:
             self._told_laps = self._playback.laps
             self.get_logger().info(f'pass {1 + self._told_laps}' + ('' if self.config.loop else f' of {self.config.passes}'))
         self.diagnostics.value('behind [s]', f'{self._playback.overdue:.3f}')
-        self._tell_of_others()
-
-    def _tell_of_others(self) -> None:
-        """Warn, once, of another player in the same domain, whoever was there first: who listens to both goes to and fro between two times and two cameras."""
-        now = time.monotonic()
-        if now < self._looked_at + _LOOK_EVERY:
-            return
-        self._looked_at = now
-        for topic in {own.topic_name for own in (self._image, self._time_out) if own is not None} - self._not_alone_on:
-            others = self.count_publishers(topic) - 1
-            if others > 0:
-                self._not_alone_on.add(topic)
-                self.get_logger().warning(f'{topic}: published by others too ({others}), and who listens goes to and fro between them; end them, or set another ROS_DOMAIN_ID')
 
     def _on_end(self, error: Exception | None) -> None:
         if error is not None:
