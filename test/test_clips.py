@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from depth_ros.learning import clips, shards
 from depth_ros.learning.clip_batches import ClipBatches
 from depth_ros.learning.clips import ClipBatch, ClipData, ClipStore, open_clips
 from depth_ros.learning.recipe import Recipe
-from depth_ros.learning.scenes import views_flow
+from depth_ros.learning.scenes import SPLITS, views_flow
 from depth_ros.learning.sequence_clips import SequenceClipData, sequence_clips
 from depth_ros.learning.trajectory import SequenceError
 
@@ -103,6 +105,20 @@ def test_the_same_seed_makes_the_same_bits_and_what_is_there_is_not_made_again(s
     monkeypatch.setattr(clips, 'scene_clips', None)
     assert len(open_clips(replace(SPEC, train=3), 'train')) == 3
     assert shards.folder(replace(SPEC, seed=6), 'clips', 1) != shards.folder(replace(SPEC, train=3), 'clips', 1) == shards.folder(SPEC, 'clips', 1)
+
+
+def test_what_was_rendered_before_there_were_mirrors_is_found_again():
+    before = {name: value for name, value in asdict(SPEC).items() if name not in ('mirror', 'photographs', *SPLITS)}
+    key = hashlib.sha256(json.dumps([1, before], sort_keys=True).encode()).hexdigest()[:12]
+    assert shards.folder(replace(SPEC, mirror=0.0), 'clips', 1).name == f'clips-64x48-{key}' != shards.folder(SPEC, 'clips', 1).name
+
+
+@pytest.mark.usefixtures('store')
+def test_mirrors_change_images_alone():
+    dull, shiny = ([next(clips.scene_clips(replace(SPEC, mirror=mirror), 'train', shard)) for shard in range(3)] for mirror in (0.0, 1.0))
+    for a, b in zip(dull, shiny):
+        assert np.array_equal(a.depth, b.depth) and np.array_equal(a.T_world_cam, b.T_world_cam)
+    assert any((a.images != b.images).mean() > 0.05 for a, b in zip(dull, shiny))
 
 
 def test_a_file_of_something_else_is_refused_by_name(tmp_path):
