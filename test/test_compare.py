@@ -17,7 +17,7 @@ from depth_ros.apps.study_report import Table
 from depth_ros.learning.shards import locked
 from depth_ros.learning.recipe import Recipe
 from depth_ros.learning.trainer import HISTORY, Data
-from depth_ros.models import registry, unsupervised
+from depth_ros.models import checkpoint, registry, unsupervised
 from depth_ros.models.baselines import BaselineConfig, SmallEncDec
 
 COMMON = Recipe(steps=2, batch=4, rate=1e-3, device='cpu', validate_every=2, best_by='abs_inv')
@@ -127,6 +127,15 @@ def test_the_pretrained_heads_begin_with_the_depth_network_of_their_seed(bench):
     depth = bench.train('global_local', 0)
     for ours, theirs in zip(head.network.encoder.global_module.parameters(), depth.network.global_module.parameters()):
         assert torch.equal(ours, theirs)
+
+
+def test_studies_take_global_local_as_the_recipe_has_it(bench, tmp_path):
+    """A head that reads the global parameters of a network has to see pairs as that network does."""
+    own = Bench(bench._data, bench._test, replace(COMMON, model_config={'constant': True, 'global_width': 16}), 1, tmp_path / 'own')
+    for study in (studies.pose, studies.flow_tuning):
+        study(own)
+    config = {name: checkpoint.load(own.checkpoint(name, 0)).model.config for name in ('pose_pretrained_head', 'pose_scratch_full', 'tuned_flow')}
+    assert all(c.global_width == 16 for c in config.values()) and config['tuned_flow'].constant
 
 
 # ---------------------------------------------------------------- courses

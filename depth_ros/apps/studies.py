@@ -31,13 +31,19 @@ def _with_dispnet(bench: Bench) -> dict[str, str]:
     return {'global_local': OURS} | bench.chosen({'dispnet': RIVALS['dispnet']})
 
 
+def _ours(bench: Bench, *keys: str) -> dict[str, object]:
+    """What the comparison's recipe says of Global-Local, of those keys."""
+    return {key: bench.common.model_config[key] for key in keys if key in bench.common.model_config}
+
+
 def _pose_head(bench: Bench, seed: int, full: bool, pretrained: bool) -> Trained:
     """One of the four variants of the head that reads the motion from the global parameters."""
     start = {'start_from': bench.checkpoint('global_local', seed)} if pretrained else {}
     name = f'pose_{"pretrained" if pretrained else "scratch"}_{"full" if full else "head"}'
     if pretrained:
         bench.train('global_local', seed)
-    return bench.train(name, seed, model='pose_head', model_config={'full': full, 'width': _HEAD_WIDTH}, objective='motion', best_by='rotation', **start)
+    config = {'full': full, 'width': _HEAD_WIDTH} | _ours(bench, 'image_pair', 'global_width')
+    return bench.train(name, seed, model='pose_head', model_config=config, objective='motion', best_by='rotation', **start)
 
 
 def main_comparison(bench: Bench) -> Table:
@@ -111,8 +117,9 @@ def flow_tuning(bench: Bench) -> Table:
         row = table.rows.setdefault(text, [])
         for seed in bench.seeds:
             bench.train('pwc_net', seed, model='pwc_net', model_config={'share': FLOW_SHARE}, objective='flow', best_by='epe')
-            row.append(bench.score(bench.train(f'{"tuned" if tune else "fixed"}_flow', seed, model='flow_and_depth',
-                                               model_config={'share': FLOW_SHARE, 'tune': tune}, start_from=bench.checkpoint('pwc_net', seed))))
+            config = {'share': FLOW_SHARE, 'tune': tune} | _ours(bench, 'constant', 'global_width')
+            row.append(bench.score(bench.train(f'{"tuned" if tune else "fixed"}_flow', seed, model='flow_and_depth', model_config=config,
+                                               start_from=bench.checkpoint('pwc_net', seed))))
     return table
 
 

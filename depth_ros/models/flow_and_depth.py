@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from depth_ros.models.global_local import GlobalLocal
+from depth_ros.models.global_local import GlobalLocal, GlobalLocalConfig
 from depth_ros.models.layers import Pairs
 from depth_ros.models.pwc_net import PwcNet, PwcNetConfig
 from depth_ros.settings import setting
@@ -18,6 +18,8 @@ class FlowAndDepthConfig(PwcNetConfig):
     """Size of the flow network, and whether it learns from depth."""
 
     tune: bool = setting(False, 'train the flow network together with the depth network, not the latter alone')
+    constant: bool = setting(False, 'the depth network appends a channel of ones to what its generated filters see')
+    global_width: int = setting(0, 'width that pairs are reduced to before its global module sees them; 0: as they come', 'px', low=0, high=1024)
 
 
 class FlowAndDepth(nn.Module):
@@ -27,7 +29,7 @@ class FlowAndDepth(nn.Module):
         super().__init__()
         self.config = config
         self.flow = PwcNet(PwcNetConfig(config.share)).requires_grad_(config.tune)
-        self.depth = GlobalLocal()
+        self.depth = GlobalLocal(GlobalLocalConfig(constant=config.constant, global_width=config.global_width))
 
     def take(self, model: PwcNet) -> None:
         """Start from a trained flow network. Raises ValueError if it is of another size or no flow network."""
