@@ -119,6 +119,15 @@ def test_global_local_is_scored_with_the_same_figures(beginning, kitchen, untrai
     assert is_picture(tmp_path / 'depth.png')
 
 
+@pytest.mark.parametrize(('variant', 'abs_rel', 's_rmse'), [('published', 0.20, 0.24), ('pose_aware', 0.13, 0.18)])
+def test_the_shipped_global_local_measures_a_recording_that_it_never_saw(kitchen, tmp_path, variant, abs_rel, s_rmse):
+    """With unit translation and after median match, where one constant has 0.27 and 0.29."""
+    words = ['depth', '--engine', 'global_local', '--variant', variant, '--sequence', str(kitchen), '--poses', str(kitchen / 'groundtruth_refined.txt')]
+    assert evaluate.main([*words, '--every', '20', '--frames', '140', '--out', str(tmp_path)]) == 0
+    figures = report(tmp_path)
+    assert figures['frames_scored'] == 5 and figures['abs_rel'] < abs_rel and figures['sc_inv'] < s_rmse
+
+
 def test_given_poses_and_scans_tell_metres_to_global_local(beginning, kitchen, untrained, tmp_path):
     words = '--align', 'metric', '--every', '25'
     assert evaluate.main(global_local(beginning, kitchen, 'pose_aware', untrained, *words, '--out', str(tmp_path / 'poses'))) == 0

@@ -33,7 +33,7 @@ from depth_ros.learning.trainer import BEST, STATE, Data, Trainer
 from depth_ros.models import checkpoint
 from depth_ros.settings import did_you_mean
 
-FLOWS = {'dis': FlowConfig(), 'dis_depth': FlowConfig(preset='depth')}        # what made the flow of a pair store, by the name that its data give
+FLOWS = {'dis': FlowConfig(), 'dis_depth': FlowConfig(preset='depth'), 'dis_medium': FlowConfig(preset='medium')}        # what made the flow of a pair store, by the name that its data give
 
 _EPILOG = """
 OUT gets last.safetensors (everything needed to go on), best.safetensors (the network that did best on the validation split),
