@@ -70,9 +70,12 @@ def test_depth_that_comes_late_is_warned_of_until_it_does_not(bench, monkeypatch
 
     monkeypatch.setattr(deepv2d_node, '_LATE', 0.0)
     one.follow(told, 'the warning')
-    assert one.node.diagnostics.status().level == DiagnosticStatus.WARN
     monkeypatch.setattr(deepv2d_node, '_LATE', ros_support.LIMIT)
     one.follow(lambda: not told(), 'its end')
+    monkeypatch.setattr(deepv2d_node, '_LATE', 0.0)
+    one.follow(told, 'another warning')
+    assert one.node.set_parameters([ros_support.Parameter('depth', value='flow')])[0].successful
+    one.follow(lambda: not told(), 'its end, as no such depth is made any more')
 
 
 def test_depth_from_before_a_reset_is_dropped(world, bench, monkeypatch):

@@ -304,15 +304,43 @@ def test_a_correction_begins_with_none_and_then_scales_inverse_depth(live):
     torch.testing.assert_close(after, begun / 1.05)
 
 
-def test_a_correction_sees_the_image_the_choice_and_how_sure_it_is(live):
-    correction = deepv2d_depth._Correction(SMALL)
-    torch.nn.init.normal_(correction.head[-1].weight)
-    features, logits, at, deviation = torch.rand(1, 33, 12, 16), torch.randn(1, SMALL.planes, 12, 16), torch.rand(1, 12, 16), 0.4 + torch.rand(1, 12, 16)
-    told = [features, torch.softmax(logits, 1), at, deviation]
+def test_a_correction_sees_the_image_the_choice_and_how_sure_it_is():
+    generator = torch.Generator().manual_seed(2)
+    correction = deepv2d_depth._Correction(LIVE)
+    torch.nn.init.normal_(correction.head[-1].weight, generator=generator)
+    features, logits, at = torch.rand(1, 33, 12, 16, generator=generator), torch.randn(1, LIVE.planes, 12, 16, generator=generator), torch.rand(1, 12, 16, generator=generator)
+    told = [features, torch.softmax(logits, 1), at, 0.4 + at]
     found = correction(*told)
     assert found.shape == (1, 12, 16)
-    for i, other in enumerate((torch.rand(1, 33, 12, 16), torch.softmax(-logits, 1), 1.0 - at, 2.0 * deviation)):
+    for i, other in enumerate((1.0 - features, torch.softmax(-logits, 1), 1.0 - at, 1.0 + at)):
         assert not torch.allclose(correction(*told[:i], other, *told[i + 1:]), found)
+
+
+def test_a_correction_is_told_the_choice_as_flow_left_it(monkeypatch):
+    """A sure choice of one plane, moved half a plane on; what comes of it stays between the planes, and its confidence is that of where it ends."""
+    network, told = DeepV2D(SMALL).eval(), []
+    planes, key = network.planes(torch.zeros(1)), torch.rand(1, 33, 4, 4)
+    inverse, step = 1 / planes[0], (1 / planes[0, 1] - 1 / planes[0, 0]).item()
+    logits = torch.full((1, SMALL.planes, 4, 4), -50.0)
+    logits[:, 3] = 0.0
+    factor = torch.zeros(1, 4, 4)
+    monkeypatch.setattr(network.depth.correction, 'forward', lambda *given: (told.append(given), factor)[1])
+
+    def chosen() -> tuple[Tensor, Tensor]:
+        return network.depth._choose(logits, planes, key, (16, 16), lambda expected, _: expected + 0.5 * step)
+
+    still, sure = chosen()
+    features, probability, at, deviation = told[0]
+    assert features is key and probability[0, 3].min() > 0.99
+    torch.testing.assert_close(at, torch.full_like(at, 3.5 / (SMALL.planes - 1)))
+    torch.testing.assert_close(deviation, torch.full_like(deviation, 0.4))
+    torch.testing.assert_close(1 / still, torch.full_like(still, (inverse[3] + 0.5 * step).item()))
+    assert sure.min() > 0.99
+    for log, end in ((10.0, SMALL.near), (-10.0, SMALL.far)):
+        factor = torch.full((1, 4, 4), log)
+        moved, unsure = chosen()
+        torch.testing.assert_close(moved, torch.full_like(moved, end))
+        assert unsure.max() < 0.01
 
 
 def test_exact_flow_moves_an_untrained_network_between_the_planes(live):

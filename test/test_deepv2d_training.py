@@ -169,8 +169,13 @@ def test_a_module_that_a_checkpoint_lacks_begins_anew_if_told_so(data, tmp_path)
     for name, value in checkpoint.load(given['depth']).model.depth.state_dict().items():
         assert torch.equal(grown.pop(name), value)
     assert grown and all(name.startswith('correction.') for name in grown)
-    for wrong, parts in (('depth.corection', given), ('motion.trunk', given), ('depth.correction', {})):
-        with pytest.raises(ValueError, match=f"start_new: expected a module within a part of start_parts.*got '{wrong}'"):
+    torch.manual_seed(3)
+    again = Trainer(of_kind('deepv2d_depth', seed=5, start_parts=given, start_new='depth.heads.0', model_config=convex), data, tmp_path / 'again').model.depth.state_dict()
+    kept = checkpoint.load(given['depth']).model.depth.state_dict()
+    changed = {name for name, value in again.items() if not torch.equal(value, kept[name])}
+    assert changed and all(name.startswith('heads.0.') for name in changed)     # though the checkpoint holds it
+    for wrong, parts in (('depth.corection', given), ('motion.trunk', given), ('depth.correction', {}), ('depth.correction.head.1', given), ('depth', given)):
+        with pytest.raises(ValueError, match=f"start_new: expected a module with weights within a part of start_parts.*got '{wrong}'"):
             Trainer(of_kind('deepv2d_depth', start_parts=parts, start_new=wrong, model_config=wider), data, tmp_path / 'wrong')
 
 

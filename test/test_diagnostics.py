@@ -204,3 +204,36 @@ def test_the_status_is_published_every_second_on_diagnostics(world):
     assert {message.status[0].name for message in heard} == {'robot/speaker'}
     assert [timer.timer_period_ns for timer in node.timers] == [10 ** 9]
     world.remove(node)
+
+
+def test_others_that_offer_its_topics_are_told_as_long_as_it_is_active_and_logged_once(world, bench, capfd):
+    """In the status always, in the log where something is new."""
+    own = [bench.node.create_publisher(DiagnosticStatus, topic, 1) for topic in ('/first', '/second')]
+    for publisher in own:
+        bench.diagnostics.output(publisher.topic_name)
+
+    def seen(counts) -> None:
+        world.until(lambda: [bench.node.count_publishers(topic) for topic in ('/first', '/second')] == counts, 'the publishers')
+        for _ in range(3):
+            bench.time += 6.0       # beyond the shortest time between two lines about the same
+            bench.diagnostics.publish()
+
+    seen([1, 1])
+    assert bench.diagnostics.status().level == DiagnosticStatus.OK
+    others = [world.publisher(DiagnosticStatus, '/first')]
+    seen([2, 1])
+    status = bench.diagnostics.status()
+    assert status.level == DiagnosticStatus.WARN and status.message.startswith('/first: offered by others too') and 'ROS_DOMAIN_ID' in status.message
+    others.append(world.publisher(DiagnosticStatus, '/second'))
+    seen([2, 2])
+    assert '/first, /second: offered by others too' in bench.diagnostics.status().message
+    said = capfd.readouterr().err
+    assert said.count('offered by others') == 2 and said.count('/second') == 1
+    bench.state = 'inactive'
+    seen([2, 2])
+    assert 'offered' not in bench.diagnostics.status().message
+    bench.state = 'active'
+    for other in others:
+        world.tester.destroy_publisher(other)
+    seen([1, 1])
+    assert 'offered' not in bench.diagnostics.status().message

@@ -160,20 +160,20 @@ def test_a_player_that_comes_later_is_warned_of_once(world, folder, play, audien
     node = play(folder, publish_clock=publish_clock, rate=0.05)
     world.until(lambda: audience.images, 'the first image')
     node.diagnostics.publish()
-    assert 'published by others' not in capfd.readouterr().err
+    assert 'offered by others' not in capfd.readouterr().err
     other = world.publisher(kind, topic)
     try:
         world.until(lambda: node.count_publishers(topic) == 2, 'the two to see each other')
         for _ in range(3):
             node.diagnostics.publish()
-        assert f'{topic}: published by others too' in node.diagnostics.status().message
+        assert f'{topic}: offered by others too' in node.diagnostics.status().message
     finally:
         world.tester.destroy_publisher(other)
     world.until(lambda: node.count_publishers(topic) == 1, 'the other to go')
     node.diagnostics.publish()
-    assert 'published by others' not in node.diagnostics.status().message
+    assert 'offered by others' not in node.diagnostics.status().message
     said = capfd.readouterr().err
-    assert said.count('published by others') == 1 and f'{topic}: published by others too' in said and 'another ROS_DOMAIN_ID' in said
+    assert said.count('offered by others') == 1 and f'{topic}: offered by others too' in said and 'another ROS_DOMAIN_ID' in said
 
 
 def test_a_loop_goes_round_with_stamps_that_jump_back(world, folder, audience, play):
@@ -190,7 +190,7 @@ def test_a_loop_goes_round_with_stamps_that_jump_back(world, folder, audience, p
 def test_so_many_passes_and_then_the_end(world, folder, audience, play, capfd):
     assert audience.hear(play(folder, passes=2, rate=4.0)) == 0
     said = capfd.readouterr().err
-    assert 'pass 2 of 2' in said and 'published by others' not in said
+    assert 'pass 2 of 2' in said and 'offered by others' not in said
     assert [stamp(m) for m in audience.images] == 2 * open_sequence(folder).colour_stamps.tolist()
 
 

@@ -202,19 +202,21 @@ def test_scenes_of_a_batch_do_not_mix(scene, K, poses):
 
 
 def glossy(scene: synthetic.Scene, mirror: float, shade: float | None = None) -> synthetic.Scene:
-    """The scene with everything as glossy as can be; `shade`: all of it of one brightness in an even light."""
+    """The scene with everything as glossy as can be, and a lamp; `shade`: all of it of one brightness in an even light."""
     tiles = torch.rand(len(materials.NAMES), materials.TILE, materials.TILE, 3, generator=torch.Generator().manual_seed(4))
-    tiles = tiles if shade is None else torch.full_like(tiles, shade)
-    lights = scene.lights if shade is None else lighting.sunlight(torch.zeros(0, 3), torch.zeros(0), 1.0)
+    lights = replace(scene.lights, lamps=torch.tensor([[[0.5, -0.5, 2.0, 0.5]]]))
+    if shade is not None:
+        tiles, lights = torch.full_like(tiles, shade), lighting.sunlight(torch.zeros(0, 3), torch.zeros(0), 1.0)
     return replace(scene, textures=materials.Textures(tiles, [2.0] * len(tiles), [1.0] * len(tiles), mirror), lights=lights)
 
 
-def test_a_mirror_shows_what_a_camera_behind_it_sees(scene, K, poses):
+@pytest.mark.parametrize('strength', [0.05, 0.3])
+def test_a_mirror_shows_what_a_camera_behind_it_sees(scene, K, poses, strength):
     """As if the wall were a window, and the camera and its rays lay reflected behind it; the more so, the more slanted the view."""
     views = poses[[30, 120]]
     rays = synthetic.camera_rays(K, HEIGHT, WIDTH)
-    hits = synthetic.cast(scene, views, rays, K)
-    shiny, dull = (synthetic.colours(glossy(scene, 0.3), views, rays, hits, K[:1, 0], mirror) for mirror in (True, False))
+    hits, shown = synthetic.cast(scene, views, rays, K), glossy(scene, strength)
+    shiny, dull = (synthetic.colours(shown, views, rays, hits, K[:1, 0], mirror) for mirror in (True, False))
     room = scene.kinds.index(synthetic.ROOM)
     T_room, half = scene.T_world_self[0, room], scene.half[0, room]
     inside = se3.transform(se3.inverse(T_room) @ views, pinhole.unproject(hits.distance, K))
@@ -227,13 +229,51 @@ def test_a_mirror_shows_what_a_camera_behind_it_sees(scene, K, poses):
             reflection[axis, axis], reflection[axis, 3] = -1.0, 2.0 * side * half[axis]
             behind = T_room @ reflection @ se3.inverse(T_room) @ views
             seen = synthetic.cast(scene, behind, rays._replace(nearest=hits.distance * 1.001))
-            image = synthetic.colours(glossy(scene, 0.3), behind, rays, seen, K[:1, 0], mirror=False)
-            share = 0.3 + 0.7 * (1.0 - direction[..., axis].abs()) ** 5
-            wanted = torch.lerp(dull, image, share[:, None])
-            off = (shiny - wanted).abs().amax(1)[on_wall]
+            image = synthetic.colours(shown, behind, rays, seen, K[:1, 0], mirror=False)
+            share = strength + (1.0 - strength) * (1.0 - direction[..., axis].abs()) ** 5
+            off = (shiny - torch.lerp(dull, image, share[:, None])).abs().amax(1)[on_wall]
             compared += on_wall.sum()
             assert on_wall.sum() == 0 or (off < 2e-3).float().mean() > 0.98        # rounding takes some edges for what is beside them
-    assert compared > 0.2 * hits.primitive.numel() and (shiny - dull).abs().mean() > 0.05
+    assert compared > 0.2 * hits.primitive.numel() and (shiny - dull).abs().mean() > 0.1 * strength
+
+
+def test_a_mirror_ball_shows_what_its_normal_sends_the_ray_to():
+    """In a box whose walls have a shade each: which wall is seen where follows from reflection at the sphere alone."""
+    ball, room = torch.eye(4), torch.eye(4)
+    ball[2, 3] = 3.0
+    shades = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.9])       # of the six walls, and of the ball
+    textures = materials.Textures(shades[:, None, None, None].expand(-1, materials.TILE, materials.TILE, 3), [1.0] * 7, [0.0] * 6 + [1.0], 0.5)
+    scene = synthetic.Scene((synthetic.ROOM, synthetic.SPHERE), torch.stack([room, ball])[None], torch.tensor([[[4.0, 3.0, 5.0], [0.8] * 3]]),
+                            torch.stack([torch.arange(6), torch.full((6,), 6)])[None], textures, lighting.sunlight(torch.zeros(0, 3), torch.zeros(0), 1.0))
+    K = torch.tensor([[200.0, 0.0, 79.5], [0.0, 200.0, 59.5], [0.0, 0.0, 1.0]])
+    image = synthetic.render(scene, torch.eye(4)[None], K, HEIGHT, WIDTH, fine=False).image[0, ..., 0].numpy() / 255.0
+    agreed, walls = [], set()
+    for v in range(0, HEIGHT, 3):
+        for u in range(0, WIDTH, 3):
+            d = np.array([(u - 79.5) / 200.0, (v - 59.5) / 200.0, 1.0])
+            b, c = d @ [0.0, 0.0, 3.0], 9.0 - 0.8 ** 2
+            if b * b - d @ d * c > 0.05:       # not at the rim
+                t = (b - math.sqrt(b * b - d @ d * c)) / (d @ d)
+                n = (t * d - [0.0, 0.0, 3.0]) / 0.8
+                cosine, away = -d @ n / np.linalg.norm(d), d - 2.0 * (d @ n) * n
+                reach = (np.sign(away) * [4.0, 3.0, 5.0] - t * d) / away
+                wall = int(reach.argmin())
+                share = 0.5 + 0.5 * (1.0 - cosine) ** 5
+                walls.add((wall, away[wall] > 0))
+                agreed.append(abs((1.0 - share) * 0.9 + share * shades[2 * wall + (away[wall] > 0)].item() - image[v, u]) < 0.01)
+    assert len(agreed) > 100 and np.mean(agreed) > 0.95 and len(walls) == 6
+
+
+def test_mirrors_of_a_batch_do_not_mix(scene, poses):
+    """Two rooms seen by two cameras of different focal lengths."""
+    other = replace(scene, half=scene.half * torch.tensor([1.0, 1.0, 0.9]), materials=(scene.materials + 1) % len(materials.NAMES))
+    shown = glossy(scene, 0.3)
+    both = replace(shown, **{name: torch.cat([getattr(scene, name), getattr(other, name)]) for name in ('T_world_self', 'half', 'materials')})
+    K = torch.tensor([[[focal, 0.0, 79.5], [0.0, focal, 59.5], [0.0, 0.0, 1.0]] for focal in (60.0, 400.0)])
+    together = synthetic.render(both, poses[[10, 200]], K, HEIGHT, WIDTH, fine=False)
+    for i, (alone, frame) in enumerate(((scene, 10), (other, 200))):
+        single = synthetic.render(replace(alone, textures=shown.textures, lights=shown.lights), poses[[frame]], K[i], HEIGHT, WIDTH, fine=False)
+        assert (together.image[i].int() - single.image[0].int()).abs().max() <= 1
 
 
 def test_whatever_mirrors_shows_a_world_of_one_shade_as_that(scene, K, poses):
@@ -242,9 +282,10 @@ def test_whatever_mirrors_shows_a_world_of_one_shade_as_that(scene, K, poses):
     assert (plain.image.int() - 102).abs().max() <= 1
 
 
-def test_mirrors_change_colours_alone(scene, K, poses):
-    dull, shiny = (synthetic.render(glossy(scene, mirror), poses[[30]], K, HEIGHT, WIDTH, fine=False) for mirror in (0.0, 0.3))
-    assert torch.equal(dull.depth, shiny.depth) and (dull.image != shiny.image).float().mean() > 0.5
+def test_rays_of_a_mirror_are_no_image(scene, K, poses):
+    rays = synthetic.camera_rays(K, HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match='rays of an image'):
+        synthetic.cast(scene, poses[[30]], rays._replace(origin=tuple(torch.zeros(1, 1, 1) for _ in range(3))), K)
 
 
 def test_a_tile_is_sampled_at_its_texels_and_repeats():

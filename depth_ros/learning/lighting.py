@@ -1,7 +1,7 @@
 """Lamps, an even glow, and reflections on glossy surfaces: how bright a point of a synthetic scene looks.
 
 Diffuse light is Lambert's; a gloss adds what lies in the direction of mirror reflection, as soft spots of light all around (B. T. Phong, "Illumination for
-computer generated pictures", CACM 1975). Reflections move otherwise than surfaces do, which misleads matching as in life.
+computer generated pictures", CACM 1975), and the scene itself may be mirrored by a share of its light. Reflections move otherwise than surfaces do, which misleads matching as in life.
 """
 
 from __future__ import annotations
@@ -64,6 +64,14 @@ class Lights:
             x, y, z, sharpness, bright = (_of(self.spots[:, spot, i], camera) for i in range(5))
             brightness = brightness + bright * torch.exp(sharpness * (_dot(away, [x, y, z]) - 1.0))      # as good as a power of the cosine
         return brightness
+
+
+def mirrored_share(head_on: Tensor, cosine: Tensor) -> Tensor:
+    """Share (P,) of the light that a surface mirrors where a ray falls in with that cosine (P,), given its share head on (P,); none where that is 0.
+
+    C. Schlick, "An inexpensive BRDF model for physically-based rendering", Computer Graphics Forum 1994, equation 24.
+    """
+    return torch.where(head_on > 0.0, head_on + (1.0 - head_on) * (1.0 - cosine) ** 5, 0.0)
 
 
 def sunlight(directions: Tensor, strengths: Tensor, ambient: float) -> Lights:

@@ -1,8 +1,8 @@
 """Rooms of textured primitives, ray-cast in torch: images with exact depth, flow, visibility and 2D laser scans. Batched, on any device.
 
 The world is z-up [m]. A ray's direction has z = 1 in the camera, so that its parameter is the z-depth itself. Primitives are convex: casting finds the
-interval of a ray inside each and keeps the nearest entry (of the room around the camera: the exit). Glossy surfaces mirror the scene once, as seen at that angle
-(C. Schlick, "An inexpensive BRDF model for physically-based rendering", Computer Graphics Forum 1994): what is seen in them moves as if it lay behind them.
+interval of a ray inside each and keeps the nearest entry (of the room around the camera: the exit). Glossy surfaces mirror the scene once: what is seen in them moves as
+if it lay behind them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from depth_ros.geometry import pinhole, se3
 from depth_ros.geometry.warp import induced_flow
-from depth_ros.learning.lighting import Lights, lights_together, sunlight
+from depth_ros.learning.lighting import Lights, lights_together, mirrored_share, sunlight
 from depth_ros.learning.materials import Textures
 
 ROOM, BOX, SPHERE, CYLINDER = range(4)
@@ -93,7 +93,9 @@ class Rays(NamedTuple):
     nearest: Tensor | float = NEAREST                       # in lengths of the direction, before which nothing is hit
 
     def cut(self, rows: slice, columns: slice) -> Rays:
-        """The rays of a window; those of an image all come from the sensor."""
+        """The rays of a window of an image. Raises ValueError for rays that do not come from the sensor."""
+        if self.origin is not None:
+            raise ValueError('expected rays of an image, which all come from the sensor')
         return Rays(*(d[:, rows if d.shape[1] > 1 else slice(None), columns if d.shape[2] > 1 else slice(None)] for d in self[:3]))
 
     @property
@@ -264,11 +266,11 @@ def colours(scene: Scene, T_world_sensor: Tensor, rays: Rays, hits: Hits, focal:
         gloss = scene.textures.gloss[material]
         shiny = gloss.nonzero()[:, 0]
         if len(shiny):
-            shade[:, shiny] += gloss[shiny] * lights.mirrored(camera[shiny], [r[shiny] for r in ray], [n[shiny] for n in seen])
+            facing = [n[shiny] for n in seen]
+            shade[:, shiny] += gloss[shiny] * lights.mirrored(camera[shiny], [r[shiny] for r in ray], facing)
             if mirrors is not None:
-                head_on = scene.textures.mirror[material[shiny]]
-                mirrors.share[which[shiny]] = torch.where(head_on > 0.0, head_on + (1.0 - head_on) * (1.0 - cosine[shiny]) ** 5, 0.0)
-                mirrors.normal[:, which[shiny]] = torch.stack(seen)[:, shiny]
+                mirrors.share[which[shiny]] = mirrored_share(scene.textures.mirror[material[shiny]], cosine[shiny])
+                mirrors.normal[:, which[shiny]] = torch.stack(facing)
         colour[:, which] = shade
     colour = colour.reshape(3, batch, height * width)
     if mirrors is not None:

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from depth_ros import files, settings
@@ -248,15 +248,19 @@ def _begin_with(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, object]
         else:
             model.load_state_dict(loaded.model.state_dict())
     settings.refuse_unknown(recipe.start_parts, [name for name, _ in model.named_children()], 'start_parts: the network has no part')
-    inside = [name for name, _ in model.named_modules() if name.partition('.')[0] in recipe.start_parts and '.' in name]
-    if recipe.start_new and recipe.start_new not in inside:
-        raise ValueError(f'start_new: expected a module within a part of start_parts, {", ".join(recipe.start_parts) or "which has none"}, got {recipe.start_new!r}')
     givers = {part: checkpoint.load(path, recipe.model) for part, path in recipe.start_parts.items()}
+    within, _, module = recipe.start_new.partition('.')
+    if recipe.start_new and not (within in givers and module and any(name.startswith(f'{recipe.start_new}.') for name in model.state_dict())):
+        raise ValueError(f'start_new: expected a module with weights within a part of start_parts, {", ".join(givers) or "which has none"}, got {recipe.start_new!r}')
     for part, giver in givers.items():
-        new, given, own = recipe.start_new + '.', giver.model.get_submodule(part).state_dict(prefix=f'{part}.'), model.get_submodule(part).state_dict(prefix=f'{part}.')
-        weights = {key: value for key, value in given.items() if not key.startswith(new)} | {key: value for key, value in own.items() if key.startswith(new)}
-        checkpoint.fill(model.get_submodule(part), {key.removeprefix(f'{part}.'): value for key, value in weights.items()}, f'start_parts: {part} of {recipe.start_parts[part]}')
+        own, given = (of.get_submodule(part).state_dict() for of in (model, giver.model))
+        checkpoint.fill(model.get_submodule(part), _renewed(given, own, module) if part == within else given, f'start_parts: {part} of {recipe.start_parts[part]}')
     return {part: giver.record for part, giver in givers.items()}
+
+
+def _renewed(given: dict[str, Tensor], own: dict[str, Tensor], module: str) -> dict[str, Tensor]:
+    """Weights as they are given, but those of a module as a network has them."""
+    return {name: value for name, value in given.items() if not name.startswith(f'{module}.')} | {name: value for name, value in own.items() if name.startswith(f'{module}.')}
 
 
 class _Curves:

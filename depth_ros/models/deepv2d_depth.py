@@ -171,7 +171,8 @@ class DepthModule(nn.Module):
         index = torch.arange(planes.shape[1], dtype=logits.dtype, device=logits.device)[:, None, None]
         expected = (probability * value).sum(1)
         step = (value[:, -1] - value[:, 0]) / (planes.shape[1] - 1)
-        variance = (probability * (value - expected[:, None]).square()).sum(1) + (_LEAST_DEVIATION * step).square()
+        if refine is not None or self.correction is not None:
+            variance = (probability * (value - expected[:, None]).square()).sum(1) + (_LEAST_DEVIATION * step).square()
         if refine is not None:
             expected = refine(expected, variance).clamp(value[:, -1], value[:, 0])
         if self.correction is not None:
@@ -240,7 +241,8 @@ class _Correction(nn.Module):
     def forward(self, features: Tensor, probability: Tensor, at: Tensor, deviation: Tensor) -> Tensor:
         """(B, h, w) of the keyframe's features (B, C, h, w), the planes' probabilities (B, D, h, w), and the choice (B, h, w): from 0 to 1 among the planes, and its deviation in planes."""
         planes = probability.shape[1]
-        bins = F.adaptive_avg_pool1d(torch.eye(planes).to(probability), _BINS).mT * (planes / _BINS)      # (_BINS, D), of about 1 a row
+        which = torch.eye(planes, dtype=probability.dtype, device=probability.device)
+        bins = F.adaptive_avg_pool1d(which, _BINS).mT * (planes / _BINS)      # (_BINS, D): each bin sums up its planes, of which neighbours share some unless they divide evenly
         told = torch.cat([features[:, :self.channels], F.conv2d(probability, bins[..., None, None]), 2.0 * at[:, None] - 1.0, deviation.log()[:, None]], 1)
         return self.head(self.hourglass(self.stem(told)))[:, 0]
 

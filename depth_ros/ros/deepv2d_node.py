@@ -33,7 +33,7 @@ _REFERENCES = 64        # frames remembered as possible references of a flow bun
 _HITS = 8               # messages of range hits that may wait for the next image
 _NO_TOPIC = 'none'      # what `depth` is remapped to where a sensor is not to be used
 _NICENESS = 5           # of the thread of a keyframe's depth: tracking goes first
-_LATE = 2.0             # [s] after its image at which a keyframe's depth comes too late for a robot that drives
+_LATE = 2.0             # [s] after its image was tracked, from which on a keyframe's depth is too late for a robot that drives
 _DISCOVERY = 1.0        # [s] after the first image in which a depth sensor must be found
 
 
@@ -62,7 +62,7 @@ class KeyframeJob(NamedTuple):
     engine: DeepV2DEngine
     T_odom_cam: np.ndarray | None   # (4, 4), None where it must not go into the map
     generation: int                 # of the map
-    tracked: float                  # [s] by the monotonic clock
+    tracked: float                  # [s] by the monotonic clock, when its image had been tracked
 
 
 class DeepV2DNode(ManagedNode):
@@ -101,6 +101,8 @@ class DeepV2DNode(ManagedNode):
         self._flowed: float | None = None           # steady time [s] of the last image with flow, at first of the first image
         self._expected: float | None = None         # steady time [s] since when a depth sensor that was found has yet to send
         self._bundles_used = 0
+        self._late: DeepV2DEngine | None = None     # whose last keyframe's depth was late
+        self.diagnostics.clear('keyframe depth')
         self._map.start()
         self._newest = self.worker(self._work_on)
         self._keyframes = self.worker(self._work_keyframe, 'keyframe depth')
@@ -264,16 +266,20 @@ class DeepV2DNode(ManagedNode):
         give_way(_NICENESS)
         depth = job.later()
         self.diagnostics.value('keyframe depth', job.engine.depth_reason or 'ok')
-        if depth is not None and self._is_current(job):
+        if not self._is_current(job):
+            return
+        if depth is not None:
             self._publish_depth(depth, job.T_odom_cam, job.generation)
-            self._tell_delay(time.monotonic() - job.tracked)
+        self._tell_delay(job, time.monotonic() - job.tracked)
 
-    def _tell_delay(self, delay: float) -> None:
-        """Warn as long as keyframes' depth comes late."""
-        if delay > _LATE:
-            self.diagnostics.hold('keyframe depth', diagnostics.WARN, f'depth from {self._source} comes {delay:.1f} s after its image: this machine has too little time for it')
-        else:
+    def _tell_delay(self, job: KeyframeJob, delay: float) -> None:
+        """Warn as long as keyframes' depth comes late; one alone may have warmed something up."""
+        again, self._late = self._late is job.engine, job.engine if delay > _LATE else None
+        if self._late is None:
             self.diagnostics.clear('keyframe depth')
+        elif again:
+            self.diagnostics.hold('keyframe depth', diagnostics.WARN,
+                                  f'depth from {job.engine.config.depth} comes {delay:.1f} s after its image was tracked: this machine has too little time for it')
 
     def _is_current(self, job: KeyframeJob) -> bool:
         return job.engine is self._engine_at_work and job.generation == self._map.generation
@@ -281,6 +287,7 @@ class DeepV2DNode(ManagedNode):
     def _begin_anew(self, engine: DeepV2DEngine, lap: int) -> None:
         """Reset where asked to, and restart with the first image after the clock jumped back: not before, for older ones may still wait."""
         if engine is not self._engine_at_work:
+            self.diagnostics.clear('keyframe depth')
             # Here, not where it is made: until now its predecessor may still have been at a frame, whose pose is in its own frame.
             self._odometry.rebase()
             self._frames.clear()

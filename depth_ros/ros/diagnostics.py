@@ -160,15 +160,16 @@ class Diagnostics:
         self._publisher.publish(message)
 
     def _look_for_others(self) -> None:
-        """Warn of others that publish what this node does: who listens goes to and fro between two times, cameras or maps."""
+        """While the node is active, warn of others that offer a topic which it publishes on: who listens goes to and fro between two times, cameras or maps."""
         with self._lock:
-            topics = list(self._outputs)
+            topics = list(self._outputs) if self._state() == _ACTIVE else []
         shared = [topic for topic in topics if self._node.count_publishers(topic) > 1]
-        if shared:
-            self.hold('others', WARN, f'{", ".join(shared)}: published by others too, and who listens goes to and fro between them; end them, or set another ROS_DOMAIN_ID',
-                      logged='others' in self._conditions)
-        else:
+        if not shared:
             self.clear('others')
+            return
+        reason = f'{", ".join(shared)}: offered by others too (by one that was killed, for some 20 s more), and who listens goes to and fro between them; ' \
+                 'end them, or set another ROS_DOMAIN_ID or namespace'
+        self.hold('others', WARN, reason, logged=self._conditions.get('others') == (WARN, reason))
 
     def _time_stands(self) -> bool:
         """Whether time on /clock has stood since last looked at: a recording is being made ready, pauses or is over, and its silence is no trouble to log."""
