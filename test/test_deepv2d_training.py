@@ -152,6 +152,10 @@ def test_modules_trained_apart_are_joined(data, tmp_path):
         trained = checkpoint.load(path).model.get_submodule(part).state_dict()
         assert all(torch.equal(value, trained[name]) for name, value in joined.model.get_submodule(part).state_dict().items())
     assert joined.record({})['recipe']['start_parts'] == {'depth': BEST, 'motion': BEST}
+    for rate, expected in ((0.0, {part: f'deepv2d_{part}' for part in paths}), (1e-3, dict.fromkeys(paths, 'deepv2d'))):        # joined alone, or learned on together
+        Trainer(of_kind('deepv2d', start_parts=paths, rate=rate), data, tmp_path / f'joined{rate}').run()
+        again = Trainer(of_kind('deepv2d', start_parts=dict.fromkeys(paths, str(tmp_path / f'joined{rate}' / BEST))), data, tmp_path / 'again', resume=False)
+        assert {part: record['recipe']['objective'] for part, record in again.record({})['parts'].items()} == expected
     with pytest.raises(ValueError, match='start_parts: the network has no part'):
         Trainer(of_kind('deepv2d', start_parts={'colour': paths['depth']}), data, tmp_path / 'wrong')
     other = of_kind('deepv2d', start_parts=paths, model_config=TINY | {'depth_width': 8})

@@ -255,7 +255,13 @@ def _begin_with(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, object]
     for part, giver in givers.items():
         own, given = (of.get_submodule(part).state_dict() for of in (model, giver.model))
         checkpoint.fill(model.get_submodule(part), _renewed(given, own, module) if part == within else given, f'start_parts: {part} of {recipe.start_parts[part]}')
-    return {part: giver.record for part, giver in givers.items()}
+    return {part: _origin(giver.record, part) for part, giver in givers.items()}
+
+
+def _origin(record: dict[str, Any], part: str) -> dict[str, Any]:
+    """How a part of a network came about: if it learned nothing itself, where it was joined of others, as they did."""
+    joined = part in record.get('parts', {}) and record['recipe']['rate'] == 0.0
+    return record['parts'][part] if joined else record
 
 
 def _renewed(given: dict[str, Tensor], own: dict[str, Tensor], module: str) -> dict[str, Tensor]:
