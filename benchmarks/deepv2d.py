@@ -43,7 +43,7 @@ DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 STRIDE, ITERATIONS = 4, 3
 FLOW, FLOWS, POSE, DEPTH = 'measured flow, a view', 'measured flow, all views', 'pose of a frame', 'depth of a keyframe'
 LIMITS = {'live': {DEPTH: 400.0, POSE: 100.0}, 'paper': {'round': 44.0}}      # [ms]
-MATCHING = 'depth.stem', 'depth.matchers', 'depth.heads', 'depth.prior', 'depth.excite', 'depth.convex'        # the 3D network and what it ends in
+MATCHING = 'depth.stem', 'depth.matchers', 'depth.heads', 'depth.prior', 'depth.excite', 'depth.correction', 'depth.convex'        # the 3D network and what it ends in
 _FLOW = FlowEngine()        # as tracking and learned depth have it
 CONVOLUTIONS = 'motion.trunk', 'motion.embed', 'motion.flow', 'depth.trunk', 'depth.hourglasses', 'depth.embed', *MATCHING
 

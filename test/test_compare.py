@@ -131,11 +131,11 @@ def test_the_pretrained_heads_begin_with_the_depth_network_of_their_seed(bench):
 
 def test_studies_take_global_local_as_the_recipe_has_it(bench, tmp_path):
     """A head that reads the global parameters of a network has to see pairs as that network does."""
-    own = Bench(bench._data, bench._test, replace(COMMON, model_config={'constant': True, 'global_width': 16}), 1, tmp_path / 'own')
+    own = Bench(bench._data, bench._test, replace(COMMON, model_config={'constant': True, 'global_width': 16, 'image_pair': False, 'coordinates': False}), 1, tmp_path / 'own')
     for study in (studies.pose, studies.flow_tuning):
         study(own)
     config = {name: checkpoint.load(own.checkpoint(name, 0)).model.config for name in ('pose_pretrained_head', 'pose_scratch_full', 'tuned_flow')}
-    assert all(c.global_width == 16 for c in config.values()) and config['tuned_flow'].constant
+    assert all((c.global_width, c.image_pair) == (16, False) for c in config.values()) and (config['tuned_flow'].constant, config['tuned_flow'].coordinates) == (True, False)
 
 
 # ---------------------------------------------------------------- courses

@@ -19,7 +19,7 @@ from depth_ros.engines.sweep import Sweeper
 from depth_ros.models import checkpoint
 from depth_ros.models.deepv2d import DeepV2D
 from depth_ros.ros import codecs, deepv2d_node
-from depth_ros.ros.deepv2d_node import DeepV2DNode
+from depth_ros.ros.deepv2d_node import DeepV2DNode, KeyframeJob
 
 
 @pytest.fixture
@@ -76,6 +76,17 @@ def test_depth_that_comes_late_is_warned_of_until_it_does_not(bench, monkeypatch
     one.follow(told, 'another warning')
     assert one.node.set_parameters([ros_support.Parameter('depth', value='flow')])[0].successful
     one.follow(lambda: not told(), 'its end, as no such depth is made any more')
+
+
+def test_depth_that_comes_late_once_is_not_warned_of_nor_that_of_an_engine_of_before(bench):
+    one = bench(depth=None)
+    one.follow(lambda: one.odometry, 'an engine at work')
+    node, told = one.node, []
+    current = KeyframeJob(None, node._engine_at_work, None, node._map.generation, 0.0)
+    for job, delay in ((current, 3.0), (current, 0.1), (current, 3.0), (current, 3.0), (current._replace(generation=-1), 3.0)):
+        node._tell_delay(job, delay)
+        told.append('comes 3.0 s after its image' in node.diagnostics.status().message)
+    assert told == [False, False, False, True, False]
 
 
 def test_depth_from_before_a_reset_is_dropped(world, bench, monkeypatch):

@@ -214,14 +214,15 @@ def test_others_that_offer_its_topics_are_told_as_long_as_it_is_active_and_logge
 
     def seen(counts) -> None:
         world.until(lambda: [bench.node.count_publishers(topic) for topic in ('/first', '/second')] == counts, 'the publishers')
-        for _ in range(3):
-            bench.time += 6.0       # beyond the shortest time between two lines about the same
+        for _ in range(8):          # more than the shortest time between two lines about the same
+            bench.time += 1.0
             bench.diagnostics.publish()
 
     seen([1, 1])
     assert bench.diagnostics.status().level == DiagnosticStatus.OK
     others = [world.publisher(DiagnosticStatus, '/first')]
-    seen([2, 1])
+    world.until(lambda: bench.node.count_publishers('/first') == 2, 'the first other')
+    bench.diagnostics.publish()
     status = bench.diagnostics.status()
     assert status.level == DiagnosticStatus.WARN and status.message.startswith('/first: offered by others too') and 'ROS_DOMAIN_ID' in status.message
     others.append(world.publisher(DiagnosticStatus, '/second'))

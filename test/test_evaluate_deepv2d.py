@@ -112,7 +112,8 @@ def test_clips_of_a_sequence_are_scored_by_its_own_poses(network, tmp_path):
     assert figures['studies']['pose']['no motion']['translation_cm'] > 1.0 and 'abs_rel' in figures
 
 
-@pytest.mark.parametrize('words, complaint', [(['--clips', '0'], '--clips: expected at least 1'), (['--weights', '{tmp}/absent'], '{tmp}/absent'), (['--rounds', '0'], 'rounds')])
+@pytest.mark.parametrize('words, complaint', [(['--clips', '0'], '--clips: expected at least 1'), (['--weights', '{tmp}/absent'], '{tmp}/absent'), (['--rounds', '0'], 'rounds'),
+                                              (['--sequence', 'sample', '--mirror', '0'], '--mirror: for synthetic clips'), (['--sequence', 'sample', '--reduce', '2'], '--reduce: for synthetic clips')])
 def test_bad_input_is_one_clear_line(tmp_path, capsys, words, complaint):
     assert evaluate.main(['deepv2d', *(word.format(tmp=tmp_path) for word in words), '--out', str(tmp_path / 'out')]) == 1
     assert complaint.format(tmp=tmp_path) in capsys.readouterr().err.strip().splitlines()[-1] and not (tmp_path / 'out').exists()

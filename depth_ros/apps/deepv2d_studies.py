@@ -204,7 +204,7 @@ def _score(args: argparse.Namespace) -> None:
         with files.whole(args.out / 'examples.png') as partial:
             plots.depth(examples, partial)
     told = {'weights': Path(args.weights or learned_depth.SHIPPED).name, 'clips': len(next(iter(next(iter(rows.values())).values()))), 'of': spec.sequence or 'synthetic scenes',
-            'width': spec.width // args.reduce, 'height': spec.height // args.reduce, 'rounds': config.rounds, 'form': config.form}
+            **({} if spec.sequence else {'mirror': args.mirror}), 'width': spec.width // args.reduce, 'height': spec.height // args.reduce, 'rounds': config.rounds, 'form': config.form}
     report.write(args.out, told | _headline(tables), {'studies': {name: {row: table.rows[row][0] for row in table.rows} for name, table in tables.items()}})
 
 
@@ -213,6 +213,8 @@ def _trials(args: argparse.Namespace, spec: SequenceClipData) -> Iterator[Trial]
     if spec.sequence:
         if args.reduce != 1:
             raise ValueError('--reduce: for synthetic clips; those of a sequence come at --width and --height')
+        if args.mirror != ClipData.mirror:
+            raise ValueError('--mirror: for synthetic clips; a sequence shows what the camera saw')
         return clip_runs.recorded(spec, args.clips)
     return clip_runs.synthetic(open_clips(ClipData(width=spec.width, height=spec.height, mirror=args.mirror, test=args.clips), 'test'), args.clips, args.reduce)
 

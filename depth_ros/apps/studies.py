@@ -117,7 +117,7 @@ def flow_tuning(bench: Bench) -> Table:
         row = table.rows.setdefault(text, [])
         for seed in bench.seeds:
             bench.train('pwc_net', seed, model='pwc_net', model_config={'share': FLOW_SHARE}, objective='flow', best_by='epe')
-            config = {'share': FLOW_SHARE, 'tune': tune} | _ours(bench, 'constant', 'global_width')
+            config = {'share': FLOW_SHARE, 'tune': tune} | _ours(bench, 'image_pair', 'coordinates', 'constant', 'global_width')
             row.append(bench.score(bench.train(f'{"tuned" if tune else "fixed"}_flow', seed, model='flow_and_depth', model_config=config,
                                                start_from=bench.checkpoint('pwc_net', seed))))
     return table

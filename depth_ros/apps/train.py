@@ -39,7 +39,7 @@ _EPILOG = """
 OUT gets last.safetensors (everything needed to go on), best.safetensors (the network that did best on the validation split),
 history.json and curves for `tensorboard --logdir OUT`. Ctrl-C saves before it ends. The pairs are rendered into the user's cache first; or, where the
 recipe's data name a sequence, made from that: --set data.sequence=FOLDER --set data.poses=FILE.
-How long it takes: one CPU core renders 10 to 20 pairs, or 3 clips (for deepv2d), a second, so that 8192 of them take some ten minutes, once; what is rendered is kept when it is stopped. Then the
+How long it takes: one CPU core renders 10 to 20 pairs, or not quite 2 clips (for deepv2d), a second, so that 8192 of them take some ten minutes, once; what is rendered is kept when it is stopped. Then the
 first steps tell how long the others will take: hours on a CPU for the recipes that are meant for one, days for the others.
 Several accelerators, or processes: torchrun --nproc-per-node 2 -m depth_ros.apps.train RECIPE.
 """

@@ -94,7 +94,7 @@ class Rays(NamedTuple):
 
     def cut(self, rows: slice, columns: slice) -> Rays:
         """The rays of a window of an image. Raises ValueError for rays that do not come from the sensor."""
-        if self.origin is not None:
+        if self.origin is not None or isinstance(self.nearest, Tensor):
             raise ValueError('expected rays of an image, which all come from the sensor')
         return Rays(*(d[:, rows if d.shape[1] > 1 else slice(None), columns if d.shape[2] > 1 else slice(None)] for d in self[:3]))
 

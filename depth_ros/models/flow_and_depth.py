@@ -18,6 +18,8 @@ class FlowAndDepthConfig(PwcNetConfig):
     """Size of the flow network, and whether it learns from depth."""
 
     tune: bool = setting(False, 'train the flow network together with the depth network, not the latter alone')
+    image_pair: bool = setting(True, 'the depth network\'s global module sees both images, not the flow alone')
+    coordinates: bool = setting(True, 'the depth network appends X and Y channels to what its generated filters see')
     constant: bool = setting(False, 'the depth network appends a channel of ones to what its generated filters see')
     global_width: int = setting(0, 'width that pairs are reduced to before its global module sees them; 0: as they come', 'px', low=0, high=1024)
 
@@ -29,7 +31,7 @@ class FlowAndDepth(nn.Module):
         super().__init__()
         self.config = config
         self.flow = PwcNet(PwcNetConfig(config.share)).requires_grad_(config.tune)
-        self.depth = GlobalLocal(GlobalLocalConfig(constant=config.constant, global_width=config.global_width))
+        self.depth = GlobalLocal(GlobalLocalConfig(image_pair=config.image_pair, coordinates=config.coordinates, constant=config.constant, global_width=config.global_width))
 
     def take(self, model: PwcNet) -> None:
         """Start from a trained flow network. Raises ValueError if it is of another size or no flow network."""

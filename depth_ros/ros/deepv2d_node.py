@@ -266,20 +266,18 @@ class DeepV2DNode(ManagedNode):
         give_way(_NICENESS)
         depth = job.later()
         self.diagnostics.value('keyframe depth', job.engine.depth_reason or 'ok')
-        if not self._is_current(job):
-            return
-        if depth is not None:
+        if depth is not None and self._is_current(job):
             self._publish_depth(depth, job.T_odom_cam, job.generation)
-        self._tell_delay(job, time.monotonic() - job.tracked)
+            self._tell_delay(job, time.monotonic() - job.tracked)
 
     def _tell_delay(self, job: KeyframeJob, delay: float) -> None:
         """Warn as long as keyframes' depth comes late; one alone may have warmed something up."""
         again, self._late = self._late is job.engine, job.engine if delay > _LATE else None
-        if self._late is None:
-            self.diagnostics.clear('keyframe depth')
-        elif again:
+        if self._late is not None and again:
             self.diagnostics.hold('keyframe depth', diagnostics.WARN,
                                   f'depth from {job.engine.config.depth} comes {delay:.1f} s after its image was tracked: this machine has too little time for it')
+        if self._late is None or not self._is_current(job):     # it may have begun anew meanwhile
+            self.diagnostics.clear('keyframe depth')
 
     def _is_current(self, job: KeyframeJob) -> bool:
         return job.engine is self._engine_at_work and job.generation == self._map.generation
@@ -287,11 +285,11 @@ class DeepV2DNode(ManagedNode):
     def _begin_anew(self, engine: DeepV2DEngine, lap: int) -> None:
         """Reset where asked to, and restart with the first image after the clock jumped back: not before, for older ones may still wait."""
         if engine is not self._engine_at_work:
-            self.diagnostics.clear('keyframe depth')
             # Here, not where it is made: until now its predecessor may still have been at a frame, whose pose is in its own frame.
             self._odometry.rebase()
             self._frames.clear()
             self._engine_at_work = engine
+            self.diagnostics.clear('keyframe depth')
         reset, self._reset_wanted = self._reset_wanted, False
         if reset:
             engine.reset()

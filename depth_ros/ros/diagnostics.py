@@ -76,6 +76,7 @@ class Diagnostics:
         self._warned: dict[str, float] = {}
         self._values: dict[str, str] = {}
         self._last_error = ''
+        self._others_logged = ''                # what the log was last told of others that offer the same topics
         self._time_told: int | None = None      # [ns] on /clock, when last looked at
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # A steady timer: under use_sim_time a paused clock must not silence the node.
@@ -133,13 +134,15 @@ class Diagnostics:
         flow.rejected += 1
         self.complain(flow.topic, reason)
 
-    def _warn(self, name: str, reason: str) -> None:
+    def _warn(self, name: str, reason: str) -> bool:
+        """Log a reason, unless the last one of that name is too young; whether it did."""
         with self._lock:
             due = self._now() - self._warned.get(name, -WARNING_PERIOD) >= WARNING_PERIOD
             if due:
                 self._warned[name] = self._now()
         if due:
             self._node.get_logger().warning(reason)
+        return due
 
     def summary(self) -> str:
         """What the node did, in one line; empty where it did nothing yet."""
@@ -166,10 +169,13 @@ class Diagnostics:
         shared = [topic for topic in topics if self._node.count_publishers(topic) > 1]
         if not shared:
             self.clear('others')
+            self._others_logged = ''
             return
         reason = f'{", ".join(shared)}: offered by others too (by one that was killed, for some 20 s more), and who listens goes to and fro between them; ' \
                  'end them, or set another ROS_DOMAIN_ID or namespace'
-        self.hold('others', WARN, reason, logged=self._conditions.get('others') == (WARN, reason))
+        self.hold('others', WARN, reason, logged=True)
+        if reason != self._others_logged and self._warn('others', reason):
+            self._others_logged = reason
 
     def _time_stands(self) -> bool:
         """Whether time on /clock has stood since last looked at: a recording is being made ready, pauses or is over, and its silence is no trouble to log."""
