@@ -72,10 +72,10 @@ class DeepV2DNetworkConfig:
             raise ValueError('form: expected mean with matching correlation, got concatenation')
         if self.zncc and self.matching != 'correlation':
             raise ValueError('zncc: expected False with matching concatenation, got True')
-        if self.correction and (self.spacing, self.upsampling) != ('inverse', 'convex'):
-            raise ValueError(f'correction: expected 0 unless spacing is inverse and upsampling convex, got {self.correction} with {self.spacing} and {self.upsampling}')
         if self.depth_flow and (self.matching, self.spacing, self.upsampling) != ('correlation', 'inverse', 'convex'):
             raise ValueError(f'depth_flow: expected False unless matching is correlation, spacing inverse and upsampling convex, got {self.matching}, {self.spacing} and {self.upsampling}')
+        if self.correction and (self.spacing, self.upsampling) != ('inverse', 'convex'):
+            raise ValueError(f'correction: expected 0 unless spacing is inverse and upsampling convex, got {self.correction} with {self.spacing} and {self.upsampling}')
 
 
 PAPER = DeepV2DNetworkConfig()
