@@ -97,8 +97,17 @@ def test_the_path_and_the_saved_trajectory_are_the_odometry(world, bench, tmp_pa
 def test_the_map_is_saved_as_ply(bench, tmp_path):
     one = bench(map_file=str(tmp_path / 'map.ply'))
     one.track(5)
+    answers = []
+    one.follow(lambda: answers.append(one.call('save_map')) or answers[-1].success, 'a map with points')
+    assert all('no points yet' in answer.message for answer in answers[:-1])
+    assert answers[-1].message == str(tmp_path / 'map.ply') and b'element vertex 0\n' not in (tmp_path / 'map.ply').read_bytes()
+
+
+def test_a_map_without_points_is_no_success(bench, tmp_path):
+    one = bench(depth=None, map_file=str(tmp_path / 'map.ply'))
+    one.track(1)
     answer = one.call('save_map')
-    assert answer.success and (tmp_path / 'map.ply').read_bytes().startswith(b'ply\n')
+    assert not answer.success and 'no points yet' in answer.message
 
 
 @pytest.mark.parametrize(('service', 'parameter'), [('save_trajectory', 'trajectory_file'), ('save_map', 'map_file')])

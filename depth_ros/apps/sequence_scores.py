@@ -57,7 +57,7 @@ def add_course_options(task: argparse.ArgumentParser, name: str, several: bool =
 
 def _add_scoring_options(task: argparse.ArgumentParser) -> None:
     task.add_argument('--first', type=int, default=40, help='first frame to score (default: %(default)s)')
-    task.add_argument('--last', type=int, default=None, help='last frame to score')
+    task.add_argument('--last', type=int, default=None, help='last frame to score (default: the last of the sequence; all are tracked, unless --frames says how many)')
     task.add_argument('--every', type=int, default=10, help='score every so many frames (default: %(default)s)')
     task.add_argument('--align', choices=('auto', *MATCHES, 'metric'), default='auto',
                       help='before scoring, match each frame by the ratio of medians (median) or the median of ratios (median_ratio), or score metres as they come (metric); '

@@ -387,7 +387,7 @@ class DeepV2DNode(ManagedNode):
             return False, f'the node is {self.state}'
         path = Path(self.config.map_file).expanduser().absolute()
         try:
-            self._map.save(path)
+            points = self._map.save(path)
         except OSError as error:
             return False, f'cannot write {path}: {error}'
-        return True, f'{path}'
+        return (True, f'{path}') if points else (False, f'the map has no points yet, and neither has {path}')

@@ -171,7 +171,7 @@ class Diagnostics:
             self.clear('others')
             self._others_logged = ''
             return
-        reason = f'{", ".join(shared)}: offered by others too (by one that was killed, for some 20 s more), and who listens goes to and fro between them; ' \
+        reason = f'{", ".join(shared)}: offered by others too (one that was killed counts for some 20 s more), and who listens goes to and fro between them; ' \
                  'end them, or set another ROS_DOMAIN_ID or namespace'
         self.hold('others', WARN, reason, logged=True)
         if reason != self._others_logged and self._warn('others', reason):
