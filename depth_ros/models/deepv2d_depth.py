@@ -3,7 +3,8 @@
 Source: Teed & Deng, "DeepV2D", section 3.1 and appendix F. Beside the paper's form, where features of the keyframe and of a view stand side by side in the
 volume, there is a lighter one, `matching: correlation`: group-wise correlation (Guo et al., CVPR 2019) and, with `zncc`, the zero-mean normalised
 cross-correlation of grey windows, which matches before anything is learned. With `depth_flow` (not in the paper) it also sees how near each plane comes to optical flow that
-was measured, which errs elsewhere than features do, and what it chose moves between planes to where that flow says. Maps have a quarter of the images' size, and so has K here.
+was measured, which errs elsewhere than features do, and what it chose moves between planes to where that flow says. With `correction` (not in the paper either) a 2D network, which
+sees farther than the 3D one can afford to, then corrects it by what the image shows and the choice looked like. Maps have a quarter of the images' size, and so has K here.
 """
 
 from __future__ import annotations
