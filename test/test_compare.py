@@ -69,6 +69,15 @@ def test_scores_of_another_length_of_training_are_not_taken(bench):
     assert calls
 
 
+def test_networks_that_grow_are_scored_at_the_size_that_they_grew_to(bench, tmp_path):
+    grown = Bench(bench._data, bench._test, replace(COMMON, reduce=2, grow_at=0.5), 1, tmp_path / 'grown')
+    seen = []
+    grown.score_prediction('some', lambda pairs: seen.append(pairs.inverse_depth.shape) or torch.full_like(pairs.inverse_depth, 0.1))
+    height, width = bench._test.size
+    assert {tuple(shape[-2:]) for shape in seen} == {(height, width)} and grown.pixels == height * width
+    assert grown.dataset_mean(bench._test.batch([0])).shape[-2:] == (height, width)
+
+
 def test_what_is_said_of_our_network_is_not_said_of_its_rivals(bench, tmp_path):
     ours = Bench(bench._data, bench._test, replace(COMMON, model_config={'constant': True}), 1, tmp_path / 'ours')
     assert ours.train('without_flow', 0, model_config={'flow': False}).recipe.model_config == {'constant': True, 'flow': False}
@@ -194,7 +203,7 @@ def test_a_size_that_is_too_small_for_some_is_noted(compared, tmp_path, words, w
     assert ('1 x 1' in (tmp_path / 'README.md').read_text()) == warns
 
 
-@pytest.mark.parametrize('name', ['compare', 'compare_small'])
+@pytest.mark.parametrize('name', ['compare', 'compare_small', 'compare_grown'])
 def test_the_shipped_comparisons_tell_one_pixel_an_image_and_the_same_to_all(compared, tmp_path, name):
     common = compared('--recipe', name)
     assert (common.model, common.supervised_pixels, common.start_from) == ('global_local', 1, '')
@@ -202,8 +211,8 @@ def test_the_shipped_comparisons_tell_one_pixel_an_image_and_the_same_to_all(com
 
 
 def test_the_command_line_wins_over_the_recipe(compared):
-    common = compared('--recipe', 'compare_small', '--steps', '30', '--rate', '0.01', '--pairs', '8', '--size', '128x96', '--new-motion', '0')
-    assert (common.steps, common.rate, common.reduce, common.data['train'], common.new_motion) == (30, 0.01, 1, 8, 0.0)
+    common = compared('--recipe', 'compare_grown', '--steps', '30', '--rate', '0.01', '--pairs', '8', '--size', '64x48', '--new-motion', '0')
+    assert (common.steps, common.rate, common.reduce, common.last_reduce, common.data['train'], common.new_motion) == (30, 0.01, 2, 2, 8, 0.0)
     assert common.validate_every < 30
     assert common.l1_of == 'log_depth'      # what is not changed stays
 

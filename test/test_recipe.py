@@ -64,13 +64,16 @@ def test_the_size_doubles_until_it_is_full():
     sizes = [Recipe(reduce=4, grow_at=0.75, steps=160).reduce_at(step) for step in range(160)]
     assert sizes == [4] * 120 + [2] * 30 + [1] * 10
     assert {Recipe(reduce=4, steps=160).reduce_at(step) for step in range(160)} == {4}
+    assert (Recipe(reduce=4, grow_at=0.75, steps=160).last_reduce, Recipe(reduce=4, steps=160).last_reduce) == (1, 4)
     assert [Recipe(reduce=4, reduce_to=2, grow_at=0.5, steps=8).reduce_at(step) for step in range(8)] == [4] * 4 + [2] * 4
 
 
 def test_what_differs_is_told_unless_it_does_not_change_what_is_learned():
     ours = Recipe(batch=8, device='cpu', threads=2, validate_every=10)
     assert ours.differences(Recipe()) == ['batch: 8 instead of 16']
-    assert not Recipe(steps=10).differences(Recipe()) and Recipe(steps=10, schedule='cosine').differences(Recipe(schedule='cosine'))
+    assert not Recipe(steps=10).differences(Recipe())
+    for changed in ({'schedule': 'cosine'}, {'grow_at': 0.5}, {'predicted_from': 0.5}):
+        assert Recipe(steps=10, **changed).differences(Recipe(**changed)) == ['steps: 10 instead of 94000']
 
 
 def test_every_setting_but_the_nested_ones_is_described():

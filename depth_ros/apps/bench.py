@@ -62,7 +62,7 @@ class Bench:
     @cached_property
     def dataset_mean(self) -> DatasetMean:
         """Of (some hundred of) the pairs that are trained on."""
-        store, factor = self._data.train, self.common.reduce
+        store, factor = self._data.train, self.common.last_reduce
         some = torch.linspace(0, len(store) - 1, min(_MEAN_OVER, len(store))).long().split(self.common.batch)
         return DatasetMean.of(augmentation.reduce(store.batch(indices), factor) for indices in some)
 
@@ -70,7 +70,7 @@ class Bench:
     def pixels(self) -> int:
         """Of an image, at the size of the comparison."""
         height, width = self._test.size
-        return height * width // self.common.reduce ** 2
+        return height * width // self.common.last_reduce ** 2
 
     def train(self, name: str, seed: int, **changes: object) -> Trained:
         """The network of the common recipe with some keys changed, after all of its steps. The common model_config is that of the common network alone."""
@@ -107,7 +107,7 @@ class Bench:
     def _kept(self, name: str, recipe: Recipe, score: Callable[[PairBatch], list[Scores]]) -> Scores:
         """The mean scores, computed unless the folder holds them for as many steps and pairs."""
         path = self._out / 'scores' / f'{name}.json'
-        key = {'steps': recipe.steps, 'reduce': recipe.reduce, 'pairs': len(self._test)}
+        key = {'steps': recipe.steps, 'reduce': recipe.last_reduce, 'pairs': len(self._test)}
         if path.exists():
             kept = json.loads(path.read_text())
             if kept['of'] == key:
@@ -119,7 +119,7 @@ class Bench:
         return scores
 
     def _batches(self, recipe: Recipe) -> list[PairBatch]:
-        return [Batches.unseen(self._test, recipe, first, recipe.reduce) for first in range(0, len(self._test), recipe.batch)]
+        return [Batches.unseen(self._test, recipe, first, recipe.last_reduce) for first in range(0, len(self._test), recipe.batch)]
 
 
 def with_flow_error(pairs: PairBatch, share: float) -> PairBatch:

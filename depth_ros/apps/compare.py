@@ -84,6 +84,7 @@ def _common(args: argparse.Namespace) -> Recipe:
     data = given.data | ({'train': args.pairs} if args.pairs is not None else {})
     if args.size is not None:
         width, height, changes['reduce'] = _SIZES[args.size]
+        changes['grow_at'] = 1.0
         data |= {'width': width, 'height': height}
     steps = changes.get('steps', given.steps)
     warm_up = given.warm_up if given.schedule == 'constant' else min(given.warm_up, steps // 10)      # the beginning of what can be prolonged is the same however long
@@ -92,14 +93,14 @@ def _common(args: argparse.Namespace) -> Recipe:
 
 
 def _size(common: Recipe, spec: PairData) -> str:
-    return f'{spec.width // common.reduce}x{spec.height // common.reduce}'
+    return f'{spec.width // common.last_reduce}x{spec.height // common.last_reduce}'
 
 
 def _heading(common: Recipe, spec: PairData, seeds: int) -> str:
     """What the tables have in common."""
     moved = f', of which {100 * common.new_motion:.0f} % are given another motion at each visit' if common.new_motion else ''
     ours = f' Global-Local with {common.model_config}.' if common.model_config else ''
-    small = f' At this size: {_TOO_SMALL}.' if spec.width // common.reduce < _ENOUGH else ''
+    small = f' At this size: {_TOO_SMALL}.' if spec.width // common.last_reduce < _ENOUGH else ''
     return (f'# Comparison\n\n{spec.train} training pairs{moved}, and {spec.test} unseen test pairs of {_size(common, spec)}; {common.steps} steps of {common.batch}, '
             f'rate {common.rate:g}, L1 of {common.l1_of.replace("_", " ")}; {seeds} seed{"s" if seeds > 1 else ""}.{ours}{small}\n')
 

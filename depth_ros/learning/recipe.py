@@ -100,9 +100,15 @@ class Recipe:
             factor = max((factor + 1) // 2, self.reduce_to)
         return factor
 
+    @property
+    def last_reduce(self) -> int:
+        """What the size of the pairs is divided by in the last step, which is the size that a network is scored at."""
+        return self.reduce_at(self.steps - 1)
+
     def differences(self, other: Recipe) -> list[str]:
         """`key: ours instead of theirs` for each key that makes a training with the other recipe another training."""
-        free = _OF_THE_SITTING | ({'steps'} if self.schedule == other.schedule == 'constant' else set())
+        prolongable = all(one.schedule == 'constant' and one.grow_at == one.predicted_from == 1.0 for one in (self, other))      # else what a step is goes by how many there are
+        free = _OF_THE_SITTING | ({'steps'} if prolongable else set())
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
         return [f'{name}: {ours!r} instead of {theirs!r}' for name, ours, theirs in pairs if ours != theirs and name not in free]
 
