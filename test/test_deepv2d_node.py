@@ -103,11 +103,13 @@ def test_the_map_is_saved_as_ply(bench, tmp_path):
     assert answers[-1].message == str(tmp_path / 'map.ply') and b'element vertex 0\n' not in (tmp_path / 'map.ply').read_bytes()
 
 
-def test_a_map_without_points_is_no_success(bench, tmp_path):
+def test_a_map_without_points_leaves_the_file_that_is_there(bench, tmp_path):
+    (tmp_path / 'map.ply').write_bytes(b'of another drive')
     one = bench(depth=None, map_file=str(tmp_path / 'map.ply'))
     one.track(1)
     answer = one.call('save_map')
     assert not answer.success and 'no points yet' in answer.message
+    assert (tmp_path / 'map.ply').read_bytes() == b'of another drive'
 
 
 @pytest.mark.parametrize(('service', 'parameter'), [('save_trajectory', 'trajectory_file'), ('save_map', 'map_file')])

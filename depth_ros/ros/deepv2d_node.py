@@ -390,4 +390,4 @@ class DeepV2DNode(ManagedNode):
             points = self._map.save(path)
         except OSError as error:
             return False, f'cannot write {path}: {error}'
-        return (True, f'{path}') if points else (False, f'the map has no points yet, and neither has {path}')
+        return (True, f'{path}') if points else (False, 'the map has no points yet')

@@ -138,9 +138,10 @@ class MapOutput:
         self._node.tell(self._publisher, cloud.coloured_cloud(points, colours, codecs.make_header(stamp, frame_id)))
 
     def save(self, path: Path) -> int:
-        """Write the map as PLY; how many points it has."""
+        """Write the map as PLY, unless it is empty: that is not worth a file that may be there. How many points it has."""
         points, colours = self._snapshot()
-        write_ply(path, points, colours)
+        if len(points):
+            write_ply(path, points, colours)
         return len(points)
 
     def clear(self) -> None:
