@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
@@ -226,7 +227,7 @@ def test_paths_rendered_together_are_those_rendered_alone(cache):
     assert found >= 10
 
 
-def test_photographs_become_surfaces(cache, tmp_path):
+def test_photographs_become_surfaces(cache, tmp_path, caplog):
     cv2.imwrite(str(tmp_path / 'red.png'), np.full((90, 60, 3), (0, 0, 255), np.uint8))
     palette = materials.random_palette(3, 4, str(tmp_path))
     red = palette.sample(torch.tensor([0, 3]), *[torch.tensor([0.2, 0.7])] * 2, torch.full((2,), 0.01))
@@ -238,6 +239,16 @@ def test_photographs_become_surfaces(cache, tmp_path):
     assert pairs.store_folder(spec) != folder       # other photographs, other pairs
     with pytest.raises(ValueError, match='broken.jpg: cannot be read'):
         materials.random_palette(4, 12, str(tmp_path))
+    lenient = replace(spec, strict=False)
+    assert pairs.store_folder(lenient) == pairs.store_folder(spec)      # it would be the same pairs
+    with caplog.at_level(logging.WARNING):
+        again = materials.random_palette(3, 4, str(tmp_path), strict=False)
+        materials.random_palette(4, 12, str(tmp_path), strict=False)
+    assert [record.message for record in caplog.records] == [f'going on without a photograph: {tmp_path}/broken.jpg cannot be read as an image']
+    assert torch.equal(again.sample(torch.tensor([0]), *[torch.tensor([0.2])] * 2, torch.full((1,), 0.01)), red[:, :1])
+    (tmp_path / 'red.png').unlink()
+    with pytest.raises(ValueError, match='none of its 1 photographs can be read'):
+        materials.random_palette(4, 12, str(tmp_path), strict=False)
     with pytest.raises(ValueError, match='expected a folder with photographs'):
         materials.random_palette(4, 12, str(tmp_path / 'none'))
 

@@ -7,16 +7,20 @@ a pixel (L. Williams, "Pyramidal parametrics", SIGGRAPH 1983).
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from depth_ros.geometry.warp import sample
+
+_LOG = logging.getLogger(__name__)
 
 TILE = 512      # texels along a side of a tile; a power of two
 LEVELS = 9      # of the pyramid, the coarsest of TILE / 256 texels
@@ -187,10 +191,11 @@ def bake(seed: int) -> Textures:
     return Textures(tiles, [metres for _, metres, _ in MATERIALS])
 
 
-def random_palette(seed: int, count: int, photographs: str = '', mirror: float = 0.0) -> Textures:
+def random_palette(seed: int, count: int, photographs: str = '', mirror: float = 0.0, strict: bool = True) -> Textures:
     """Tiles of as many random surfaces, many plain as painted walls and cupboards are, many with a gloss that may `mirror`; deterministic from the seed.
 
-    With a folder of photographs, a third of the surfaces show parts of them. Raises ValueError naming the folder or file that cannot be used.
+    With a folder of photographs, a third of the surfaces show parts of them. Raises ValueError naming the folder, or the file, that cannot be used; unless `strict`, the
+    next file that can be takes the place of one that cannot.
     """
     painter = Painter(torch.Generator().manual_seed(seed))
     pick = torch.multinomial(torch.tensor([weight for weight, _ in _FAMILIES]), count, replacement=True, generator=painter.generator)
@@ -199,7 +204,7 @@ def random_palette(seed: int, count: int, photographs: str = '', mirror: float =
     if photographs:
         files = photograph_files(photographs)
         shown = torch.randint(len(files), (count,), generator=painter.generator).tolist()
-        tiles = [_photograph(painter, files[shown[i]]) if i % 3 == 0 else tile for i, tile in enumerate(tiles)]
+        tiles = [_part_of(painter, _photograph(files, shown[i], strict)) if i % 3 == 0 else tile for i, tile in enumerate(tiles)]
     gloss = torch.where(painter.random(count) < 0.45, 0.6 * painter.random(count) ** 2, 0.0)
     return Textures(torch.stack(tiles).clamp(0.02, 0.98), metres, gloss.tolist(), mirror)
 
@@ -212,11 +217,26 @@ def photograph_files(folder: str) -> list[Path]:
     return found
 
 
-def _photograph(p: Painter, path: Path) -> Tensor:
-    """A random square of a photograph; mirrored, so that it repeats without a seam."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f'{path}: cannot be read as an image')
+def _photograph(files: Sequence[Path], index: int, strict: bool) -> np.ndarray:
+    """The image (h, w, 3) uint8 BGR of a file; unless strict, of the next one that can be read. Raises ValueError naming the file that cannot, or the folder if none can."""
+    for path in (*files[index:], *files[:index]):
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is not None:
+            return image
+        if strict:
+            raise ValueError(f'{path}: cannot be read as an image')
+        _tell_of(path)
+    raise ValueError(f'{files[0].parent}: none of its {len(files)} photographs can be read as an image')
+
+
+@functools.cache
+def _tell_of(path: Path) -> None:
+    """Once in a process, though every palette comes upon it."""
+    _LOG.warning('going on without a photograph: %s cannot be read as an image', path)
+
+
+def _part_of(p: Painter, image: np.ndarray) -> Tensor:
+    """A random square of a photograph (h, w, 3) uint8 BGR; mirrored, so that it repeats without a seam."""
     side = max(int(min(image.shape[:2]) * (0.5 + 0.5 * p.random(1).item())), 1)
     top, left = (int((length - side + 1) * p.random(1).item()) for length in image.shape[:2])
     part = cv2.resize(image[top:top + side, left:left + side, ::-1], (TILE // 2, TILE // 2), interpolation=cv2.INTER_AREA)

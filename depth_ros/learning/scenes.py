@@ -52,6 +52,7 @@ class ViewData:
     focal_jitter: float = setting(0.0, 'largest relative change of the focal length from path to path', '', 0.0, 0.5)
     shapes: float = setting(0.25, 'share of scenes that are shapes in the air, not furnished rooms', '', 0.0, 1.0)
     photographs: str = setting('', 'folder of photographs that some surfaces show; empty: none')
+    strict: bool = setting(True, 'stop at a photograph that cannot be read; else go on with the next one')
     mirror: float = setting(0.0, 'how well glossy surfaces mirror the scene: the share of their gloss that they mirror head on', '', 0.0, 1.0)
     sensor: float = setting(1.0, "strength of the camera's faults: exposure, noise, blur", '', 0.0, 3.0)
 
@@ -116,12 +117,12 @@ def plans(data: SceneData, split: str, shard: int, together: int = 1) -> Iterato
 
 def shard_palette(data: ViewData, split: str, shard: int) -> Textures:
     """The surfaces of a shard's scenes, which some shards share."""
-    return _palette(data.seed, scene_number(split, shard - shard % _SHARDS_A_PALETTE, 0), data.photographs, data.mirror)
+    return _palette(data.seed, scene_number(split, shard - shard % _SHARDS_A_PALETTE, 0), data.photographs, data.mirror, data.strict)
 
 
 @functools.lru_cache(maxsize=2)
-def _palette(seed: int, number: int, photographs: str, mirror: float) -> Textures:
-    return random_palette(int(np.random.default_rng([seed, number, 1]).integers(2 ** 62)), _PALETTE, photographs, mirror)
+def _palette(seed: int, number: int, photographs: str, mirror: float, strict: bool) -> Textures:
+    return random_palette(int(np.random.default_rng([seed, number, 1]).integers(2 ** 62)), _PALETTE, photographs, mirror, strict)
 
 
 @dataclass(frozen=True)

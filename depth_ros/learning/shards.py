@@ -130,7 +130,7 @@ class RecordStore:
 
 def folder(spec: ViewData, what: str, version: int) -> Path:
     """Where records of synthetic scenes are kept: in the user's cache, by everything that decides them."""
-    without = (*SPLITS, 'photographs', *(() if spec.mirror else ('mirror',)))       # what was rendered before there were mirrors is found again
+    without = (*SPLITS, 'photographs', 'strict', *(() if spec.mirror else ('mirror',)))       # what was rendered before there were mirrors is found again
     deciding: list = [version, {k: v for k, v in asdict(spec).items() if k not in without}]
     if spec.photographs:
         deciding.append([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in photograph_files(spec.photographs)])
