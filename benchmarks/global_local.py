@@ -3,14 +3,17 @@
     ./rosenv python benchmarks/global_local.py [--weights FILE] [--variant published] [--bag FOLDER] [--out FOLDER]
 
 Times of the network are medians of calls that take turns, so that what else the machine does weighs on all of them alike: what matters is their ratio.
-Latency is from the arrival of an image's camera_info at a listener to that of its depth; flow is part of it.
+OpenVINO takes part where it is installed: `./rosenv pip install openvino==2026.4.1`. Latency is from the arrival of an image's camera_info at a listener to that of its depth; flow is part of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import io
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from live import Listener, play, tell
 from sensor_msgs.msg import Image
 from timing import in_turns
 
-from depth_ros.engines.depth_networks import VARIANTS, example
+from depth_ros.engines.depth_networks import VARIANTS, NetworkPair, example
 from depth_ros.engines.flow import FlowConfig, FlowEngine
 from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig
 from depth_ros.frames import ImagePair
@@ -36,10 +39,23 @@ def network_times(args: argparse.Namespace) -> dict[str, float]:
     """The network as each backend runs it, on one thread, and the share of eager torch's time that the graph takes."""
     pair = example((192, 256))
     config = GlobalLocalEngineConfig(variant=args.variant, weights=args.weights)
-    times = in_turns({f'network_ms_{backend}': lambda networks=GlobalLocalEngine(replace(config, backend=backend)).networks: networks.run(args.variant, pair)
-                      for backend in ('onnxruntime', 'torch')}, ROUNDS)
+    networks = {backend: GlobalLocalEngine(replace(config, backend=backend)).networks for backend in ('onnxruntime', 'torch')}
+    calls = {f'network_ms_{backend}': lambda one=one: one.run(args.variant, pair) for backend, one in networks.items()}
+    if importlib.util.find_spec('openvino') is not None:
+        calls['network_ms_openvino'] = openvino_call(networks['onnxruntime'].graph(args.variant), pair)
+    times = in_turns(calls, ROUNDS)
     found = {name: float(np.median(milliseconds)) for name, milliseconds in times.items()}
     return {**found, 'network_time_ratio': found['network_ms_onnxruntime'] / found['network_ms_torch']}
+
+
+def openvino_call(graph: bytes, pair: NetworkPair) -> Callable[[], object]:
+    """The same graph on that pair, as OpenVINO runs it on one thread, in single precision as the others do: where a CPU has bfloat16 it would take that, and err by a hundredth."""
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(io.BytesIO(graph)), 'CPU', {'INFERENCE_NUM_THREADS': 1, 'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'})
+    inputs = [part.numpy() for part in pair[:len(compiled.inputs)]]
+    return lambda: compiled(inputs)
 
 
 def engine_times(args: argparse.Namespace) -> dict[str, float]:

@@ -106,6 +106,10 @@ class Networks:
         """What runs a network: onnxruntime | torch."""
         return self._running[variant].exported.backend
 
+    def graph(self, variant: str) -> bytes:
+        """A network as ONNX, whose inputs are the first ones of a pair; empty where torch runs it."""
+        return self._running[variant].exported.graph
+
     def run(self, variant: str, pair: NetworkPair) -> tuple[np.ndarray, np.ndarray]:
         """Inverse depth (H, W) float32 [1/baseline] and global parameters (6,) of one pair."""
         running = self._running[variant]
