@@ -148,6 +148,12 @@ def test_the_shipped_network_learns_on_from_a_recorded_sequence(walk, tmp_path, 
     assert record['pairs'] == 5 and record['recipe']['supervised_pixels'] == 1
 
 
+def test_the_shipped_pose_aware_network_learns_on_as_well(walk, tmp_path):
+    assert train.main(['global_local_pose_aware_finetune', *walk[1:], '--set', f'start_from={SHIPPED.with_name("global_local_pose_aware.safetensors")}']) == 0
+    trained = checkpoint.load(tmp_path / 'out' / BEST, 'global_local')
+    assert trained.model.config.pose_aware and trained.record['recipe']['prior'] == 0.0 and trained.record['pairs'] == 5
+
+
 def test_an_image_that_cannot_be_read_stops_the_training_unless_told_otherwise(walk, tmp_path, capsys):
     image = sorted((tmp_path / 'walk' / 'rgb').iterdir())[4]
     image.write_bytes(image.read_bytes()[:100])

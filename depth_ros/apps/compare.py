@@ -41,7 +41,7 @@ _VALIDATIONS, _STATES = 10, 4       # of each training
 def add_options(task: argparse.ArgumentParser) -> None:
     """What `evaluate compare` takes."""
     task.description, task.epilog, task.formatter_class = __doc__, _DURATION, argparse.RawDescriptionHelpFormatter
-    task.add_argument('--recipe', default='compare', help='what the trainings share: a YAML file, or one that comes with the package; compare_small is for one CPU core '
+    task.add_argument('--recipe', default='compare', help='what the trainings share: a YAML file, or one that comes with the package; compare_small is for one CPU core, compare_grown for 128x96 on one '
                       '(default: %(default)s)')
     task.add_argument('--out', type=Path, default=Path('evaluation/compare'), help='folder for tables, plots and trained networks (default: %(default)s)')
     task.add_argument('--studies', nargs='+', choices=tuple(STUDIES), default=list(STUDIES), help='which ones (default: all)')
