@@ -3,7 +3,8 @@
     ./rosenv python benchmarks/global_local.py [--weights FILE] [--variant published] [--bag FOLDER] [--out FOLDER]
 
 Times of the network are medians of calls that take turns, so that what else the machine does weighs on all of them alike: what matters is their ratio.
-OpenVINO takes part where it is installed: `./rosenv pip install openvino==2026.4.1`. Latency is from the arrival of an image's camera_info at a listener to that of its depth; flow is part of it.
+OpenVINO takes part where it is installed: `./rosenv pip install openvino==2026.4.1`.
+Latency is from the arrival of an image's camera_info at a listener to that of its depth; flow is part of it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -27,6 +29,7 @@ from timing import in_turns
 from depth_ros.engines.depth_networks import VARIANTS, NetworkPair, example
 from depth_ros.engines.flow import FlowConfig, FlowEngine
 from depth_ros.engines.global_local import GlobalLocalEngine, GlobalLocalEngineConfig
+from depth_ros.engines.inference import TOLERANCE
 from depth_ros.frames import ImagePair
 from depth_ros.learning.trajectory import read_trajectory
 from depth_ros.learning.tum import open_sequence
@@ -41,14 +44,16 @@ def network_times(args: argparse.Namespace) -> dict[str, float]:
     config = GlobalLocalEngineConfig(variant=args.variant, weights=args.weights)
     networks = {backend: GlobalLocalEngine(replace(config, backend=backend)).networks for backend in ('onnxruntime', 'torch')}
     calls = {f'network_ms_{backend}': lambda one=one: one.run(args.variant, pair) for backend, one in networks.items()}
-    if importlib.util.find_spec('openvino') is not None:
-        calls['network_ms_openvino'] = openvino_call(networks['onnxruntime'].graph(args.variant), pair)
+    graph = networks['onnxruntime'].graph(args.variant)
+    if graph and importlib.util.find_spec('openvino') is not None:
+        calls['network_ms_openvino'] = openvino_call(graph, pair)
+        np.testing.assert_allclose(calls['network_ms_openvino']()[0][0, 0], networks['torch'].run(args.variant, pair)[0], rtol=TOLERANCE)
     times = in_turns(calls, ROUNDS)
     found = {name: float(np.median(milliseconds)) for name, milliseconds in times.items()}
     return {**found, 'network_time_ratio': found['network_ms_onnxruntime'] / found['network_ms_torch']}
 
 
-def openvino_call(graph: bytes, pair: NetworkPair) -> Callable[[], object]:
+def openvino_call(graph: bytes, pair: NetworkPair) -> Callable[[], Any]:
     """The same graph on that pair, as OpenVINO runs it on one thread, in single precision as the others do: where a CPU has bfloat16 it would take that, and err by a hundredth."""
     import openvino
 

@@ -75,7 +75,11 @@ def test_networks_that_grow_are_scored_at_the_size_that_they_grew_to(bench, tmp_
     grown.score_prediction('some', lambda pairs: seen.append(pairs.inverse_depth.shape) or torch.full_like(pairs.inverse_depth, 0.1))
     height, width = bench._test.size
     assert {tuple(shape[-2:]) for shape in seen} == {(height, width)} and grown.pixels == height * width
-    assert grown.dataset_mean(bench._test.batch([0])).shape[-2:] == (height, width)
+    assert grown.dataset_mean.inverse_depth.shape[-2:] == (height, width)
+    trained = grown.train('global_local', 0)
+    assert grown.score(trained)['abs_rel'] > 0 and [entry['reduce'] for entry in json.loads((grown.runs / trained.name / HISTORY).read_text())['history']] == [1]
+    with pytest.raises(ValueError, match='steps: 4 instead of 2'):      # it would have grown later
+        Bench(bench._data, bench._test, replace(grown.common, steps=4), 1, tmp_path / 'grown').train('global_local', 0)
 
 
 def test_what_is_said_of_our_network_is_not_said_of_its_rivals(bench, tmp_path):
@@ -153,6 +157,8 @@ def test_a_course_that_falls_as_a_power_of_the_steps_is_drawn_out_along_it():
     history = [{'step': step, 'abs_rel': 3.0 * step ** -0.25} for step in range(100, 1100, 100)]
     assert learning_curves.drawn_out(history, 'abs_rel') == pytest.approx(3.0 * 10000 ** -0.25, rel=1e-6)
     assert learning_curves.drawn_out(history[:2], 'abs_rel') == history[1]['abs_rel']      # too short to say
+    grown = [entry | {'reduce': 2, 'abs_rel': 1.0} for entry in history[:4]] + [entry | {'reduce': 1} for entry in history[4:]]
+    assert learning_curves.drawn_out(grown, 'abs_rel') == pytest.approx(3.0 * 10000 ** -0.25, rel=1e-6)     # what it had at another size tells nothing
 
 
 def test_the_courses_are_those_of_every_network_that_scores_depth(bench, tmp_path):

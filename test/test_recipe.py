@@ -72,8 +72,10 @@ def test_what_differs_is_told_unless_it_does_not_change_what_is_learned():
     ours = Recipe(batch=8, device='cpu', threads=2, validate_every=10)
     assert ours.differences(Recipe()) == ['batch: 8 instead of 16']
     assert not Recipe(steps=10).differences(Recipe())
-    for changed in ({'schedule': 'cosine'}, {'grow_at': 0.5}, {'predicted_from': 0.5}):
+    assert not Recipe(steps=10, grow_at=0.5).differences(Recipe(grow_at=0.5))      # it is full from the beginning
+    for changed in ({'schedule': 'cosine'}, {'reduce': 2, 'grow_at': 0.5}, {'predicted_from': 0.5}):
         assert Recipe(steps=10, **changed).differences(Recipe(**changed)) == ['steps: 10 instead of 94000']
+    assert not Recipe(data={'sequence': 'x', 'strict': False}).differences(Recipe(data={'sequence': 'x'}))
 
 
 def test_every_setting_but_the_nested_ones_is_described():

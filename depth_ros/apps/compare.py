@@ -41,14 +41,14 @@ _VALIDATIONS, _STATES = 10, 4       # of each training
 def add_options(task: argparse.ArgumentParser) -> None:
     """What `evaluate compare` takes."""
     task.description, task.epilog, task.formatter_class = __doc__, _DURATION, argparse.RawDescriptionHelpFormatter
-    task.add_argument('--recipe', default='compare', help='what the trainings share: a YAML file, or one that comes with the package; compare_small is for one CPU core, compare_grown for 128x96 on one '
-                      '(default: %(default)s)')
+    task.add_argument('--recipe', default='compare', help='what the trainings share: a YAML file, or one that comes with the package; compare_small is for one CPU core, '
+                      'compare_grown for 128x96 on one (default: %(default)s)')
     task.add_argument('--out', type=Path, default=Path('evaluation/compare'), help='folder for tables, plots and trained networks (default: %(default)s)')
     task.add_argument('--studies', nargs='+', choices=tuple(STUDIES), default=list(STUDIES), help='which ones (default: all)')
     task.add_argument('--networks', nargs='+', choices=(*RIVALS, *OTHERS), default=[], help='which ones besides Global-Local (default: all)')
     task.add_argument('--densities', nargs='+', type=int, choices=tuple(DENSITIES), default=[], help='pixels an image that `density` tells Global-Local besides 1 and 0, which is all '
                       '(default: all of these)')
-    task.add_argument('--size', choices=tuple(_SIZES), help="of the pairs; " + _TOO_SMALL + " (default: the recipe's)")
+    task.add_argument('--size', choices=tuple(_SIZES), help="of the pairs, from the first step to the last; " + _TOO_SMALL + " (default: the recipe's)")
     for key, text in _CHANGES.items():
         task.add_argument('--' + key.replace('_', '-'), type=type(getattr(Recipe, key)), help=f"{text} (default: the recipe's)")
     task.add_argument('--pairs', type=int, help="of the training split (default: the recipe's)")

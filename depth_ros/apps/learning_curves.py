@@ -48,9 +48,9 @@ class Courses(Table):
 
 
 def drawn_out(history: list[dict[str, float]], name: str) -> float:
-    """The score after LONGER times the steps, if it goes on as the power of the number of steps that fits its course; as it is where that is too short."""
-    last = history[-1]['step']
-    points = [(math.log(entry['step']), math.log(entry[name])) for entry in history if entry['step'] >= _FROM * last and entry[name] > 0.0]
+    """The score after LONGER times the steps, if it goes on as the power of the number of steps that fits its course at the last size; as it is where that is too short."""
+    last, size = history[-1]['step'], history[-1].get('reduce')
+    points = [(math.log(entry['step']), math.log(entry[name])) for entry in history if entry['step'] >= _FROM * last and entry.get('reduce') == size and entry[name] > 0.0]
     if len(points) < _LEAST:
         return history[-1][name]
     slope, offset = np.polyfit(*zip(*points), 1)

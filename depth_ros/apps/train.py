@@ -81,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, help='folder for the results (default: training/NAME_OF_THE_RECIPE)')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='change a key of the recipe, such as rate=3.0e-4 or model_config.pose_aware=true')
     parser.add_argument('--until', type=int, metavar='STEP', help='stop after this step, to go on later')
-    parser.add_argument('--strict', action=argparse.BooleanOptionalAction, help='stop at an image of a recorded sequence, or a photograph for surfaces, that cannot be used, or go on without it (default: stop)')
+    parser.add_argument('--strict', action=argparse.BooleanOptionalAction,
+                        help='stop at an image of a recorded sequence, or a photograph for surfaces, that cannot be used, or go on without it (default: stop)')
     parser.add_argument('--list', action='store_true', help='list the recipes that come with the package, and what each is for')
     parser.add_argument('--export', type=Path, metavar='FILE', help='at the end, write the best network for use: half precision, with its record')
     again = parser.add_mutually_exclusive_group()

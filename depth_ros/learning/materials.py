@@ -6,6 +6,7 @@ a pixel (L. Williams, "Pyramidal parametrics", SIGGRAPH 1983).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -204,7 +205,11 @@ def random_palette(seed: int, count: int, photographs: str = '', mirror: float =
     if photographs:
         files = photograph_files(photographs)
         shown = torch.randint(len(files), (count,), generator=painter.generator).tolist()
-        tiles = [_part_of(painter, _photograph(files, shown[i], strict)) if i % 3 == 0 else tile for i, tile in enumerate(tiles)]
+        for i in range(0, count, 3):
+            image = _photograph([*files[shown[i]:], *files[:shown[i]]], strict)
+            if image is None:
+                raise ValueError(f'{photographs}: none of its {len(files)} photographs can be read as an image')
+            tiles[i] = _part_of(painter, image)
     gloss = torch.where(painter.random(count) < 0.45, 0.6 * painter.random(count) ** 2, 0.0)
     return Textures(torch.stack(tiles).clamp(0.02, 0.98), metres, gloss.tolist(), mirror)
 
@@ -217,16 +222,17 @@ def photograph_files(folder: str) -> list[Path]:
     return found
 
 
-def _photograph(files: Sequence[Path], index: int, strict: bool) -> np.ndarray:
-    """The image (h, w, 3) uint8 BGR of a file; unless strict, of the next one that can be read. Raises ValueError naming the file that cannot, or the folder if none can."""
-    for path in (*files[index:], *files[:index]):
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is not None:
-            return image
+def _photograph(files: Sequence[Path], strict: bool) -> np.ndarray | None:
+    """The image (h, w, 3) uint8 BGR of the first file; unless strict, of the first that can be read, None if none can. Raises ValueError naming the file if strict."""
+    for path in files:
+        with contextlib.suppress(cv2.error):        # it returns None for most of what is wrong, and raises for some
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if image is not None:
+                return image
         if strict:
             raise ValueError(f'{path}: cannot be read as an image')
         _tell_of(path)
-    raise ValueError(f'{files[0].parent}: none of its {len(files)} photographs can be read as an image')
+    return None
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,11 +105,16 @@ class Recipe:
         """What the size of the pairs is divided by in the last step, which is the size that a network is scored at."""
         return self.reduce_at(self.steps - 1)
 
+    @property
+    def _is_prolongable(self) -> bool:
+        """Whether what a step is does not go by how many there are."""
+        return self.schedule == 'constant' and self.predicted_from == 1.0 and self.last_reduce == self.reduce
+
     def differences(self, other: Recipe) -> list[str]:
         """`key: ours instead of theirs` for each key that makes a training with the other recipe another training."""
-        prolongable = all(one.schedule == 'constant' and one.grow_at == one.predicted_from == 1.0 for one in (self, other))      # else what a step is goes by how many there are
-        free = _OF_THE_SITTING | ({'steps'} if prolongable else set())
-        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+        free = _OF_THE_SITTING | ({'steps'} if self._is_prolongable and other._is_prolongable else set())
+        ours, theirs = (asdict(one) | {'data': {key: value for key, value in one.data.items() if key != 'strict'}} for one in (self, other))      # nor does what becomes of bad files
+        pairs = ((name, ours[name], theirs[name]) for name in ours)
         return [f'{name}: {ours!r} instead of {theirs!r}' for name, ours, theirs in pairs if ours != theirs and name not in free]
 
 

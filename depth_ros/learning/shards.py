@@ -133,6 +133,7 @@ def folder(spec: ViewData, what: str, version: int) -> Path:
     without = (*SPLITS, 'photographs', 'strict', *(() if spec.mirror else ('mirror',)))       # what was rendered before there were mirrors is found again
     deciding: list = [version, {k: v for k, v in asdict(spec).items() if k not in without}]
     if spec.photographs:
+        deciding += [] if spec.strict else ['lenient']      # what was made without some files is not what a strict store holds
         deciding.append([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in photograph_files(spec.photographs)])
     key = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
     return files.user_cache() / f'{what}-{spec.width}x{spec.height}-{key}'
