@@ -67,7 +67,7 @@ class Recipe:
     final_rate: float = setting(0.01, 'share of the rate that the schedule ends at', low=0.0, high=1.0)
     clip: float = setting(0.0, 'largest norm of the gradient; 0: any', low=0.0)
     ema: float = setting(0.0, 'decay a step of the averaged weights, which are then the ones validated and kept; 0: none', low=0.0, high=0.99999)
-    start_from: str = setting('', 'checkpoint whose weights to begin with: of the same network, or of one that this one takes a part of')
+    start_from: str = setting('', 'checkpoint whose weights to begin with, a file or the name of one that is shipped: of the same network, or of one that this one takes a part of')
     start_parts: dict = field(default_factory=dict)     # and checkpoints for parts of the network, by their names, over those
     start_new: str = setting('', 'a module of such a part, by its dotted name, that begins with new weights whatever the checkpoint holds')
     validate_every: int = setting(1000, 'steps between two validations', low=1)

@@ -86,6 +86,8 @@ class Trainer:
         end, first, began = min(self.recipe.steps, until or self.recipe.steps), self.progress.step, time.monotonic()
         with ThreadPoolExecutor(1) as ahead, _signals() as stopped, self._curves() as curves, self._bar(end) as bar:
             drawn = ahead.submit(self._batches.of_step, self.progress.step)
+            if self.recipe.start_from and self.progress.step == 0 and self._ranks.first:
+                _LOG.info('before the first step: %s', _listed(self.validate()))
             while self.progress.step < end and not self._ranks.any(bool(stopped)):
                 drawn = self._step(drawn, ahead, curves, bar)
                 if self.progress.step == first + _TIMED < end and self._ranks.first:
@@ -185,7 +187,7 @@ class Trainer:
             scores = {'step': self.progress.step, 'reduce': self._factor, **self.validate()}
             self.progress.history.append(scores)
             curves.add('validation', scores, self.progress.step)
-            _LOG.info('step %d: %s', self.progress.step, ', '.join(f'{k} {v:.4f}' for k, v in scores.items() if k not in _NO_SCORES))
+            _LOG.info('step %d: %s', self.progress.step, _listed(scores))
             if self._best_yet(scores):
                 self.progress.best = scores
                 checkpoint.save(self._out / BEST, self.recipe.model, self.result, self.record(scores))
@@ -230,6 +232,10 @@ class Trainer:
             curves.close()
 
 
+def _listed(scores: dict[str, float]) -> str:
+    return ', '.join(f'{name} {value:.4f}' for name, value in scores.items() if name not in _NO_SCORES)
+
+
 def _channels_last(network: nn.Module) -> None:
     """Lay out the weights of convolutions, in two and in three dimensions, as those run fastest."""
     for weight in network.parameters():
@@ -240,7 +246,7 @@ def _channels_last(network: nn.Module) -> None:
 def _begin_with(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, object]]:
     """Give a network the weights of the recipe's checkpoints; of another network's, the part that it can take over. The records of those that gave a part."""
     if recipe.start_from:
-        loaded = checkpoint.load(recipe.start_from)
+        loaded = checkpoint.load(checkpoint.find(recipe.start_from))
         if loaded.name != recipe.model and hasattr(model, 'take'):
             model.take(loaded.model)
         elif loaded.name != recipe.model or loaded.model.config != model.config:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+import depth_ros
 from depth_ros import files
 from depth_ros.models import registry
 
@@ -35,6 +36,12 @@ def save(path: str | Path, name: str, model: nn.Module, record: dict[str, Any], 
     blob = to_bytes(name, model, record, dtype)
     with files.whole(path, durable=True) as partial:
         partial.write_bytes(blob)
+
+
+def find(path: str | Path) -> Path:
+    """A file as it is given; where there is none, the one of that name that comes with the package, if it does."""
+    shipped = Path(depth_ros.__file__).parent / 'weights' / path
+    return shipped if shipped.is_file() and not Path(path).exists() else Path(path)
 
 
 def load(path: str | Path, expect: str | None = None) -> Loaded:
