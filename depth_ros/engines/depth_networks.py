@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import depth_ros
 from depth_ros.engines import lineage
 from depth_ros.engines.inference import ExportedModel, InferenceConfig
 from depth_ros.learning.scenes import SceneData
@@ -182,7 +181,7 @@ def trained_focal(record: dict[str, Any]) -> float | None:
 
 def shipped(variant: str) -> Path:
     """The checkpoint of a variant that comes with the package."""
-    return Path(depth_ros.__file__).parent / 'weights' / SHIPPED[variant]
+    return checkpoint.SHIPPED / SHIPPED[variant]
 
 
 def variant_of(model: nn.Module) -> str:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import depth_ros
 from depth_ros.engines.alternation import Alternation, AlternationConfig, AlternationStatus
 from depth_ros.engines.flow import FlowConfig
 from depth_ros.engines.sweep import PosedFrames
@@ -17,7 +16,7 @@ from depth_ros.models import checkpoint
 from depth_ros.models.deepv2d import DeepV2D
 from depth_ros.settings import setting
 
-SHIPPED = Path(depth_ros.__file__).parent / 'weights' / 'deepv2d_live.safetensors'
+SHIPPED = checkpoint.SHIPPED / 'deepv2d_live.safetensors'
 
 _FLOW = FlowConfig()    # on synthetic clips depth is as good with it as with that of FAR_APART, which takes two and a half times as long
 

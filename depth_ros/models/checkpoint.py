@@ -16,6 +16,7 @@ import depth_ros
 from depth_ros import files
 from depth_ros.models import registry
 
+SHIPPED = Path(depth_ros.__file__).parent / 'weights'     # folder of the checkpoints that come with the package
 FORMAT = 'depth_ros network 1'
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16}     # of the stored weights; a loaded network computes in float32
 _LENGTH = 8         # bytes before a safetensors header that give its length
@@ -40,7 +41,7 @@ def save(path: str | Path, name: str, model: nn.Module, record: dict[str, Any], 
 
 def find(path: str | Path) -> Path:
     """A file as it is given; where there is none, the one of that name that comes with the package, if it does."""
-    shipped = Path(depth_ros.__file__).parent / 'weights' / path
+    shipped = SHIPPED / path
     return shipped if shipped.is_file() and not Path(path).exists() else Path(path)
 
 
